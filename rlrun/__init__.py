@@ -1,0 +1,37 @@
+"""rlrun: reinforcement-learning experiments composed from YAML.
+
+Public names are imported when they are first used, so that `import rlrun` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "make_trainer": "rlrun.run",
+    "Run": "rlrun.run",
+    "Trainer": "rlrun.trainer",
+    "Callbacks": "rlrun.core.callbacks",
+    "MultiCallbacks": "rlrun.core.callbacks",
+    "Episode": "rlrun.core.episode",
+    "Algorithm": "rlrun.core.algorithm",
+    "Batch": "rlrun.core.batch",
+    "Exploration": "rlrun.core.exploration",
+    "Logger": "rlrun.loggers.base",
+    "PPO": "rlrun.algos.ppo",
+    "DQN": "rlrun.algos.dqn",
+    "get_global_worker": "rlrun.workers.rollout_worker",
+}
+
+__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'rlrun' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,291 @@
+"""Deep Q-learning with every part of Rainbow as a switch (Mnih et al., 2015, Nature 518; Hessel
+et al., 2018, arXiv:1710.02298)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlrun.algos import loops
+from rlrun.core import losses, returns, seeding
+from rlrun.core.algorithm import Algorithm, check_range
+from rlrun.core.batch import Batch
+from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.networks import Model
+from rlrun.core.optim import FlatAdam, flatten_parameters
+from rlrun.core.policy import Policy, QNetwork
+from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
+from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+
+
+@dataclass(kw_only=True)
+class DQN(Algorithm):
+    """Q-learning from replay against a target network."""
+
+    double_q: bool = True
+    """Whether the online network chooses the next action and the target network values it
+    (van Hasselt et al., 2016, arXiv:1509.06461, eq. 4)."""
+    dueling: bool = True
+    """Whether Q is the sum of a state value and advantages (Wang et al., 2016)."""
+    hiddens: list[int] = field(default_factory=lambda: [256])
+    """Widths of the layers of each stream after the model's encoder."""
+    n_step: int = 1
+    """Rewards that are summed before the bootstrap (Rainbow: 3)."""
+    num_atoms: int = 1
+    """Atoms of the value distribution; 1 learns expected values (C51: 51)."""
+    v_min: float = -10.0
+    """Lowest return of the distribution's support."""
+    v_max: float = 10.0
+    """Highest return of the distribution's support."""
+    noisy: bool = False
+    """Whether the streams are noisy layers (Fortunato et al., 2018)."""
+    sigma0: float = 0.5
+    """Initial noise of noisy layers."""
+    prioritized_replay: bool = True
+    """Whether rows are sampled in proportion to their TD error (Schaul et al., 2016)."""
+    prioritized_replay_alpha: float = 0.6
+    """Exponent of the priorities: 0 is uniform."""
+    prioritized_replay_beta: ScheduleLike = 0.4
+    """Exponent of the importance weights, or a schedule (the paper: from 0.4 to 1)."""
+    prioritized_replay_eps: float = 1e-6
+    """Added to every priority."""
+    buffer_size: int = 50_000
+    """Rows that the replay buffer holds."""
+    learning_starts: int = 1_000
+    """Env steps before the first update."""
+    training_intensity: float | None = None
+    """Rows learned per row sampled; null: one update per round of fragments."""
+    target_network_update_freq: int = 500
+    """Env steps between updates of the target network."""
+    tau: float = 1.0
+    """Share of the online weights in each update of the target network; 1 copies."""
+    grad_clip: float | None = 40.0
+    """Largest L2 norm of the gradient; null: unbounded."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon."""
+
+    loop = staticmethod(loops.replay)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_step", "num_atoms", "buffer_size", "target_network_update_freq"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("sigma0", "learning_starts", "grad_clip", "adam_epsilon", "training_intensity"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("prioritized_replay_alpha", "tau"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        check_range("prioritized_replay_eps", self.prioritized_replay_eps, low=1e-12)
+        check_schedule_range(
+            "algo.prioritized_replay_beta", self.prioritized_replay_beta, low=0.0, high=1.0
+        )
+        if any(width < 1 for width in self.hiddens):
+            raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
+        if self.num_atoms > 1 and self.v_min >= self.v_max:
+            raise ConfigError(
+                f"algo.v_min={self.v_min} must be below algo.v_max={self.v_max}, which together "
+                f"bound the returns that {self.num_atoms} atoms can express."
+            )
+        if self.buffer_size < self.train_batch_size:
+            raise ConfigError(
+                f"algo.buffer_size={self.buffer_size} is smaller than "
+                f"algo.train_batch_size={self.train_batch_size}. Raise it."
+            )
+        self.beta_schedule = make_schedule(self.prioritized_replay_beta)
+
+    @property
+    def lookahead_steps(self) -> int:
+        return self.n_step - 1
+
+    def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise SpaceError(
+                f"algo=dqn needs a Discrete action space; {env!r} has {action_space}. "
+                f"Try algo=ppo."
+            )
+
+    def make_policy(
+        self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
+    ) -> Policy:
+        assert isinstance(action_space, spaces.Discrete)
+        return QNetwork(
+            obs_space,
+            action_space,
+            model,
+            hiddens=self.hiddens,
+            dueling=self.dueling,
+            noisy=self.noisy,
+            sigma0=self.sigma0,
+            num_atoms=self.num_atoms,
+            v_min=self.v_min,
+            v_max=self.v_max,
+        )
+
+    def postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
+        """n-step transitions: rewards summed, next_obs of the window's end, and `discounts`,
+        the factor of the bootstrap (0 where the episode terminated)."""
+        trajectory.require("obs", "actions", "rewards", "next_obs", "terminated", "truncated")
+        rewards, last, discounts = returns.n_step_transitions(
+            trajectory["rewards"],
+            trajectory["terminated"],
+            trajectory["truncated"],
+            self.gamma,
+            self.n_step,
+        )
+        envs = np.arange(rewards.shape[1])
+        starts = slice(0, len(rewards))
+        transitions = Batch(
+            obs=trajectory["obs"][starts],
+            actions=trajectory["actions"][starts],
+            rewards=rewards,
+            next_obs=trajectory["next_obs"][last, envs],
+            discounts=discounts * ~trajectory["terminated"][last, envs],
+        )
+        if "valid" in trajectory:
+            transitions["valid"] = trajectory["valid"][starts]
+        return transitions
+
+    def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
+        super().setup(policy, device, seed)
+        assert isinstance(self.policy, QNetwork)
+        self.network: QNetwork = self.policy
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = FlatAdam(self.network.parameters(), eps=self.adam_epsilon)
+        self.target_flat = flatten_parameters(list(self.target.parameters()))
+        self.network.parameters_moved()
+        self.target.parameters_moved()
+        self.updates_owed = 0.0
+        self.last_target_update = 0
+        self.num_target_updates = 0
+        rng = seeding.generator(seed, "replay")
+        if self.prioritized_replay:
+            self.buffer: ReplayBuffer = PrioritizedReplayBuffer(
+                self.buffer_size,
+                rng,
+                alpha=self.prioritized_replay_alpha,
+                eps=self.prioritized_replay_eps,
+            )
+        else:
+            self.buffer = ReplayBuffer(self.buffer_size, rng)
+
+    def add(self, batch: Batch) -> None:
+        """Put fresh transitions into the replay buffer."""
+        if batch.num_rows:
+            self.buffer.add(batch)
+
+    def num_updates_due(self, num_new_rows: int) -> int:
+        """How many updates `num_new_rows` fresh rows call for."""
+        if self.timestep < self.learning_starts or self.buffer.size == 0:
+            return 0
+        if self.training_intensity is None:
+            return 1
+        self.updates_owed += num_new_rows * self.training_intensity / self.train_batch_size
+        due = int(self.updates_owed)
+        self.updates_owed -= due
+        return due
+
+    def sample_train_batch(self) -> Batch:
+        """Rows to learn from next."""
+        if isinstance(self.buffer, PrioritizedReplayBuffer):
+            return self.buffer.sample(self.train_batch_size, self.beta_schedule(self.timestep))
+        return self.buffer.sample(self.train_batch_size)
+
+    def learn(self, batch: Batch) -> dict[str, Any]:
+        slots = batch.pop("batch_indexes", None)
+        rows = batch.to(self.device)
+        if self.noisy:
+            self._resample_noise()
+        loss, errors, q_values = self._distributional_loss(rows) if self.num_atoms > 1 else (
+            self._expected_loss(rows)
+        )
+        lr = self.lr_schedule(self.timestep)
+        grad_norm = self.optimizer.step(loss, lr, self.grad_clip)
+        if slots is not None and isinstance(self.buffer, PrioritizedReplayBuffer):
+            self.buffer.update_priorities(slots, errors.detach().cpu().numpy())
+        self._update_target_if_due()
+        return {
+            "total_loss": loss.detach(),
+            "q": q_values.detach(),
+            "td_error": errors.detach(),
+            "grad_norm": grad_norm,
+            "cur_lr": lr,
+        }
+
+    def _expected_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(Huber loss, TD errors [N], Q of the actions taken [N])."""
+        with torch.no_grad():
+            next_q = self.target(rows["next_obs"])
+            if self.double_q:
+                best = self.network(rows["next_obs"]).argmax(1, keepdim=True)
+                next_values = next_q.gather(1, best).squeeze(1)
+            else:
+                next_values = next_q.amax(1)
+            targets = rows["rewards"] + rows["discounts"] * next_values
+        q_values = self.network(rows["obs"]).gather(1, rows["actions"].unsqueeze(1)).squeeze(1)
+        errors = q_values - targets
+        return self._weighted_mean(losses.huber(errors), rows), errors, q_values
+
+    def _distributional_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(cross-entropy loss, KL-like errors [N], expected Q of the actions taken [N])."""
+        support = self.network.support
+        row_index = torch.arange(rows.num_rows, device=self.device)
+        with torch.no_grad():
+            next_logits = self.target(rows["next_obs"])
+            chooser = self.network if self.double_q else self.target
+            best = chooser.q_values(
+                chooser(rows["next_obs"]) if self.double_q else next_logits
+            ).argmax(1)
+            targets = losses.categorical_projection(
+                next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
+            )
+        log_probs = self.network(rows["obs"])[row_index, rows["actions"]].log_softmax(-1)
+        errors = -(targets * log_probs).sum(-1)
+        q_values = (log_probs.detach().exp() * support).sum(-1)
+        return self._weighted_mean(errors, rows), errors, q_values
+
+    def _weighted_mean(self, row_losses: torch.Tensor, rows: Batch) -> torch.Tensor:
+        return (row_losses * rows["weights"]).mean() if "weights" in rows else row_losses.mean()
+
+    def _resample_noise(self) -> None:
+        for network in (self.network, self.target):
+            network.resample_noise(self.rng)
+            for layer in network.noisy_layers():
+                layer.use_noise = True
+
+    def _update_target_if_due(self) -> None:
+        if self.timestep - self.last_target_update < self.target_network_update_freq:
+            return
+        self.last_target_update = self.timestep
+        self.num_target_updates += 1
+        self.target_flat.lerp_(self.optimizer.flat, self.tau)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "num_target_updates": self.num_target_updates,
+            "last_target_update_ts": self.last_target_update,
+            "replay_buffer": self.buffer.stats(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "replay": self.buffer.state_dict(),
+            "updates_owed": self.updates_owed,
+            "last_target_update": self.last_target_update,
+            "num_target_updates": self.num_target_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.target.set_weights(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.buffer.load_state_dict(state["replay"])
+        self.updates_owed = float(state["updates_owed"])
+        self.last_target_update = int(state["last_target_update"])
+        self.num_target_updates = int(state["num_target_updates"])

@@ -1,0 +1,233 @@
+"""The command `rlrun` and its sub-commands. Nothing here imports torch before a run starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rlrun.compose import (
+    explain,
+    open_override,
+    parse_assignments,
+    plain_config,
+    register_resolvers,
+    use_tuned_example,
+)
+from rlrun.config import conf_dir
+from rlrun.core.errors import ConfigError, MissingExtraError, RlrunError
+
+LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
+VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 bad configuration, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # A console script does not look for modules where the user stands; `python file.py` does.
+    sys.path.insert(0, os.getcwd())
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "resume": resume,
+        "rollout": rollout,
+        "list": list_choices,
+    }
+    try:
+        name = arguments[0] if arguments else ""
+        status = commands[name](arguments[1:]) if name in commands else train(arguments)
+    except RlrunError as error:
+        sys.exit(report(error, full_error))
+    except KeyboardInterrupt:
+        sys.stderr.write("rlrun: interrupted at once; the newest checkpoint stays as it is.\n")
+        sys.exit(130)
+    sys.exit(status)
+
+
+def train(arguments: list[str]) -> int:
+    """`rlrun [key=value ...]` and everything else that Hydra's command line can do."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    arguments = translate_arguments(arguments)
+    statuses: list[int] = []
+
+    def task(config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from rlrun.run import Run
+
+        run = Run(config, HydraConfig.get().runtime.output_dir)
+        statuses.append(execute(run))
+        return run.objective
+
+    # Hydra hands errors on, instead of printing them and leaving, only when this is set.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    program = sys.argv[0]
+    sys.argv = [program, *arguments]
+    try:
+        hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, [a for a in arguments if not a.startswith("-")]) from error
+    return max(statuses, default=0)
+
+
+def resume(arguments: list[str]) -> int:
+    """`rlrun resume RUN_DIR [key=value ...]`: go on from the newest complete checkpoint."""
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(
+            "Usage: rlrun resume RUN_DIR_OR_CHECKPOINT [key=value ...], e.g. "
+            "rlrun resume results/ppo_cartpole/<run> stop.timesteps_total=200000"
+        )
+    from rlrun.run import Run
+
+    return execute(Run.resume(arguments[0], parse_assignments(arguments[1:])))
+
+
+def rollout(arguments: list[str]) -> int:
+    """`rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [seed=N]
+    [render=true] [key=value ...]`: act with a trained policy and print each episode."""
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(
+            "Usage: rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] "
+            "[seed=N] [render=true] [key=value ...]"
+        )
+    from rlrun.rollout import roll_out
+
+    return roll_out(Path(arguments[0]), parse_assignments(arguments[1:]))
+
+
+def list_choices(arguments: list[str]) -> int:
+    """`rlrun list [GROUP]`: the choices of the groups, one line each."""
+    known = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    for name in arguments:
+        if name not in known:
+            raise ConfigError(f"rlrun list {name}: there is no such group. Groups: {known}.")
+    for name in arguments or LISTED_GROUPS:
+        print(f"{name}:")
+        for path in sorted((conf_dir() / name).rglob("*.yaml")):
+            choice = path.relative_to(conf_dir() / name).with_suffix("").as_posix()
+            print(f"  {choice:<26} {_first_sentence(path)}")
+    return 0
+
+
+class ValidateBeforeRun:
+    """A Hydra callback: checks the whole config before Hydra makes the run's folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave with status 2 and one clear message if something is wrong."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from rlrun.parts import read_config
+        from rlrun.run import with_seed
+        from rlrun.run_folder import refuse_taken_folder
+
+        try:
+            read_config(with_seed(plain_config(config)))
+            # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
+            HydraConfig.instance().set_config(config)
+            refuse_taken_folder(Path(str(config.hydra.run.dir)))
+        except RlrunError as error:
+            # Hydra turns the exceptions of callbacks into warnings, all but this one.
+            sys.exit(report(error, ORIGINAL_FULL_ERROR))
+
+    def on_run_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_multirun_start(self, **kwargs: Any) -> None:
+        """Nothing: each job is checked when it starts."""
+
+    def on_multirun_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_job_start(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_job_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+
+ORIGINAL_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
+"""Whether the user asked for tracebacks, before `train` sets the variable for Hydra."""
+
+
+def execute(run: Any) -> int:
+    """Execute a run and say how it ended; returns the exit status."""
+    from rlrun.core.errors import SpaceError
+
+    try:
+        run.execute()
+    except (SpaceError, MissingExtraError):
+        _remove_if_unused(run.folder)
+        raise
+    if run.status == "interrupted":
+        print(f"Interrupted. Go on with: rlrun resume {_shortest(run.folder)}", flush=True)
+        sys.exit(run.exit_status)
+    if run.settings.pass_mark:
+        marks = ", ".join(f"{key} {mark:g}" for key, mark in run.settings.pass_mark.items())
+        verdict = "PASSED" if run.reached_pass_mark else "FAILED"
+        print(f"{verdict}: {marks} (now {run.objective:.1f})", flush=True)
+    return run.exit_status
+
+
+def report(error: RlrunError, full_error: bool) -> int:
+    """Print an error for the person at the keyboard; returns the exit status."""
+    is_config_error = isinstance(error, ConfigError | MissingExtraError)
+    if full_error:
+        traceback.print_exception(error)
+    elif not is_config_error and error.__cause__ is not None:
+        # An env or worker failed: its own traceback says where.
+        traceback.print_exception(error.__cause__)
+    sys.stderr.write(f"rlrun: {error}\n")
+    return 2 if is_config_error else 1
+
+
+def translate_arguments(arguments: list[str]) -> list[str]:
+    """Our own short forms (-f FILE, -v, stop.x=...) as Hydra's. Raises ConfigError."""
+    translated = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-f", "--file"):
+            path = next(rest, None)
+            if path is None:
+                raise ConfigError("-f needs a file, e.g. -f tuned_examples/dqn/cartpole-dqn.yaml")
+            translated.append(use_tuned_example(path))
+        elif argument in VERBOSITY:
+            translated.append(VERBOSITY[argument])
+        else:
+            translated.append(open_override(argument))
+    return translated
+
+
+def _first_sentence(path: Path) -> str:
+    comments = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @"):
+            comments.append(line.lstrip("# "))
+    return re.split(r"(?<=[.:;])\s", " ".join(comments) + " ")[0].rstrip(".:; ")
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Delete the folder of a run that was refused before its first result."""
+    import shutil
+
+    from rlrun.run_folder import RESULTS
+
+    if not (folder / RESULTS).exists() and not list(folder.glob("checkpoint_*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shortest(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

@@ -1,0 +1,191 @@
+"""Composing a configuration with Hydra, on the command line and in Python; imports no torch."""
+
+from __future__ import annotations
+
+import copy
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlrun.config import conf_dir, flatten_keys, unknown_key
+from rlrun.core.errors import ConfigError
+
+OPEN_NODES = (
+    "stop",
+    "pass_mark",
+    "callbacks",
+    "curriculum",
+    "env.env_config",
+    "evaluation.config",
+    "model.module_config",
+    "resources.custom_resources_per_worker",
+)
+"""Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_][^=\s]*)=")
+
+
+def register_resolvers() -> None:
+    """The two names that conf/config.yaml uses in the run's default folder."""
+    if not OmegaConf.has_resolver("random_suffix"):
+        OmegaConf.register_new_resolver(
+            "random_suffix", lambda: secrets.token_hex(3), use_cache=True
+        )
+        OmegaConf.register_new_resolver("env_name", _env_name)
+
+
+def open_override(override: str) -> str:
+    """A command-line override as Hydra wants it: `++` below open nodes, dots for slashes there."""
+    match = _ASSIGNMENT.match(override)
+    if match is None:
+        return override
+    key = match[1]
+    dotted = key.replace("/", ".")
+    if any(dotted.startswith(f"{node}.") for node in OPEN_NODES):
+        return f"++{dotted}{override[len(key) :]}"
+    return override
+
+
+def env_overrides(env: str | None) -> list[str]:
+    """Overrides that choose an env by group choice, gymnasium id or import path."""
+    if env is None:
+        return []
+    if (conf_dir() / "env" / f"{env}.yaml").is_file():
+        return [f"env={env}"]
+    return ["env=gym", f"env.id='{env}'"]
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    overrides = [open_override(override) for override in overrides]
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=None):
+            return hydra_compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+
+
+def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A composed config as plain dicts, interpolations resolved, without Hydra's own part."""
+    if isinstance(config, DictConfig):
+        container = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(container, dict)
+        plain = {str(key): value for key, value in container.items()}
+    else:
+        plain = copy.deepcopy(dict(config))
+    return {key: value for key, value in plain.items() if key not in ("hydra", "tuned_examples")}
+
+
+def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of a plain config. Raises ConfigError if there is no such key."""
+    *parents, leaf = key.split(".")
+    is_open = any(key.startswith(f"{node}.") for node in OPEN_NODES)
+    node: Any = plain
+    for parent in parents:
+        if is_open and isinstance(node, dict):
+            node = node.setdefault(parent, {})
+        else:
+            node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or (leaf not in node and not is_open):
+        raise unknown_key(key, flatten_keys(plain))
+    node[leaf] = value
+
+
+def parse_assignments(arguments: list[str]) -> dict[str, Any]:
+    """key=value arguments with YAML values, as a dict. Raises ConfigError."""
+    values = {}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{argument!r} is not of the form key=value.")
+        values[key.replace("/", ".")] = OmegaConf.create(f"value: {text}")["value"]
+    return {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+
+
+def explain(error: Exception, overrides: list[str]) -> ConfigError:
+    """Hydra's or OmegaConf's error in our words, with the nearest valid name."""
+    import difflib
+
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        near = difflib.get_close_matches(choice, options, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        return ConfigError(
+            f"{group}={choice}: there is no such choice.{hint} Allowed: {', '.join(options)}."
+        )
+    text = str(error)
+    overridden = re.search(r"Could not override '([^']+)'", text)
+    if overridden is None:
+        overridden = re.search(r"Could not find '([^'/]+)'|Could not override '([^'/]+)'", text)
+    key = next((group for group in overridden.groups() if group), None) if overridden else None
+    if key is not None and not key.startswith("hydra"):
+        return unknown_key(key, _known_keys(overrides))
+    return ConfigError(text.splitlines()[0] if "\n" not in text else text)
+
+
+def _known_keys(overrides: list[str]) -> list[str]:
+    """All keys of the config that the group choices among `overrides` make."""
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    choices = [o for o in overrides if o.partition("=")[0] in groups and "," not in o]
+    try:
+        return flatten_keys(plain_config(compose(choices)))
+    except ConfigError:
+        return flatten_keys(plain_config(compose([])))
+
+
+def _env_name(choice: str, env_id: str) -> str:
+    """How the env is called in folder names: its choice, or its id where that says more."""
+    if choice not in ("gym", "atari"):
+        return choice
+    return re.sub(r"[^\w.-]", "_", env_id)
+
+
+def find_tuned_example(path: str) -> Path:
+    """The YAML file that `-f path` means: as given, or among the shipped tuned examples.
+
+    Raises ConfigError if there is none.
+    """
+    shipped = conf_dir() / "tuned_examples"
+    given = Path(path)
+    inner = given.relative_to("tuned_examples") if given.parts[:1] == ("tuned_examples",) else given
+    for candidate in (given, shipped / inner, shipped / f"{inner}.yaml"):
+        if candidate.is_file():
+            return candidate.absolute()
+    names = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
+    raise ConfigError(f"-f {path}: there is no such file. Shipped are: {', '.join(names)}.")
+
+
+def use_tuned_example(path: str) -> str:
+    """Make a tuned example's file a choice of the group tuned_examples; returns the override."""
+    from hydra.core.config_store import ConfigStore
+
+    file = find_tuned_example(path)
+    name = re.sub(r"[^\w-]", "_", file.stem)
+    try:
+        node = OmegaConf.load(file)
+    except Exception as error:  # PyYAML and OmegaConf have no common base of their errors.
+        raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"-f {path} must hold a mapping: defaults, stop, pass_mark and overrides.")
+    ConfigStore.instance().store(
+        group="tuned_examples", name=f"replay_{name}", node=node, package="_global_"
+    )
+    return f"tuned_examples=replay_{name}"

@@ -1,0 +1,258 @@
+"""From composed YAML to the objects of a run; every error names the full key.
+
+`build` is the one place where a `_target_` becomes an object: keys are checked against the
+constructor's, values against its annotations, and nothing is silently changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlrun.core.errors import ConfigError
+from rlrun.core.imports import import_object
+
+def conf_dir() -> Path:
+    """Where the YAML groups lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+@dataclass(kw_only=True)
+class RunSettings:
+    """The keys of conf/config.yaml that belong to no group."""
+
+    seed: int | None = None
+    """The one seed that all streams of randomness come from; null draws one, which is recorded."""
+    explore: bool = True
+    """Whether actions are explored in training; off: always the most likely action."""
+    stop: dict[str, Any] = field(default_factory=dict)
+    """The run ends when one of these result keys reaches its value."""
+    pass_mark: dict[str, float] = field(default_factory=dict)
+    """What a tuned example must reach; the run then ends with a verdict and an exit status."""
+    checkpoint_freq: int = 0
+    """Training iterations between checkpoints; 0: none on the way."""
+    checkpoint_at_end: bool = True
+    """Whether the last iteration gets a checkpoint."""
+    keep_checkpoints_num: int | None = None
+    """How many of the best checkpoints are kept (the newest always is); null: all."""
+    checkpoint_score_attr: str = "training_iteration"
+    """The result key that ranks checkpoints; with "min-" in front, lower is better."""
+    objective: str = "episode_reward_mean"
+    """The result key that is returned to a sweep."""
+    log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
+    """What the program says of itself on the terminal; the log file has INFO and above."""
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "checkpoint_freq"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name}={value} must be at least 0.")
+        if self.keep_checkpoints_num is not None and self.keep_checkpoints_num < 1:
+            raise ConfigError(
+                f"keep_checkpoints_num={self.keep_checkpoints_num} must be at least 1, or null to "
+                f"keep all."
+            )
+        self.stop = _flat_numbers("stop", self.stop)
+        self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
+
+
+def build(node: Any, key: str, *, target: Any = None) -> Any:
+    """The object that a YAML node describes.
+
+    node: a mapping with `_target_` (an import path), or plain arguments of `target`.
+    Raises ConfigError for an unknown or missing key, a wrong type, a value out of range.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key}={node!r} must be a mapping with the key _target_.")
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    if "_target_" in node:
+        target = import_object(str(node["_target_"]), f"{key}._target_")
+    if target is None:
+        raise ConfigError(f"{key} needs the key _target_, the import path of its class.")
+    checked = check_arguments(target, arguments, key)
+    try:
+        return target(**checked)
+    except ConfigError as error:
+        raise _with_key(error, key) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {target.__name__} refuses these values: {error}") from error
+
+
+def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> dict[str, Any]:
+    """`arguments` converted to the annotated types of `target`'s parameters. Raises ConfigError."""
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in arguments if name not in parameters]
+    prefix = f"{key}." if key else ""
+    if unknown and not takes_any:
+        raise unknown_key(f"{prefix}{unknown[0]}", (f"{prefix}{name}" for name in parameters))
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        if name not in arguments or arguments[name] == "???"
+    ]
+    if missing:
+        raise ConfigError(f"{prefix}{missing[0]} must be given: {prefix}{missing[0]}=<value>")
+    hints = _type_hints(target)
+    return {
+        name: convert(value, hints[name], f"{prefix}{name}") if name in hints else value
+        for name, value in arguments.items()
+    }
+
+
+def convert(value: Any, annotation: Any, key: str) -> Any:
+    """`value` as the annotated type (an int may stand for a float, nothing else is changed).
+
+    Annotations that have no counterpart in YAML pass anything, but a mapping with `_target_` is
+    built. Raises ConfigError.
+    """
+    import msgspec
+
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(value, key)
+    plain = _plain_annotation(annotation)
+    if plain is None:
+        return value
+    try:
+        return msgspec.convert(value, plain)
+    except msgspec.ValidationError as error:
+        allowed = _describe(annotation)
+        raise ConfigError(f"{key}={_show(value)} must be {allowed}: {_reason(error)}") from error
+
+
+def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that does not exist, with the nearest ones that do."""
+    names = sorted(set(known))
+    leaf = given.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    near = same_leaf or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    if not near:
+        by_leaf = {name.rpartition(".")[2]: name for name in names}
+        near = [by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=3)]
+    parent = given.rpartition(".")[0]
+    siblings = [name for name in names if name.rpartition(".")[0] == parent]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    allowed = f" Allowed below {parent!r}: " if parent else " Allowed: "
+    listing = ", ".join(name.rpartition(".")[2] for name in siblings or names)
+    return ConfigError(f"There is no key {given!r}.{hint}{allowed}{listing}.")
+
+
+def field_keys(target: type) -> set[str]:
+    """The names that a YAML file for this dataclass lists."""
+    return {f.name for f in fields(target) if f.init} if is_dataclass(target) else set()
+
+
+def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every dotted key of a nested mapping, inner ones and leaves."""
+    keys = []
+    for name, value in tree.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            keys += flatten_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def build_all(node: Any, key: str) -> list[Any]:
+    """The objects of a group that may hold none, one (`_target_`), a list, or several by name."""
+    if node is None:
+        return []
+    if isinstance(node, Mapping) and "_target_" in node:
+        return [build(node, key)]
+    if isinstance(node, Mapping):
+        pairs: list[tuple[Any, Any]] = list(node.items())
+        return [
+            build(child, f"{key}.{name}") for name, child in pairs if child is not None
+        ]
+    if isinstance(node, list):
+        return [build(child, f"{key}[{i}]") for i, child in enumerate(node)]
+    raise ConfigError(f"{key}={node!r} must be null, a mapping with _target_, or a list of these.")
+
+
+def _with_key(error: ConfigError, key: str) -> ConfigError:
+    """Errors of constructors name their usual place (algo.lr); put the real one in front."""
+    return error if key in str(error) else type(error)(f"{key}: {error}")
+
+
+def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    source = target if is_dataclass(target) or not isinstance(target, type) else target.__init__
+    try:
+        return typing.get_type_hints(source)
+    except (NameError, TypeError):
+        # Annotations that only a type checker can resolve are not checked here.
+        return {}
+
+
+PLAIN_TYPES = (int, float, bool, str, type(None))
+
+
+def _plain_annotation(annotation: Any) -> Any:
+    """The part of an annotation that YAML can express, or None if anything may pass."""
+    if annotation is Any or annotation is inspect.Parameter.empty:
+        return None
+    if annotation in PLAIN_TYPES:
+        return annotation
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is Literal:
+        return annotation
+    if origin in (list, dict, tuple):
+        return annotation if all(_plain_annotation(a) is not None for a in arguments) else origin
+    if origin is typing.Union or type(annotation).__name__ == "UnionType":
+        plain = [_plain_annotation(a) for a in arguments if not _is_callable(a)]
+        if any(p is None for p in plain):
+            return None
+        return typing.Union[tuple(plain)]  # noqa: UP007
+    return None
+
+
+def _is_callable(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is not None and "Callable" in str(annotation)
+
+
+def _describe(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if annotation in names:
+        return names[annotation]
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is list:
+        return f"a list (each {_describe(arguments[0])})" if arguments else "a list"
+    if origin is dict:
+        return "a mapping"
+    if arguments:
+        return " or ".join(_describe(a) for a in arguments if not _is_callable(a))
+    return "another type"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).replace("`", "").rstrip(".") + "."
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _flat_numbers(key: str, tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat_numbers(key, value, f"{prefix}{name}/")
+        elif isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ConfigError(
+                f"{key}.{prefix}{name}={value!r} must be a number: {key}.<result key>=<value>."
+            )
+        elif value is not None:
+            flat[f"{prefix}{name}"] = float(value)
+    return flat

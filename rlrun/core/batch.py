@@ -1,0 +1,90 @@
+"""The batch: a flat dict of equally long arrays that goes from the workers to the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlrun.core.errors import BatchError
+
+
+class Batch(dict[str, Any]):
+    """Columns by name; every column has the same leading axis (rows).
+
+    NumPy arrays on the workers, torch tensors after `to(device)`. The usual columns are obs,
+    actions, rewards, next_obs, terminated, truncated and whatever the policy and the algorithm's
+    postprocessing add. `len(batch)` is the number of columns, as of any dict; see `num_rows`.
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Length of the leading axis; 0 for a batch without columns."""
+        for column in self.values():
+            return int(column.shape[0])
+        return 0
+
+    def require(self, *names: str) -> None:
+        """Raise BatchError if one of the columns is missing."""
+        missing = [name for name in names if name not in self]
+        if missing:
+            raise BatchError(
+                f"The batch has no column {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(sorted(self))}. Does a callback's on_postprocess_trajectory drop it?"
+            )
+
+    def take(self, index: Any) -> Batch:
+        """The rows at `index` (slice, mask or integer array) of every column."""
+        return Batch({name: column[index] for name, column in self.items()})
+
+    def copied(self) -> Batch:
+        """The same rows in memory of their own."""
+        return Batch({name: np.array(column) for name, column in self.items()})
+
+    def to(self, device: torch.device | str = "cpu") -> Batch:
+        """Every column as a torch tensor on `device`; no copy where memory can be shared."""
+        return Batch({name: _as_tensor(column).to(device) for name, column in self.items()})
+
+    def minibatches(
+        self, size: int, num_epochs: int, rng: np.random.Generator
+    ) -> Iterator[Batch]:
+        """Shuffled slices of `size` rows, every row once an epoch; a shorter rest is kept."""
+        num_rows = self.num_rows
+        for _ in range(num_epochs):
+            order = torch.from_numpy(rng.permutation(num_rows))
+            shuffled = Batch(
+                {
+                    name: column.index_select(0, order.to(column.device))
+                    for name, column in self.items()
+                }
+            )
+            for start in range(0, num_rows, size):
+                yield shuffled.take(slice(start, start + size))
+
+
+def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
+    """One batch with the rows of all NumPy `batches`, in order.
+
+    Raises BatchError if the batches do not have the same columns.
+    """
+    if len(batches) == 1:
+        return Batch(batches[0])
+    names = batches[0].keys() if batches else ()
+    for batch in batches:
+        if batch.keys() != names:
+            raise BatchError(
+                f"Batches with different columns cannot be joined: {sorted(names)} "
+                f"and {sorted(batch.keys())}."
+            )
+    return Batch({name: np.concatenate([batch[name] for batch in batches]) for name in names})
+
+
+def _as_tensor(column: Any) -> torch.Tensor:
+    if isinstance(column, torch.Tensor):
+        return column
+    if not column.flags.writeable:
+        # Arrays from Ray's object store are read-only, which torch cannot express.
+        column = column.copy()
+    return torch.from_numpy(np.ascontiguousarray(column))

@@ -1,0 +1,209 @@
+"""Action distributions, over NumPy arrays where actions are chosen and torch tensors where the
+learner needs gradients: one class each, so that both sides compute the same numbers.
+
+`inputs` is what the network gives for each row, [..., num_inputs]. `sample` and `mode` are for
+acting (NumPy); `log_prob`, `entropy` and `kl` work on either kind.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlrun.core.errors import SpaceError
+
+Array = Any
+"""A NumPy array or a torch tensor."""
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Distribution:
+    """Base of all action distributions."""
+
+    inputs: Array
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Random actions [...] and their log-probabilities [...], float32."""
+        raise NotImplementedError
+
+    def mode(self) -> np.ndarray:
+        """The most likely actions."""
+        raise NotImplementedError
+
+    def log_prob(self, actions: Array) -> Array:
+        """Log-probability (density) of `actions`, summed over action dimensions: [...]."""
+        raise NotImplementedError
+
+    def entropy(self) -> Array:
+        """Entropy in nats, [...]."""
+        raise NotImplementedError
+
+    def kl(self, other: Distribution) -> Array:
+        """KL(self || other) in nats, [...]; `other` is of the same class."""
+        raise NotImplementedError
+
+
+class Categorical(Distribution):
+    """One of n actions; inputs are unnormalised log-probabilities [..., n] (-inf: never)."""
+
+    def __init__(self, inputs: Array) -> None:
+        self.inputs = inputs
+        self._log_probs: Array = None
+
+    @property
+    def log_probs(self) -> Array:
+        """Normalised log-probabilities, [..., n]."""
+        if self._log_probs is None:
+            self._log_probs = _log_softmax(self.inputs)
+        return self._log_probs
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        cumulative = np.exp(self.log_probs).cumsum(-1)
+        # Scaled by the last entry, so that rounding can never pick an action of probability zero.
+        draws = rng.random(cumulative.shape[:-1])[..., None]
+        actions = (draws * cumulative[..., -1:] >= cumulative).sum(-1)
+        actions = np.minimum(actions, cumulative.shape[-1] - 1)
+        return actions, self.log_prob(actions)
+
+    def mode(self) -> np.ndarray:
+        return self.inputs.argmax(-1)
+
+    def log_prob(self, actions: Array) -> Array:
+        if isinstance(actions, np.ndarray):
+            return np.take_along_axis(self.log_probs, actions[..., None], -1)[..., 0]
+        return self.log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Array:
+        return -_sum_where_possible(self.log_probs, self.log_probs)
+
+    def kl(self, other: Distribution) -> Array:
+        assert isinstance(other, Categorical)
+        return _sum_where_possible(self.log_probs, self.log_probs - other.log_probs)
+
+
+class MultiCategorical(Distribution):
+    """A Categorical for each action dimension, independent; inputs [..., sum(nvec)]."""
+
+    def __init__(self, inputs: Array, nvec: list[int]) -> None:
+        self.inputs = inputs
+        ends = np.cumsum(nvec)
+        self.parts = [
+            Categorical(inputs[..., end - n : end]) for n, end in zip(nvec, ends, strict=True)
+        ]
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [part.sample(rng) for part in self.parts]
+        actions = np.stack([actions for actions, _ in pairs], -1)
+        return actions, np.sum([log_probs for _, log_probs in pairs], axis=0)
+
+    def mode(self) -> np.ndarray:
+        return np.stack([part.mode() for part in self.parts], -1)
+
+    def log_prob(self, actions: Array) -> Array:
+        return sum(part.log_prob(actions[..., i]) for i, part in enumerate(self.parts))
+
+    def entropy(self) -> Array:
+        return sum(part.entropy() for part in self.parts)
+
+    def kl(self, other: Distribution) -> Array:
+        assert isinstance(other, MultiCategorical)
+        return sum(a.kl(b) for a, b in zip(self.parts, other.parts, strict=True))
+
+
+class DiagGaussian(Distribution):
+    """Independent normal distributions; inputs [..., 2 d] are means, then log standard deviations.
+
+    Actions are neither squashed nor clipped here: log-probabilities are those of the raw sample.
+    """
+
+    def __init__(self, inputs: Array) -> None:
+        self.inputs = inputs
+        half = inputs.shape[-1] // 2
+        self.mean = inputs[..., :half]
+        self.log_std = inputs[..., half:]
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        noise = rng.standard_normal(self.mean.shape, dtype=np.float32)
+        actions = self.mean + np.exp(self.log_std) * noise
+        log_probs = -0.5 * (noise * noise + LOG_2PI).sum(-1) - self.log_std.sum(-1)
+        return actions, log_probs
+
+    def mode(self) -> np.ndarray:
+        return np.array(self.mean)
+
+    def log_prob(self, actions: Array) -> Array:
+        scaled = (actions - self.mean) * _exp(-self.log_std)
+        return -(0.5 * scaled * scaled + self.log_std + 0.5 * LOG_2PI).sum(-1)
+
+    def entropy(self) -> Array:
+        return (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1)
+
+    def kl(self, other: Distribution) -> Array:
+        assert isinstance(other, DiagGaussian)
+        variance_ratio = _exp(2.0 * (self.log_std - other.log_std))
+        distance = (self.mean - other.mean) * _exp(-other.log_std)
+        return (
+            other.log_std - self.log_std + 0.5 * (variance_ratio + distance * distance - 1.0)
+        ).sum(-1)
+
+
+class DistributionFamily:
+    """Which distribution an action space takes, and how many network outputs it needs."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+        self.nvec: list[int] = []
+        if isinstance(action_space, spaces.Discrete):
+            self.num_inputs = int(action_space.n)
+        elif isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+            self.nvec = [int(n) for n in action_space.nvec]
+            self.num_inputs = sum(self.nvec)
+        elif is_float_vector(action_space):
+            self.num_inputs = 2 * int(action_space.shape[0])  # type: ignore[index]
+        else:
+            raise SpaceError(
+                f"No action distribution for {action_space}. Supported are Discrete, "
+                f"MultiDiscrete with one axis, and Box of floats with one axis; "
+                f"wrap the env so that it has one of these."
+            )
+
+    def __call__(self, inputs: Array) -> Distribution:
+        """The distribution that `inputs` [..., num_inputs] describe."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return Categorical(inputs)
+        if self.nvec:
+            return MultiCategorical(inputs, self.nvec)
+        return DiagGaussian(inputs)
+
+
+def is_float_vector(space: spaces.Space | None) -> bool:
+    """Whether `space` is a Box of floats with one axis."""
+    return (
+        isinstance(space, spaces.Box)
+        and np.issubdtype(space.dtype, np.floating)
+        and len(space.shape) == 1
+    )
+
+
+def _log_softmax(logits: Array) -> Array:
+    if isinstance(logits, torch.Tensor):
+        return torch.log_softmax(logits, -1)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _exp(array: Array) -> Array:
+    return array.exp() if isinstance(array, torch.Tensor) else np.exp(array)
+
+
+def _sum_where_possible(log_probs: Array, values: Array) -> Array:
+    """sum of exp(log_probs) * values over the last axis, where a probability of zero adds zero."""
+    if isinstance(log_probs, torch.Tensor):
+        values = values.clamp(min=torch.finfo(values.dtype).min)
+        return (log_probs.exp() * values).sum(-1)
+    return (np.exp(log_probs) * np.maximum(values, np.finfo(values.dtype).min)).sum(-1)

@@ -1,0 +1,44 @@
+"""Every error that rlrun raises on purpose; each message is for the person at the keyboard."""
+
+
+class RlrunError(Exception):
+    """Base of all errors that rlrun raises on purpose."""
+
+
+class ConfigError(RlrunError, ValueError):
+    """A key, type, range or relation in the configuration is wrong. The command line exits with 2."""
+
+
+class SpaceError(ConfigError):
+    """An algorithm, model or exploration cannot work on the env's observation or action space."""
+
+
+class BatchError(RlrunError, KeyError):
+    """A batch lacks a column that the computation needs."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WorkerError(RlrunError, RuntimeError):
+    """A rollout worker failed; the message says which one, in which env, and why."""
+
+
+class CheckpointError(RlrunError, RuntimeError):
+    """A checkpoint is missing, damaged, or made by an incompatible run."""
+
+
+class ResourceError(RlrunError, RuntimeError):
+    """A resource was asked for (a GPU, a cluster) that is not there."""
+
+
+class MissingExtraError(RlrunError, ImportError):
+    """An optional package is not installed; the message gives the pip command."""
+
+
+def missing_extra(package: str, extra: str, needed_for: str) -> MissingExtraError:
+    """The one line that names a missing optional package and how to install it."""
+    return MissingExtraError(
+        f"{needed_for} needs the package {package!r}, which is not installed. "
+        f"Run: pip install 'rlrun[{extra}]'"
+    )

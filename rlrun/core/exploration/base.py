@@ -1,0 +1,61 @@
+"""The contract of exploration classes; subclass it and name the subclass in YAML by import path."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rlrun.core.distributions import Distribution
+
+
+@dataclass(kw_only=True)
+class Exploration:
+    """Chooses actions from a policy's distribution. Fields are hyperparameters; each worker has
+    its own copy, made by `for_worker`, with the worker's action space, index and generator."""
+
+    def for_worker(
+        self,
+        *,
+        action_space: spaces.Space,
+        rng: np.random.Generator,
+        worker_index: int = 0,
+        num_workers: int = 0,
+    ) -> Exploration:
+        """A copy that serves one worker. Raises SpaceError if it cannot handle the space."""
+        mine = copy.copy(self)
+        mine.action_space = action_space
+        mine.rng = rng
+        mine.worker_index = worker_index
+        mine.num_workers = num_workers
+        mine.check_space()
+        return mine
+
+    def __post_init__(self) -> None:
+        self.action_space: spaces.Space = spaces.Space()
+        self.rng: np.random.Generator = np.random.default_rng(0)
+        self.worker_index = 0
+        self.num_workers = 0
+
+    def check_space(self) -> None:
+        """Raise SpaceError if `self.action_space` is not one that this class explores."""
+
+    def get_exploration_action(
+        self, action_dist: Distribution, timestep: int, explore: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(actions [N, ...], log-probabilities [N]) for a distribution over N rows.
+
+        `timestep` counts env steps over all workers, as far as this worker knows. With `explore`
+        off the choice is deterministic.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the hyperparameters and the generator."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""

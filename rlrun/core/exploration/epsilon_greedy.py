@@ -1,0 +1,84 @@
+"""The best action, except for a shrinking share of random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+from rlrun.core.distributions import Distribution
+from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.exploration.base import Exploration
+from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+
+
+@dataclass(kw_only=True)
+class EpsilonGreedy(Exploration):
+    """A uniformly random valid action with probability epsilon, else the mode.
+
+    Epsilon stays at `initial_epsilon` for `warmup_timesteps`, falls linearly to `final_epsilon`
+    within `epsilon_timesteps`, and stays there. Actions whose input is -inf (or float32's least)
+    are masked: they are never drawn.
+    """
+
+    initial_epsilon: float = 1.0
+    """Share of random actions at the start."""
+    final_epsilon: float = 0.05
+    """Share of random actions in the end."""
+    warmup_timesteps: int = 0
+    """Env steps before epsilon starts to fall."""
+    epsilon_timesteps: int = 100_000
+    """Env steps that the fall takes."""
+    epsilon_schedule: ScheduleLike | None = None
+    """A schedule of epsilon that replaces the four values above."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("initial_epsilon", "final_epsilon"):
+            check_schedule_range(f"exploration.{name}", getattr(self, name), low=0.0, high=1.0)
+        if self.warmup_timesteps < 0 or self.epsilon_timesteps < 0:
+            raise ConfigError(
+                f"exploration.warmup_timesteps={self.warmup_timesteps} and "
+                f"exploration.epsilon_timesteps={self.epsilon_timesteps} must be at least 0."
+            )
+        if self.epsilon_schedule is not None:
+            check_schedule_range(
+                "exploration.epsilon_schedule", self.epsilon_schedule, low=0.0, high=1.0
+            )
+            self._epsilon = make_schedule(self.epsilon_schedule)
+        else:
+            end = self.warmup_timesteps + max(self.epsilon_timesteps, 1)
+            self._epsilon = make_schedule(
+                [[self.warmup_timesteps, self.initial_epsilon], [end, self.final_epsilon]]
+            )
+
+    def check_space(self) -> None:
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise SpaceError(
+                f"exploration=epsilon_greedy needs a Discrete action space, this env has "
+                f"{self.action_space}. Try exploration=stochastic_sampling."
+            )
+
+    def epsilon(self, timestep: int) -> float:
+        """Share of random actions at `timestep`."""
+        return self._epsilon(timestep)
+
+    def get_exploration_action(
+        self, action_dist: Distribution, timestep: int, explore: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        inputs = action_dist.inputs
+        actions = action_dist.mode()
+        epsilon = self._epsilon(timestep) if explore else 0.0
+        num_actions = inputs.shape[-1]
+        # Log-probabilities are those of this rule, for whoever corrects for off-policy data.
+        log_probs = np.full(len(actions), np.log1p(-epsilon * (1.0 - 1.0 / num_actions)))
+        if epsilon > 0.0:
+            is_random = self.rng.random(len(actions)) < epsilon
+            for row in np.flatnonzero(is_random):
+                valid = np.flatnonzero(inputs[row] > np.finfo(np.float32).min)
+                choice = valid[self.rng.integers(len(valid))]
+                if choice != actions[row]:
+                    log_probs[row] = np.log(epsilon / len(valid))
+                actions[row] = choice
+        return actions, log_probs.astype(np.float32)

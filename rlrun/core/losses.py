@@ -1,0 +1,66 @@
+"""Losses: pure functions of torch tensors, one row a sample; scalars are means over rows."""
+
+from __future__ import annotations
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def clipped_surrogate(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's policy loss (Schulman et al., 2017, arXiv:1707.06347, eq. 7), to be minimised.
+
+    -mean(min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)) with r = pi / pi_old.
+    Returns (loss, ratios [N]).
+    """
+    ratios = (log_probs - old_log_probs).exp()
+    clipped = ratios.clamp(1.0 - clip_range, 1.0 + clip_range)
+    return -torch.min(ratios * advantages, clipped * advantages).mean(), ratios
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, value_targets: Tensor, vf_clip_range: float | None
+) -> Tensor:
+    """Mean squared value error, pessimistic about moves beyond vf_clip_range (null: plain).
+
+    mean(max((V - target)^2, (clip(V, V_old +- vf_clip_range) - target)^2)): the value loss of
+    PPO's reference code (Engstrom et al., 2020, arXiv:2005.12729, sec. 3), without its factor 1/2.
+    """
+    errors = (values - value_targets).square()
+    if vf_clip_range is not None:
+        moved = (values - old_values).clamp(-vf_clip_range, vf_clip_range)
+        errors = torch.max(errors, (old_values + moved - value_targets).square())
+    return errors.mean()
+
+
+def huber(errors: Tensor, delta: float = 1.0) -> Tensor:
+    """Element-wise Huber loss: e^2 / 2 up to delta, then delta (|e| - delta / 2)."""
+    magnitude = errors.abs()
+    quadratic = magnitude.clamp(max=delta)
+    return quadratic * (magnitude - 0.5 * quadratic)
+
+
+def categorical_projection(
+    next_probs: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor
+) -> Tensor:
+    """Distribution of r + discount * z projected back onto the support (C51, Bellemare et al.,
+    2017, arXiv:1707.06887, algorithm 1).
+
+    next_probs: [N, atoms]; rewards, discounts: [N] (a discount of 0 means: terminated);
+    support: [atoms], evenly spaced. Returns probabilities [N, atoms].
+    """
+    v_min, v_max = support[0], support[-1]
+    spacing = support[1] - support[0]
+    targets = (rewards.unsqueeze(-1) + discounts.unsqueeze(-1) * support).clamp(v_min, v_max)
+    # Each projected atom gives its mass to the support points within one spacing of it.
+    distance = (targets.unsqueeze(1) - support.view(1, -1, 1)).abs() / spacing
+    weights = (1.0 - distance).clamp(0.0, 1.0)
+    return (weights * next_probs.unsqueeze(1)).sum(-1)
+
+
+def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
+    """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function."""
+    variance = targets.var(correction=0)
+    return (1.0 - (targets - predictions).var(correction=0) / variance.clamp(min=1e-8)).clamp(-1.0)

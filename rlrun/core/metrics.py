@@ -1,0 +1,123 @@
+"""From finished episodes to the numbers of a result, by their classic names."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from rlrun.core.episode import EpisodeReport
+
+SMOOTHING_EPISODES = 100
+"""How many of the last finished episodes make `episode_reward_mean`."""
+
+NAN = float("nan")
+
+
+def summarize_episodes(window: Sequence[EpisodeReport], num_new: int) -> dict[str, Any]:
+    """episode_reward_*, episode_len_mean, custom_metrics and hist_stats of `window`.
+
+    `num_new` of the window's last episodes are new in this iteration. Unknown values are nan, so
+    that every key is there from the first iteration on.
+    """
+    rewards = [episode.total_reward for episode in window]
+    lengths = [episode.length for episode in window]
+    new = list(window)[len(window) - min(num_new, len(window)) :]
+    return {
+        "episode_reward_max": max(rewards, default=NAN),
+        "episode_reward_min": min(rewards, default=NAN),
+        "episode_reward_mean": float(np.mean(rewards)) if rewards else NAN,
+        "episode_len_mean": float(np.mean(lengths)) if lengths else NAN,
+        "episodes_this_iter": num_new,
+        "custom_metrics": _summarize_custom_metrics(new),
+        "hist_stats": {
+            "episode_reward": rewards,
+            "episode_lengths": lengths,
+            **_join_lists(episode.hist_data for episode in new),
+        },
+        "episode_media": _join_lists(
+            {key: [value] for key, value in episode.media.items()} for episode in new
+        ),
+    }
+
+
+def _summarize_custom_metrics(episodes: Sequence[EpisodeReport]) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    for key in sorted({key for episode in episodes for key in episode.custom_metrics}):
+        values = [
+            float(episode.custom_metrics[key])
+            for episode in episodes
+            if key in episode.custom_metrics
+        ]
+        known = [value for value in values if not np.isnan(value)]
+        summary[f"{key}_mean"] = float(np.mean(known)) if known else NAN
+        summary[f"{key}_min"] = min(known, default=NAN)
+        summary[f"{key}_max"] = max(known, default=NAN)
+    return summary
+
+
+def _join_lists(parts: Any) -> dict[str, list[Any]]:
+    joined: dict[str, list[Any]] = {}
+    for part in parts:
+        for key, values in part.items():
+            joined.setdefault(key, []).extend(values)
+    return joined
+
+
+class EpisodeWindow:
+    """The last finished episodes of a run, with their total count."""
+
+    def __init__(self, size: int = SMOOTHING_EPISODES) -> None:
+        self.size = size
+        self.episodes: deque[EpisodeReport] = deque(maxlen=size)
+        self.episodes_total = 0
+
+    def add(self, episodes: Sequence[EpisodeReport]) -> dict[str, Any]:
+        """Count new episodes and summarise the window, which always holds all new ones."""
+        self.episodes_total += len(episodes)
+        window = [*self.episodes, *episodes][-max(self.size, len(episodes)) :]
+        self.episodes.extend(episodes)
+        return summarize_episodes(window, len(episodes))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "episodes_total": self.episodes_total,
+            "rewards": [float(episode.total_reward) for episode in self.episodes],
+            "lengths": [int(episode.length) for episode in self.episodes],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.episodes_total = int(state["episodes_total"])
+        self.episodes = deque(
+            (
+                EpisodeReport(total_reward, length)
+                for total_reward, length in zip(state["rewards"], state["lengths"], strict=True)
+            ),
+            maxlen=self.size,
+        )
+
+
+class Timers:
+    """Seconds spent by phase since the last `flush`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Add the time within the block to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def flush(self) -> dict[str, float]:
+        """Milliseconds by phase as `<phase>_time_ms`, and start anew."""
+        spent = {f"{phase}_time_ms": 1000.0 * s for phase, s in sorted(self._seconds.items())}
+        self._seconds.clear()
+        return spent

@@ -1,0 +1,253 @@
+"""Networks: the encoders that the `model` group names, and the layers that heads are built from.
+
+A model noun is an object with `encoder(obs_space) -> torch.nn.Module`; the module maps
+observations [N, ...] to features [N, output_size] and has the attribute `output_size`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.core.errors import ConfigError, SpaceError
+
+Activation = Literal["tanh", "relu", "silu", "elu", "linear"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "linear": nn.Identity,
+}
+
+CONV_FILTERS: dict[int, list[list[int]]] = {
+    # Mnih et al. (2015, Nature 518), table 1 of the methods; the smaller ones shrink it in kind.
+    84: [[32, 8, 4], [64, 4, 2], [64, 3, 1]],
+    96: [[32, 8, 4], [64, 4, 2], [64, 3, 1]],
+    64: [[32, 8, 4], [64, 4, 2], [64, 3, 1]],
+    42: [[32, 4, 2], [64, 4, 2], [64, 3, 1]],
+    10: [[16, 3, 1], [32, 3, 1]],
+}
+"""Layers of [channels, kernel, stride] by the shorter side of the image, in pixels."""
+
+
+@dataclass(kw_only=True)
+class Model:
+    """What every model has in common: how an actor-critic shares it, and its Gaussian's width."""
+
+    vf_share_layers: bool = False
+    """Whether policy and value function share the encoder, or each have their own."""
+    free_log_std: bool = True
+    """Whether a Gaussian's log standard deviation is a parameter of its own, or a network output."""
+    log_std_init: float = 0.0
+    """Initial value of a free log standard deviation."""
+
+    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+        """Observations [N, *obs_space.shape] -> features [N, output_size]. Raises SpaceError."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class MLP(Model):
+    """Fully connected layers, for observations that are vectors (conf/model/mlp.yaml)."""
+
+    fcnet_hiddens: list[int] = field(default_factory=lambda: [64, 64])
+    """Width of each hidden layer."""
+    fcnet_activation: Activation = "tanh"
+    """Non-linearity after each hidden layer."""
+
+    def __post_init__(self) -> None:
+        _check_widths("model.fcnet_hiddens", self.fcnet_hiddens)
+
+    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+        if len(obs_space.shape) != 1:
+            raise SpaceError(
+                f"model=mlp takes vectors; this env's observations have shape {obs_space.shape}. "
+                f"Try model=cnn for images, or env.flatten_observations=true."
+            )
+        return mlp(obs_space.shape[0], self.fcnet_hiddens, self.fcnet_activation)
+
+
+@dataclass(kw_only=True)
+class CNN(Model):
+    """Convolutions, then fully connected layers, for images (conf/model/cnn.yaml)."""
+
+    conv_filters: list[list[int]] | None = None
+    """Layers of [channels, kernel, stride]; null chooses by the size of the image."""
+    conv_activation: Activation = "relu"
+    """Non-linearity after each convolution."""
+    post_fcnet_hiddens: list[int] = field(default_factory=lambda: [512])
+    """Width of each fully connected layer after the convolutions."""
+    post_fcnet_activation: Activation = "relu"
+    """Non-linearity after each of them."""
+    vf_share_layers: bool = True
+
+    def __post_init__(self) -> None:
+        _check_widths("model.post_fcnet_hiddens", self.post_fcnet_hiddens)
+        for layer in self.conv_filters or []:
+            if len(layer) != 3 or min(layer) < 1:
+                raise ConfigError(
+                    f"model.conv_filters={self.conv_filters}: each layer is "
+                    f"[channels, kernel, stride], all at least 1."
+                )
+
+    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+        if len(obs_space.shape) not in (2, 3):
+            raise SpaceError(
+                f"model=cnn takes images of shape (height, width), (height, width, channels) or "
+                f"(channels, height, width); this env's observations have shape "
+                f"{obs_space.shape}. Try model=mlp."
+            )
+        return ConvolutionalEncoder(obs_space, self)
+
+
+@dataclass(kw_only=True)
+class CustomModel(Model):
+    """The user's own torch.nn.Module as the encoder (conf/model/custom.yaml)."""
+
+    module: str
+    """Import path of a torch.nn.Module class: `Module(obs_space, **module_config)` maps [N, *shape]
+    to [N, output_size] and has the attribute `output_size`."""
+    module_config: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+
+    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+        from rlrun.core.imports import import_object
+
+        module = import_object(self.module, "model.module")(obs_space, **self.module_config)
+        if not isinstance(module, nn.Module) or not hasattr(module, "output_size"):
+            raise ConfigError(
+                f"model.module={self.module} must give a torch.nn.Module with the attribute "
+                f"output_size (the width of its output)."
+            )
+        return module
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Image [N, H, W], [N, H, W, C] or [N, C, H, W] -> features [N, output_size].
+
+    Integer pixels are scaled to [0, 1]. The channel axis is the smaller of first and last.
+    """
+
+    def __init__(self, obs_space: spaces.Box, model: CNN) -> None:
+        super().__init__()
+        shape = obs_space.shape
+        self.add_channel = len(shape) == 2
+        self.channels_last = len(shape) == 3 and shape[2] < shape[0]
+        self.scale = 1.0 / 255.0 if np.issubdtype(obs_space.dtype, np.integer) else 1.0
+        if self.add_channel:
+            shape = (1, *shape)
+        elif self.channels_last:
+            shape = (shape[2], shape[0], shape[1])
+        filters = model.conv_filters or _default_filters(shape)
+        layers: list[nn.Module] = []
+        channels = shape[0]
+        for out_channels, kernel, stride in filters:
+            layers += [
+                nn.Conv2d(channels, out_channels, kernel, stride),
+                ACTIVATIONS[model.conv_activation](),
+            ]
+            channels = out_channels
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            try:
+                flat_size = self.convolutions(torch.zeros(1, *shape)).shape[1]
+            except RuntimeError as error:
+                raise SpaceError(
+                    f"model.conv_filters={filters} do not fit images of shape {obs_space.shape}: "
+                    f"{error}"
+                ) from error
+        self.head = mlp(flat_size, model.post_fcnet_hiddens, model.post_fcnet_activation)
+        self.output_size = self.head.output_size
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        images = obs.float() * self.scale if self.scale != 1.0 else obs
+        if self.add_channel:
+            images = images.unsqueeze(1)
+        elif self.channels_last:
+            images = images.permute(0, 3, 1, 2)
+        return self.head(self.convolutions(images))
+
+
+class Layers(nn.Sequential):
+    """A Sequential that knows the width of its output."""
+
+    output_size: int
+
+
+class NoisyLinear(nn.Module):
+    """Linear layer with factorised Gaussian parameter noise (Fortunato et al., 2018,
+    arXiv:1706.10295, eq. 9-11): y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b f(e_out).
+
+    `use_noise` off gives the mean network. Noise is part of the state, so that a resumed run acts
+    with the noise that it was stopped with.
+    """
+
+    noise_in: torch.Tensor
+    noise_out: torch.Tensor
+
+    def __init__(self, in_features: int, out_features: int, sigma0: float) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+        self.sigma_weight = nn.Parameter(torch.full((out_features, in_features), sigma0 * bound))
+        self.sigma_bias = nn.Parameter(torch.full((out_features,), sigma0 * bound))
+        self.register_buffer("noise_in", torch.zeros(in_features))
+        self.register_buffer("noise_out", torch.zeros(out_features))
+        self.use_noise = True
+
+    def resample_noise(self, rng: np.random.Generator) -> None:
+        """Draw new noise."""
+        for noise in (self.noise_in, self.noise_out):
+            draws = rng.standard_normal(noise.shape[0], dtype=np.float32)
+            noise.copy_(torch.from_numpy(np.sign(draws) * np.sqrt(np.abs(draws))))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        mean = nn.functional.linear(features, self.weight, self.bias)
+        if not self.use_noise:
+            return mean
+        noisy = nn.functional.linear(features * self.noise_in, self.sigma_weight)
+        return mean + (noisy + self.sigma_bias) * self.noise_out
+
+
+def mlp(in_features: int, hiddens: list[int], activation: Activation) -> Layers:
+    """Fully connected layers, each followed by the activation; orthogonal weights, zero biases."""
+    layers: list[nn.Module] = []
+    for width in hiddens:
+        layers += [linear(in_features, width, gain=math.sqrt(2.0)), ACTIVATIONS[activation]()]
+        in_features = width
+    network = Layers(*layers)
+    network.output_size = in_features
+    return network
+
+
+def linear(in_features: int, out_features: int, *, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights of the given gain and zero biases."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _default_filters(shape: tuple[int, ...]) -> list[list[int]]:
+    side = min(shape[1:])
+    for size in sorted(CONV_FILTERS, reverse=True):
+        if side >= size:
+            return CONV_FILTERS[size]
+    raise SpaceError(
+        f"No default convolutions for images of {shape[1]} x {shape[2]} pixels (at least 10 x 10). "
+        f"Set model.conv_filters to layers of [channels, kernel, stride]."
+    )
+
+
+def _check_widths(key: str, widths: list[int]) -> None:
+    if any(width < 1 for width in widths):
+        raise ConfigError(f"{key}={widths}: every width must be at least 1.")

@@ -1,0 +1,248 @@
+"""Policies: a network and the distribution over actions that it gives.
+
+One object serves both sides: `act` is for workers (NumPy, no gradients), `forward` for learners
+(torch). With `num_workers=0` worker and learner hold the very same policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.core.distributions import Categorical, Distribution, DistributionFamily
+from rlrun.core.inference import Forward, forward_function
+from rlrun.core.networks import Layers, Model, NoisyLinear, linear
+
+Extras = dict[str, np.ndarray]
+"""What a policy gives beside its distribution, by column name: [N] or [N, ...] arrays."""
+
+
+class Policy(nn.Module):
+    """Base of all policies; observations are preprocessed and filtered already."""
+
+    obs_space: spaces.Box
+    action_space: spaces.Space
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
+        """The distribution over actions at obs [N, *shape], over NumPy inputs, and the extras."""
+        raise NotImplementedError
+
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """State values [N], float32, for obs [N, *shape]; for algorithms that bootstrap."""
+        raise NotImplementedError
+
+    def resample_noise(self, rng: np.random.Generator) -> None:
+        """Draw new noise in every noisy layer; nothing where there is none."""
+        for layer in self.noisy_layers():
+            layer.resample_noise(rng)
+
+    def noisy_layers(self) -> Iterator[NoisyLinear]:
+        """All noisy layers."""
+        return (module for module in self.modules() if isinstance(module, NoisyLinear))
+
+    def parameters_moved(self) -> None:
+        """To be called when parameters get other memory (an optimiser flattens them, a device)."""
+
+    def get_weights(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers by name, as NumPy copies."""
+        return {
+            name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()
+        }
+
+    def set_weights(self, weights: dict[str, Any]) -> None:
+        """Copy `weights` into the memory of the present ones. Raises KeyError, RuntimeError."""
+        self.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()})
+
+
+class ActorCritic(Policy):
+    """A distribution over actions and a state value (PPO and its relatives)."""
+
+    def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
+        super().__init__()
+        self.obs_space = obs_space
+        self.action_space = action_space
+        self.family = DistributionFamily(action_space)
+        self.pi_encoder = model.encoder(obs_space)
+        self.vf_encoder = None if model.vf_share_layers else model.encoder(obs_space)
+        num_outputs = self.family.num_inputs
+        self.log_std: nn.Parameter | None = None
+        if isinstance(action_space, spaces.Box) and model.free_log_std:
+            num_outputs //= 2
+            self.log_std = nn.Parameter(torch.full((num_outputs,), model.log_std_init))
+        features = self.pi_encoder.output_size
+        # A small last layer makes the first policy nearly uniform (Andrychowicz et al., 2021,
+        # arXiv:2006.05990, sec. 3.2).
+        self.pi_head = linear(int(features), num_outputs, gain=0.01)
+        self.vf_head = linear(int(features), 1, gain=1.0)
+        self._forwards: tuple[Forward, Forward] | None = None
+
+    def forward(self, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
+        """The distribution over actions and the state values [N]."""
+        features = self.pi_encoder(obs)
+        vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
+        outputs = self.pi_head(features)
+        if self.log_std is not None:
+            outputs = torch.cat([outputs, self.log_std.expand_as(outputs)], -1)
+        return self.family(outputs), self.vf_head(vf_features).squeeze(-1)
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
+        if self.vf_encoder is None:
+            features = self._forward_functions()[0](obs)
+            outputs, values = self._heads(features)
+        else:
+            pi, vf = self._forward_functions()
+            outputs, values = pi(obs), vf(obs)[:, 0]
+        if self.log_std is not None:
+            log_std = self.log_std.detach().cpu().numpy()
+            outputs = np.concatenate([outputs, np.broadcast_to(log_std, outputs.shape)], -1)
+        return self.family(outputs), {"values": values}
+
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        if self.vf_encoder is None:
+            return self._heads(self._forward_functions()[0](obs))[1]
+        return self._forward_functions()[1](obs)[:, 0]
+
+    def parameters_moved(self) -> None:
+        self._forwards = None
+
+    def _forward_functions(self) -> tuple[Forward, Forward]:
+        """(pi, vf) as NumPy functions; with a shared encoder (features, both heads at once)."""
+        if self._forwards is None:
+            if self.vf_encoder is None:
+                self._forwards = (
+                    forward_function(self.pi_encoder),
+                    forward_function(_BothHeads(self.pi_head, self.vf_head)),
+                )
+            else:
+                self._forwards = (
+                    forward_function(nn.Sequential(self.pi_encoder, self.pi_head)),
+                    forward_function(nn.Sequential(self.vf_encoder, self.vf_head)),
+                )
+        return self._forwards
+
+    def _heads(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = self._forward_functions()[1](features)
+        return both[:, :-1], both[:, -1]
+
+
+class QNetwork(Policy):
+    """Action values Q(s, a) for Discrete actions, with the parts of Rainbow as switches
+    (Hessel et al., 2018, arXiv:1710.02298).
+
+    Dueling streams: Q = V + A - mean(A) (Wang et al., 2016, arXiv:1511.06581, eq. 9). With
+    `num_atoms` > 1 a value distribution over a fixed support (Bellemare et al., 2017,
+    arXiv:1707.06887). With `noisy` the streams are noisy layers.
+    """
+
+    support: torch.Tensor
+
+    def __init__(
+        self,
+        obs_space: spaces.Box,
+        action_space: spaces.Discrete,
+        model: Model,
+        *,
+        hiddens: list[int],
+        dueling: bool,
+        noisy: bool,
+        sigma0: float,
+        num_atoms: int,
+        v_min: float,
+        v_max: float,
+    ) -> None:
+        super().__init__()
+        self.obs_space = obs_space
+        self.action_space = action_space
+        self.num_actions = int(action_space.n)
+        self.num_atoms = num_atoms
+        self.encoder = model.encoder(obs_space)
+        features = int(self.encoder.output_size)
+
+        def stream(num_outputs: int) -> nn.Sequential:
+            return _stream(features, hiddens, num_outputs, sigma0 if noisy else None)
+
+        self.advantage = stream(self.num_actions * num_atoms)
+        self.value = stream(num_atoms) if dueling else None
+        self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
+        self._forwards: tuple[Forward, Forward, Forward | None] | None = None
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Action values [N, num_actions]; with atoms their logits [N, num_actions, num_atoms]."""
+        features = self.encoder(obs)
+        advantage = self.advantage(features)
+        value = None if self.value is None else self.value(features)
+        return self._combine(advantage, value)
+
+    def q_values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Action values [N, num_actions] from what `forward` gave."""
+        if self.num_atoms == 1:
+            return outputs
+        return (outputs.softmax(-1) * self.support).sum(-1)
+
+    def q_values_of(self, obs: np.ndarray) -> np.ndarray:
+        """Action values [N, num_actions] of obs [N, *shape], without gradients."""
+        encoder, advantage, value = self._forward_functions()
+        features = encoder(obs)
+        state_value = None if value is None else value(features)
+        outputs = self._combine(advantage(features), state_value)
+        if self.num_atoms == 1:
+            return outputs
+        return self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
+        for layer in self.noisy_layers():
+            layer.use_noise = explore
+        return Categorical(self.q_values_of(obs)), {}
+
+    def parameters_moved(self) -> None:
+        self._forwards = None
+
+    def _combine(self, advantage: Any, value: Any) -> Any:
+        if self.num_atoms > 1:
+            advantage = advantage.reshape(-1, self.num_actions, self.num_atoms)
+            value = None if value is None else value.reshape(-1, 1, self.num_atoms)
+        if value is None:
+            return advantage
+        return advantage + (value - advantage.mean(1, keepdims=True))
+
+    def _forward_functions(self) -> tuple[Forward, Forward, Forward | None]:
+        if self._forwards is None:
+            self._forwards = (
+                forward_function(self.encoder),
+                forward_function(self.advantage),
+                None if self.value is None else forward_function(self.value),
+            )
+        return self._forwards
+
+
+class _BothHeads(nn.Module):
+    """Policy outputs and value in one call, where they share an encoder."""
+
+    def __init__(self, pi_head: nn.Linear, vf_head: nn.Linear) -> None:
+        super().__init__()
+        self.pi_head = pi_head
+        self.vf_head = vf_head
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.pi_head(features), self.vf_head(features)], -1)
+
+
+def _stream(
+    features: int, hiddens: list[int], num_outputs: int, sigma0: float | None
+) -> nn.Sequential:
+    def layer(width_in: int, width_out: int) -> nn.Module:
+        if sigma0 is not None:
+            return NoisyLinear(width_in, width_out, sigma0)
+        return nn.Linear(width_in, width_out)
+
+    layers: list[nn.Module] = []
+    for width in hiddens:
+        layers += [layer(features, width), nn.ReLU()]
+        features = width
+    return Layers(*layers, layer(features, num_outputs))
+

@@ -1,0 +1,131 @@
+"""From an env's spaces to a network's: observations to arrays, actions back to the env's bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rlrun.core.distributions import is_float_vector
+from rlrun.core.errors import SpaceError
+
+Transform = Callable[[Any], np.ndarray]
+
+
+class Preprocessor:
+    """Turns a batch of raw observations into one array [N, *space.shape].
+
+    Boxes of floats become float32, images keep their integers, Discrete and MultiDiscrete become
+    one-hot vectors, MultiBinary floats, and Dict and Tuple one flat vector of all their parts
+    (Dict in the order of its keys). With `flatten` a Box of any rank becomes a vector as well.
+    """
+
+    space: spaces.Box
+
+    def __init__(self, space: spaces.Space, *, flatten: bool = False) -> None:
+        self.original_space = space
+        if isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
+            dtype = space.dtype if _is_image(space) else np.dtype(np.float32)
+            self.space = spaces.Box(
+                space.low.astype(dtype), space.high.astype(dtype), dtype=dtype.type
+            )
+            self._transform: Transform = _cast(dtype)
+        else:
+            size, self._transform = _flat(space)
+            self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def __call__(self, observations: Any) -> np.ndarray:
+        """Raw observations as vector envs give them: batched per leaf of the space."""
+        return self._transform(observations)
+
+    def single(self, observation: Any) -> np.ndarray:
+        """One raw observation, as a batch of one row."""
+        return self._transform(_add_axis(self.original_space, observation))
+
+
+class ActionConverter:
+    """Turns a policy's actions [N, ...] into what the env takes.
+
+    A bounded Box of floats: with `normalize_actions` the policy acts in [-1, 1], which is stretched
+    to the bounds and clipped there; with `clip_actions` its action is clipped to the bounds.
+    Discrete actions are shifted by the space's start.
+    """
+
+    def __init__(
+        self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool
+    ) -> None:
+        self._convert: Callable[[np.ndarray], np.ndarray] | None = None
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+            self._convert = lambda actions: actions + space.start
+        elif isinstance(space, spaces.Box) and is_float_vector(space):
+            low, high = space.low, space.high
+            if normalize_actions and space.is_bounded("both"):
+                middle, half = (high + low) / 2, (high - low) / 2
+                self._convert = lambda actions: np.clip(
+                    middle + half * actions, low, high, dtype=low.dtype
+                )
+            elif clip_actions:
+                self._convert = lambda actions: np.clip(actions, low, high, dtype=low.dtype)
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        return actions if self._convert is None else self._convert(actions)
+
+
+def _is_image(space: spaces.Box) -> bool:
+    return len(space.shape) in (2, 3) and np.issubdtype(space.dtype, np.integer)
+
+
+def _cast(dtype: np.dtype) -> Transform:
+    return lambda observations: np.asarray(observations).astype(dtype, copy=False)
+
+
+def _flat(space: spaces.Space) -> tuple[int, Transform]:
+    """Width of the flat vector of `space`, and the batched transform to it."""
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+        return size, lambda x: np.asarray(x, np.float32).reshape(-1, size)
+    if isinstance(space, spaces.Discrete):
+        return int(space.n), _one_hot(np.array([space.n]), np.array([space.start]))
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec, start = space.nvec.ravel(), np.asarray(space.start).ravel()
+        return int(nvec.sum()), _one_hot(nvec, start)
+    if isinstance(space, spaces.Dict):
+        return _join({key: _flat(part) for key, part in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return _join({i: _flat(part) for i, part in enumerate(space.spaces)})
+    raise SpaceError(
+        f"Observations of {space} cannot be turned into an array. Supported are Box, Discrete, "
+        f"MultiDiscrete, MultiBinary, and Dict and Tuple of these; wrap the env to give one."
+    )
+
+
+def _one_hot(nvec: np.ndarray, start: np.ndarray) -> Transform:
+    offsets = np.concatenate([[0], np.cumsum(nvec)[:-1]]) - start
+    width = int(nvec.sum())
+
+    def transform(values: Any) -> np.ndarray:
+        columns = np.asarray(values).reshape(-1, len(nvec)) + offsets
+        encoded = np.zeros((len(columns), width), np.float32)
+        np.put_along_axis(encoded, columns, 1.0, axis=1)
+        return encoded
+
+    return transform
+
+
+def _join(parts: dict[Any, tuple[int, Transform]]) -> tuple[int, Transform]:
+    def transform(values: Any) -> np.ndarray:
+        return np.concatenate([part(values[key]) for key, (_, part) in parts.items()], axis=1)
+
+    return sum(size for size, _ in parts.values()), transform
+
+
+def _add_axis(space: spaces.Space, observation: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _add_axis(part, observation[key]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _add_axis(part, value) for part, value in zip(space.spaces, observation, strict=True)
+        )
+    return np.asarray(observation)[None]

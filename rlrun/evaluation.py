@@ -1,0 +1,115 @@
+"""Evaluation during training: episodes on workers of its own, with the learner's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlrun.core.errors import ConfigError
+from rlrun.core.imports import import_object
+from rlrun.core.metrics import summarize_episodes
+from rlrun.core.policy import Policy
+from rlrun.core.resources import Resources
+from rlrun.workers.rollout_worker import WorkerConfig
+from rlrun.workers.worker_set import WorkerSet
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """The evaluation group."""
+
+    interval: int | None = None
+    """Training iterations between evaluations; null: never."""
+    duration: int = 10
+    """Episodes or env steps of one evaluation, over all its workers, counted exactly."""
+    duration_unit: Literal["episodes", "timesteps"] = "episodes"
+    """What `duration` counts."""
+    num_workers: int = 0
+    """Remote workers that evaluate; 0: this process."""
+    config: dict[str, Any] = field(default_factory=lambda: {"explore": False})
+    """Overrides of the run's config for evaluation workers: explore, env, exploration, algo."""
+    custom_eval_function: str | None = None
+    """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
+    always_attach_results: bool = False
+    """Whether the last evaluation stands in the results of all iterations (nan before the first)."""
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and self.interval < 1:
+            raise ConfigError(
+                f"evaluation.interval={self.interval} must be at least 1, or null for never."
+            )
+        if self.duration < 1:
+            raise ConfigError(f"evaluation.duration={self.duration} must be at least 1.")
+        if self.num_workers < 0:
+            raise ConfigError(f"evaluation.num_workers={self.num_workers} must be at least 0.")
+
+
+class Evaluation:
+    """The evaluation workers of a trainer, made when they are first needed."""
+
+    def __init__(
+        self, config: EvaluationConfig, worker_config: WorkerConfig, resources: Resources
+    ) -> None:
+        self.config = config
+        self.num_rounds = 0
+        self._worker_config = worker_config
+        self._resources = resources
+        self._workers: WorkerSet | None = None
+        self._custom: Callable[..., Any] | None = None
+        if config.custom_eval_function is not None:
+            self._custom = import_object(
+                config.custom_eval_function, "evaluation.custom_eval_function"
+            )
+
+    def workers(self, policies: dict[str, Policy]) -> WorkerSet:
+        """The evaluation workers; a local one shares the policies."""
+        if self._workers is None:
+            self._workers = WorkerSet(
+                self._worker_config, self._resources, self.config.num_workers, policies
+            )
+        return self._workers
+
+    def run(self, trainer: Any) -> dict[str, Any]:
+        """One evaluation with the trainer's present weights and filters; its metrics.
+
+        Raises ConfigError if a custom function gives no dict.
+        """
+        workers = self.workers(trainer.policies)
+        workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
+        workers.sync_weights()
+        filter_state = trainer.workers.local_worker().filter.state_dict()
+        if filter_state:
+            workers.set_filters(filter_state)
+        trainer.callbacks.on_evaluate_start(trainer=trainer)
+        if self._custom is not None:
+            metrics = self._custom(trainer, workers)
+            if not isinstance(metrics, dict):
+                raise ConfigError(
+                    f"evaluation.custom_eval_function={self.config.custom_eval_function} returned "
+                    f"{type(metrics).__name__}; it must return a dict of metrics."
+                )
+        else:
+            metrics = self._run_duration(workers)
+        self.num_rounds += 1
+        trainer.callbacks.on_evaluate_end(trainer=trainer, evaluation_metrics=metrics)
+        return metrics
+
+    def unknown(self) -> dict[str, Any]:
+        """The metrics' names with nan, for results before the first evaluation."""
+        return {**summarize_episodes([], 0), "timesteps_this_iter": 0}
+
+    def stop(self) -> None:
+        """End the evaluation workers."""
+        if self._workers is not None:
+            self._workers.stop()
+
+    def _run_duration(self, workers: WorkerSet) -> dict[str, Any]:
+        by_episodes = self.config.duration_unit == "episodes"
+        env_steps = workers.run_evaluation(
+            self.num_rounds,
+            self.config.duration if by_episodes else None,
+            None if by_episodes else self.config.duration,
+        )
+        episodes = workers.take_metrics()
+        return {**summarize_episodes(episodes, len(episodes)), "timesteps_this_iter": env_steps}

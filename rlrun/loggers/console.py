@@ -1,0 +1,229 @@
+"""The run at a glance: a live display in a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from rlrun.loggers.base import Logger, RunInfo
+
+_GAINS = {
+    "training_iteration": "",
+    "timesteps_total": "timesteps_this_iter",
+    "episodes_total": "episodes_this_iter",
+    "time_total_s": "time_this_iter_s",
+}
+"""Keys that only grow, each with the key of its growth in one iteration (an iteration's is 1)."""
+
+_PACE_ITERATIONS = 20
+_FOREVER_S = 1e9  # a stop rule that is never to be met shows no time
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class ConsoleLogger(Logger):
+    """Shows progress toward the nearest stop rule, rewards, lengths, throughput and time.
+
+    A terminal gets a Rich display that is redrawn in place; anything else gets plain lines. If the
+    output goes away (a closed pipe or terminal), the console goes quiet and training goes on.
+    """
+
+    refresh_interval_s: float = 0.5
+    """Seconds between two redraws of the live display, at least."""
+    plain_interval_s: float = 5.0
+    """Seconds between two plain lines, at least; the first and the last result always get one."""
+
+    def start(self, run: RunInfo) -> None:
+        is_live = _is_terminal()
+        self._interval_s = self.refresh_interval_s if is_live else self.plain_interval_s
+        self._folder = run.folder
+        self._progress = _Progress(run.stop)
+        self._next_s = -math.inf
+        self._is_shown = True
+        self._view: _View = _LiveView(run) if is_live else _PlainView()
+        self._safely(self._view.open)
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        self._progress.add(result)
+        self._is_shown = False
+        if monotonic() >= self._next_s:
+            self._show()
+
+    def close(self, status: str) -> None:
+        if not self._is_shown:
+            self._show()
+        has_result = bool(self._progress.result)
+        summary = self._progress.line("elapsed") if has_result else "no result yet"
+        self._safely(lambda: self._view.close(f"{status}  {summary}  results in {self._folder}"))
+
+    def _show(self) -> None:
+        self._safely(lambda: self._view.show(self._progress))
+        self._is_shown = True
+        self._next_s = monotonic() + self._interval_s
+
+    def _safely(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and not _is_closed():
+                raise  # no fault of the output's
+            broken, self._view = self._view, _View()
+            with suppress(OSError, ValueError):
+                broken.close("")
+            _discard_stdout()
+            _log.warning("The console went quiet (%s); results go on in %s", error, self._folder)
+
+
+class _Progress:
+    """The last result, the pace of the last iterations, and how far it is to the nearest stop rule."""
+
+    def __init__(self, stop: dict[str, float]) -> None:
+        self.result: dict[str, Any] = {}
+        self._stop = {key: stop[key] for key in _GAINS if stop.get(key, 0) > 0}
+        self._gains: deque[dict[str, float]] = deque(maxlen=_PACE_ITERATIONS)
+
+    def add(self, result: dict[str, Any]) -> None:
+        self.result = result
+        gains = {total: result.get(gain, math.nan) for total, gain in _GAINS.items()}
+        self._gains.append({**gains, "training_iteration": 1})
+
+    def rate(self, key: str) -> float:
+        """How fast a growing key grows, per second over the last iterations."""
+        seconds = sum(gains["time_total_s"] for gains in self._gains)
+        return sum(gains[key] for gains in self._gains) / seconds if seconds else math.nan
+
+    def nearest_rule(self) -> tuple[str, float, float]:
+        """The key, value and target of the rule with the largest part done; key "" if none."""
+        rules = [(key, self.result.get(key, 0), target) for key, target in self._stop.items()]
+        return max(rules, key=lambda rule: rule[1] / rule[2], default=("", 0, math.nan))
+
+    def eta_s(self) -> float:
+        key, value, target = self.nearest_rule()
+        rate = self.rate(key) if key else math.nan
+        return max(0.0, target - value) / rate if rate else math.nan
+
+    def texts(self) -> dict[str, str]:
+        """What there is to show, as text by its label."""
+        result = self.result
+        low, high = result.get("episode_reward_min"), result.get("episode_reward_max")
+        reward = _number(result.get("episode_reward_mean"))
+        return {
+            "iter": _number(result.get("training_iteration"), "d"),
+            "steps": _number(result.get("timesteps_total"), "d"),
+            "reward": f"{reward} (min {_number(low)}, max {_number(high)})",
+            "len": _number(result.get("episode_len_mean")),
+            "episodes": _number(result.get("episodes_total"), "d"),
+            "steps/s": _number(self.rate("timesteps_total"), "d"),
+            "elapsed": _duration(result.get("time_total_s", math.nan)),
+            "eta": _duration(self.eta_s()),
+        }
+
+    def line(self, time_label: str = "eta") -> str:
+        texts = self.texts()
+        labelled = [f"{label} {texts[label]}" for label in ("iter", "steps", "reward", "len")]
+        return "  ".join(
+            [*labelled, f"{texts['steps/s']} steps/s", f"{time_label} {texts[time_label]}"]
+        )
+
+
+class _View:
+    """Where progress is shown; this one is nowhere."""
+
+    def open(self) -> None: ...
+
+    def show(self, progress: _Progress) -> None: ...
+
+    def close(self, summary: str) -> None: ...
+
+
+class _PlainView(_View):
+    def show(self, progress: _Progress) -> None:
+        _print(progress.line())
+
+    def close(self, summary: str) -> None:
+        _print(summary)
+
+
+class _LiveView(_View):
+    def __init__(self, run: RunInfo) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        class SteadyConsole(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError("stdout was closed")  # Rich would end the process here
+
+        self._title = Text.assemble((run.name, "bold"), "  ", (str(run.folder), "dim"))
+        # Forced, else Rich asks again at each write, and takes a terminal that is gone for a file.
+        steady_console = SteadyConsole(force_terminal=True)
+        self._live = Live(self._title, console=steady_console, auto_refresh=False)
+
+    def open(self) -> None:
+        self._live.start(refresh=True)
+
+    def show(self, progress: _Progress) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 2))
+        texts = list(progress.texts().items())
+        for left, right in zip(texts[:4], texts[4:], strict=True):
+            grid.add_row(*left, *right)
+        bar = Table.grid(padding=(0, 2))
+        key, value, target = progress.nearest_rule()
+        if key:
+            goal = f"{value / target:.0%}  {key} {_number(value, 'd')} of {_number(target, 'd')}"
+            bar.add_row(ProgressBar(total=target, completed=value, width=40), goal)
+        self._live.update(Group(self._title, bar, grid), refresh=True)
+
+    def close(self, summary: str) -> None:
+        from rich.text import Text
+
+        self._live.stop()
+        self._live.console.print(Text(summary), soft_wrap=True)
+
+
+def _number(value: float | None, kind: str = "") -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    if kind == "d":
+        return f"{value:,.0f}"
+    return f"{value:,.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))) if seconds < _FOREVER_S else "-"
+
+
+def _print(line: str) -> None:
+    if sys.stdout is not None:  # as under `>&-`
+        encoding = sys.stdout.encoding or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def _is_closed() -> bool:
+    return sys.stdout is None or sys.stdout.closed
+
+
+def _is_terminal() -> bool:
+    is_capable = os.environ.get("TERM") not in ("dumb", "unknown")
+    return is_capable and not _is_closed() and sys.stdout.isatty()
+
+
+def _discard_stdout() -> None:
+    """Send the rest to /dev/null: else Python's own flush at exit fails, and it exits with 120."""
+    with suppress(OSError, ValueError):  # a stand-in for stdout may have no file descriptor
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())

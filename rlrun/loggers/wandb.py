@@ -1,0 +1,117 @@
+"""Results to Weights & Biases; without a network or a key they wait on disk for `wandb sync`."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlrun.loggers.base import Logger, RunInfo, finite_scalars
+from rlrun.loggers.files import replace_file
+
+Mode = Literal["online", "offline", "disabled"]
+
+# W&B shows 255 as stopped by the user and any other number but 0 as failed.
+_EXIT_CODES = {"finished": 0, "interrupted": 255, "failed": 1}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class WandbLogger(Logger):
+    """Logs every finite number of a result at the step `timesteps_total`.
+
+    The key comes from where wandb looks for it (WANDB_API_KEY, ~/.netrc); nobody is asked for one.
+    The run's id is kept in `wandb_id.txt`, so a resumed run goes on in the same W&B run; there
+    W&B keeps what it has, and ignores steps before the last one that it saw.
+    """
+
+    project: str = "rlrun"
+    """The W&B project; it is made if it does not exist."""
+    mode: Mode = "online"
+    """Send to the server; keep on disk for `wandb sync`; or do nothing at all."""
+    group: str | None = None
+    """Runs with the same group are shown together, such as the seeds of one experiment."""
+    name: str | None = None
+    """The W&B run's name; the run's own by default."""
+    tags: list[str] = field(default_factory=list)
+    """Labels to filter by."""
+    entity: str | None = None
+    """The W&B user or team; the key's own default otherwise."""
+    init_timeout_s: float = 30.0
+    """Seconds to wait for the server at the start before going offline."""
+    finish_timeout_s: float = 60.0
+    """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""
+
+    def start(self, run: RunInfo) -> None:
+        self._run: Any = None
+        self._is_logging = self.mode != "disabled"
+        if not self._is_logging:
+            return
+        import wandb
+
+        # Silent for the whole process: else wandb may stop to ask for a key on the terminal.
+        wandb.setup(wandb.Settings(silent=True))
+        try:
+            self._run = self._init(run, self.mode)
+        except wandb.Error as error:
+            if self.mode == "offline":
+                raise
+            self._run = self._init(run, "offline")
+            self._warn("W&B is not available online, so this run is logged offline", error)
+        with replace_file(run.folder / "wandb_id.txt") as file:
+            file.write(self._run.id)
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        if not self._is_logging:
+            return
+        scalars, step = finite_scalars(result), int(result["timesteps_total"])
+        try:
+            self._run.log(scalars, step=step)
+        except Exception as error:  # noqa: BLE001 - no failure of wandb is worth the run
+            self._is_logging = False
+            self._warn("W&B failed, so logging to it stops and training goes on", error)
+
+    def close(self, status: str) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.finish(exit_code=_EXIT_CODES[status])
+        except Exception as error:  # noqa: BLE001 - a TimeoutError or any other, as above
+            self._warn("W&B could not finish its upload", error)
+
+    def _init(self, run: RunInfo, mode: Mode) -> Any:
+        import wandb
+
+        run_id = _saved_id(run)
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            name=self.name or run.name,
+            tags=self.tags,
+            config=run.config,
+            dir=run.folder.absolute(),
+            mode=mode,
+            id=run_id,
+            resume="allow" if run_id else None,
+            reinit="create_new",  # a run that the user's own code has open stays untouched
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=self.init_timeout_s,
+                finish_timeout=self.finish_timeout_s,
+                finish_timeout_raises=True,
+            ),
+        )
+
+    def _warn(self, what: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        command = f"wandb sync {shlex.quote(self._run.settings.sync_dir)}"
+        _log.warning("%s (%s). To upload it later: %s", what, reason, command)
+
+
+def _saved_id(run: RunInfo) -> str | None:
+    path = run.folder / "wandb_id.txt"
+    return path.read_text().strip() if run.start_iteration > 0 and path.exists() else None

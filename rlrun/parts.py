@@ -1,0 +1,132 @@
+"""From a composed config to the nouns of a run; making them starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlrun.compose import plain_config, set_value
+from rlrun.config import RunSettings, build, build_all
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.callbacks import Callbacks, MultiCallbacks
+from rlrun.core.errors import ConfigError
+from rlrun.core.exploration import Exploration
+from rlrun.core.resources import Resources
+from rlrun.evaluation import EvaluationConfig
+from rlrun.loggers.base import Logger, to_json
+from rlrun.trainer import TrainerConfig
+from rlrun.workers.envs import EnvConfig
+from rlrun.workers.rollout_worker import WorkerConfig
+
+GROUPS = frozenset(
+    "algo env exploration model resources evaluation logger callbacks curriculum".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The objects that a config describes."""
+
+    settings: RunSettings
+    trainer: TrainerConfig
+    loggers: list[Logger]
+
+
+def read_config(plain: Mapping[str, Any]) -> Parts:
+    """All objects of a composed config with a seed, validated. Raises ConfigError."""
+    settings = _settings(plain)
+    resources = build(plain["resources"], "resources", target=Resources)
+    evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
+    worker = _worker_config(plain, settings, resources.num_workers)
+    if resources.num_gpus_per_worker and not resources.fake_gpus:
+        worker = replace(worker, device="cuda")
+    overridden = _with_overrides(plain, evaluation.config)
+    evaluation_worker = replace(
+        _worker_config(overridden, _settings(overridden), evaluation.num_workers),
+        in_evaluation=True,
+        device=worker.device,
+        callbacks=worker.callbacks,
+    )
+    loggers = build_all(plain.get("logger"), "logger")
+    _check_kind("logger", loggers, Logger)
+    return Parts(
+        settings=settings,
+        trainer=TrainerConfig(
+            worker=worker,
+            resources=resources,
+            evaluation=evaluation,
+            evaluation_worker=evaluation_worker,
+            plain=to_json(dict(plain)),
+        ),
+        loggers=loggers,
+    )
+
+
+def _settings(plain: Mapping[str, Any]) -> RunSettings:
+    rest = {key: value for key, value in plain.items() if key not in GROUPS}
+    return build(rest, "", target=RunSettings)
+
+
+def _worker_config(
+    plain: Mapping[str, Any], settings: RunSettings, num_workers: int
+) -> WorkerConfig:
+    assert settings.seed is not None
+    algorithm = build(plain["algo"], "algo")
+    exploration = build(plain["exploration"], "exploration")
+    model = build(plain["model"], "model")
+    _check_kind("algo", [algorithm], Algorithm)
+    _check_kind("exploration", [exploration], Exploration)
+    if not hasattr(model, "encoder"):
+        raise ConfigError(
+            f"model._target_={type(model).__name__} must have a method encoder(obs_space); for a "
+            f"torch.nn.Module of your own use model=custom model.module=<its import path>."
+        )
+    return WorkerConfig(
+        env=build(plain["env"], "env", target=EnvConfig),
+        algorithm=algorithm,
+        exploration=exploration,
+        model=model,
+        callbacks=_callbacks(plain),
+        explore=settings.explore,
+        seed=settings.seed,
+        num_workers=num_workers,
+    )
+
+
+def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
+    chain = build_all(plain.get("callbacks"), "callbacks")
+    chain += build_all(plain.get("curriculum"), "curriculum")
+    _check_kind("callbacks", chain, Callbacks)
+    if len(chain) == 1:
+        return chain[0]
+    return MultiCallbacks(chain) if chain else Callbacks()
+
+
+def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of evaluation workers: the run's, with `evaluation.config` laid over it."""
+    changed = plain_config(plain)
+
+    def lay_over(node: Mapping[str, Any], prefix: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, Mapping) and "_target_" not in value and value:
+                lay_over(value, f"{prefix}{name}.")
+            elif isinstance(value, Mapping) and "_target_" in value:
+                changed[f"{prefix}{name}"] = dict(value)
+            else:
+                set_value(changed, f"{prefix}{name}", value)
+
+    try:
+        lay_over(overrides, "")
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.config: {error}") from error
+    return changed
+
+
+def _check_kind(key: str, objects: list[Any], kind: type) -> None:
+    for each in objects:
+        if not isinstance(each, kind):
+            raise ConfigError(
+                f"{key}._target_: {type(each).__module__}.{type(each).__name__} is not a subclass "
+                f"of {kind.__module__}.{kind.__name__}."
+            )

@@ -1,0 +1,308 @@
+"""A run: from a config to objects, the outer loop until a stop rule is met, and going on later."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rlrun import run_folder
+from rlrun.compose import compose, env_overrides, plain_config, set_value
+from rlrun.core import checkpoint
+from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
+from rlrun.loggers.base import Logger, RunInfo, flatten, lookup
+from rlrun.loggers.files import CsvLogger, JsonLogger
+from rlrun.parts import read_config
+from rlrun.trainer import Trainer
+
+logger = logging.getLogger("rlrun")
+
+STOP_KEY_GRACE_ITERATIONS = 3
+"""How many results may lack a stop key before that is an error."""
+
+
+class Run:
+    """One experiment in its own folder. `execute` runs it to its end and gives the last result.
+
+    config: what Hydra composed, or the same as plain dicts. folder: where everything of the run
+    goes; it must not hold another run. Raises ConfigError before anything is started.
+    """
+
+    def __init__(self, config: DictConfig | Mapping[str, Any], folder: str | Path) -> None:
+        self.plain = with_seed(plain_config(config))
+        self.parts = read_config(self.plain)
+        self.settings = self.parts.settings
+        self.folder = Path(folder).absolute()
+        self.status = "finished"
+        self.result: dict[str, Any] = {}
+        self.reached_pass_mark = False
+        self._signal: int | None = None
+        self._restored_from: Path | None = None
+
+    @classmethod
+    def resume(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+        """The run in the folder `path` (or of the checkpoint `path`), to go on from its newest
+        complete checkpoint (or that one) when executed. `overrides`: values by dotted key.
+
+        Raises ConfigError if there is no such run, CheckpointError if it has no checkpoint.
+        """
+        path = Path(path).absolute()
+        folder = path.parent if checkpoint.FOLDER.fullmatch(path.name) else path
+        params = folder / run_folder.PARAMS
+        if not params.is_file():
+            raise ConfigError(f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}.")
+        plain = json.loads(params.read_text())
+        for key, value in (overrides or {}).items():
+            set_value(plain, key, value)
+        if path is folder:
+            found = checkpoint.list_checkpoints(folder)
+            if not found:
+                raise CheckpointError(
+                    f"{folder} has no complete checkpoint to resume from. Start the run anew; "
+                    f"checkpoint_freq=N writes one every N iterations."
+                )
+            path = found[-1]
+        run = cls(plain, folder)
+        run._restored_from = path
+        return run
+
+    def execute(self) -> dict[str, Any]:
+        """Train until a stop rule is met or the run is interrupted; returns the last result.
+
+        `status` is then "finished" or "interrupted". Raises WorkerError and others as they come,
+        after loggers and workers are closed.
+        """
+        self._claim_folder()
+        with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
+            trainer = Trainer(self.parts.trainer)
+            try:
+                self._restore(trainer)
+                self._train(trainer)
+            finally:
+                trainer.stop()
+        return self.result
+
+    @property
+    def objective(self) -> float | None:
+        """The value of the result key `objective`, for sweeps; None if it is not a number."""
+        value = lookup(self.result, self.settings.objective)
+        return float(value) if isinstance(value, int | float) else None
+
+    # The outer loop
+
+    def _train(self, trainer: Trainer) -> None:
+        stop = _StopRules(self.settings.stop, self.parts.trainer.evaluation.interval)
+        if self._restored_from is not None:
+            self.result = run_folder.result_of_iteration(self.folder, trainer.iteration)
+            if self.result and stop.is_met(self.result):
+                logger.warning("The stop rule of %s is met already; raise it to go on.", self.folder)
+                return
+        loggers = self._start_loggers(trainer.iteration)
+        status = "failed"
+        try:
+            while True:
+                self.result = trainer.train()
+                done = stop.is_met(self.result)
+                self.result["done"] = done
+                self._note_pass_mark()
+                for each in loggers:
+                    each.log_result(self.result)
+                if done or self._signal is not None:
+                    break
+                if self._is_checkpoint_due(trainer.iteration):
+                    self._save(trainer)
+            status = self.status = "finished" if done else "interrupted"
+            if self.settings.checkpoint_at_end or status == "interrupted":
+                self._save(trainer)
+        except OSError as error:
+            raise RlrunError(f"The results in {self.folder} cannot be written: {error}") from error
+        finally:
+            for each in loggers:
+                each.close(status)
+
+    def _start_loggers(self, iteration: int) -> list[Logger]:
+        info = RunInfo(
+            folder=self.folder,
+            name="_".join(self.folder.parts[-2:]),
+            config=self.parts.trainer.plain,
+            stop=self.settings.stop,
+            start_iteration=iteration,
+        )
+        started: list[Logger] = []
+        try:
+            for each in [JsonLogger(), CsvLogger(), *self.parts.loggers]:
+                each.start(info)
+                started.append(each)
+        except BaseException:
+            for each in started:
+                each.close("failed")
+            raise
+        return started
+
+    def _note_pass_mark(self) -> None:
+        marks = self.settings.pass_mark
+        if marks and not self.reached_pass_mark:
+            values = {key: lookup(self.result, key) for key in marks}
+            self.reached_pass_mark = all(
+                isinstance(values[key], int | float) and values[key] >= mark
+                for key, mark in marks.items()
+            )
+
+    # Checkpoints
+
+    def _is_checkpoint_due(self, iteration: int) -> bool:
+        return self.settings.checkpoint_freq > 0 and iteration % self.settings.checkpoint_freq == 0
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save(self.folder, {"score": self._score()})
+        self._prune()
+
+    def _score(self) -> float:
+        """Higher is better; -inf where the result has no such number."""
+        attribute = self.settings.checkpoint_score_attr
+        sign = -1.0 if attribute.startswith("min-") else 1.0
+        value = lookup(self.result, attribute.removeprefix("min-"))
+        if not isinstance(value, int | float) or math.isnan(value):
+            return -math.inf
+        return sign * float(value)
+
+    def _prune(self) -> None:
+        """Keep the best checkpoints, and always the newest, which a resumed run starts from."""
+        keep = self.settings.keep_checkpoints_num
+        if keep is None:
+            return
+        *older, newest = checkpoint.list_checkpoints(self.folder)
+        scores = {path: checkpoint.read_manifest(path).get("score", -math.inf) for path in older}
+        scores[newest] = self._score()
+        ranked = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)
+        for path in ranked[keep:]:
+            if path != newest:
+                checkpoint.remove(path)
+
+    def _restore(self, trainer: Trainer) -> None:
+        if self._restored_from is None:
+            return
+        trainer.restore(self._restored_from)
+        # Newer ones belong to a future that is now lived again; the damaged one must not be found.
+        for path in checkpoint.list_checkpoints(self.folder):
+            if checkpoint.iteration_of(path) > trainer.iteration:
+                path.replace(path.with_name(f"superseded_{time.time_ns()}_{path.name}"))
+
+    # Folder and signals
+
+    def _claim_folder(self) -> None:
+        """Make the folder, and write down what runs here. Raises ConfigError if it is taken."""
+        if self._restored_from is None:
+            run_folder.refuse_taken_folder(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_unfinished(self.folder)
+            checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
+            checkpoint.write_json(self.folder / run_folder.VERSIONS, run_folder.versions())
+        except OSError as error:
+            raise RlrunError(f"The run's folder {self.folder} cannot be written: {error}") from error
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the running iteration; a second one at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+            logger.warning(
+                "Interrupted: the run ends after this iteration, with a checkpoint. "
+                "Once more ends it now, without one."
+            )
+
+        try:
+            previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # Only the main thread may; elsewhere signals keep their meaning.
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """What the process should exit with: 130 or 143 after a signal, 1 below the pass mark."""
+        if self.status == "interrupted":
+            return 128 + (self._signal or signal.SIGINT)
+        return 1 if self.settings.pass_mark and not self.reached_pass_mark else 0
+
+
+class _StopRules:
+    """The values at which a run ends, by result key; the first that is met ends it."""
+
+    def __init__(self, rules: Mapping[str, float], evaluation_interval: int | None) -> None:
+        self.rules = rules
+        self.evaluation_interval = evaluation_interval or 0
+        self.never_seen = set(rules)
+        self.num_results = 0
+
+    def is_met(self, result: Mapping[str, Any]) -> bool:
+        """Whether `result` reaches one of them. Raises ConfigError for a key that never comes."""
+        self.num_results += 1
+        is_met = False
+        for key, threshold in self.rules.items():
+            value = lookup(dict(result), key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"stop.{key}: the result's {key!r} is {value!r}, not a number.")
+            self.never_seen.discard(key)
+            is_met = is_met or value >= threshold
+        for key in self.never_seen:
+            grace = STOP_KEY_GRACE_ITERATIONS
+            if key.startswith("evaluation"):
+                grace = max(grace, self.evaluation_interval)
+            if self.num_results >= grace:
+                numbers = sorted(k for k, v in flatten(dict(result)).items() if _is_number(v))
+                near = difflib.get_close_matches(key, numbers, n=3)
+                hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                raise ConfigError(
+                    f"stop.{key} can never be met: after {self.num_results} iterations no result "
+                    f"has the key {key!r}.{hint} The keys are: {', '.join(numbers)}."
+                )
+        return is_met
+
+
+def make_trainer(
+    algo: str, env: str | None = None, overrides: list[str] | None = None, **settings: Any
+) -> Trainer:
+    """A trainer without the command line: make_trainer("dqn", env="CartPole-v1",
+    overrides=["algo.lr=1e-3"]).
+
+    env: a choice of the env group, a gymnasium id, or an import path; null is the default one.
+    settings: keys of no group, such as seed. Raises ConfigError.
+    """
+    config = compose([f"algo={algo}", *env_overrides(env), *(overrides or [])])
+    plain = plain_config(config)
+    for key, value in settings.items():
+        set_value(plain, key, value)
+    return Trainer(read_config(with_seed(plain)).trainer)
+
+
+def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
+    """The config with a seed: its own, or one drawn now, so that every run can be repeated."""
+    if plain.get("seed") is None:
+        return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
+    return plain
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

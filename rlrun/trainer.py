@@ -1,0 +1,366 @@
+"""The trainer: algorithms, workers and counters, and the verbs that users know.
+
+One final class; runs differ by what it holds. Lives in the driver.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlrun.core import seeding
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.callbacks import Callbacks
+from rlrun.core.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from rlrun.core.errors import CheckpointError
+from rlrun.core.metrics import EpisodeWindow, Timers
+from rlrun.core.policy import Policy
+from rlrun.core.resources import Resources, learner_device, require_gpu
+from rlrun.evaluation import Evaluation, EvaluationConfig
+from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
+from rlrun.workers.worker_set import WorkerSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """All that a trainer is made of."""
+
+    worker: WorkerConfig
+    resources: Resources
+    evaluation: EvaluationConfig
+    evaluation_worker: WorkerConfig
+    plain: dict[str, Any] = field(default_factory=dict)
+    """The composed config as plain values, for results and checkpoints."""
+
+
+class Trainer:
+    """Trains a policy: `train` is one iteration. Also a context manager that calls `stop`.
+
+    Raises ConfigError, SpaceError or ResourceError if the parts do not fit together.
+    """
+
+    def __init__(self, config: TrainerConfig) -> None:
+        started = time.perf_counter()
+        self.config = config
+        self.callbacks: Callbacks = config.worker.callbacks
+        resources = config.resources
+        device = learner_device(resources)
+        if resources.num_gpus_per_worker and not resources.num_workers:
+            require_gpu("resources.num_gpus_per_worker", resources.num_gpus_per_worker)
+        torch.set_num_threads(resources.num_cpus_for_driver)
+        seeding.seed_process(config.worker.seed, "driver")
+        self.workers = WorkerSet(config.worker, resources, resources.num_workers)
+        local = self.workers.local_worker()
+        # The workers' copy of the algorithm stays a bundle of hyperparameters.
+        algorithm = copy.copy(config.worker.algorithm)
+        algorithm.setup(local.policy_map[DEFAULT_POLICY_ID], device, config.worker.seed)
+        if self.callbacks.overrides("on_learn_on_batch"):
+            algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
+        self.algorithms: dict[str, Algorithm] = {DEFAULT_POLICY_ID: algorithm}
+        self.workers.sync_weights()
+        self.evaluation = Evaluation(config.evaluation, config.evaluation_worker, resources)
+        self.evaluation_metrics = self.evaluation.unknown()
+        self.episodes = EpisodeWindow()
+        self.timers = Timers()
+        self.iteration = 0
+        self.time_total_s = 0.0
+        self.num_env_steps_trained = 0
+        self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
+        self._facts = {
+            "pid": os.getpid(),
+            "hostname": socket.gethostname(),
+            "experiment_id": f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}",
+            "warmup_time": time.perf_counter() - started,
+        }
+        self.callbacks.on_trainer_init(trainer=self)
+
+    # Training
+
+    def train(self) -> dict[str, Any]:
+        """One training iteration, with an evaluation if one is due; its result by classic names."""
+        started = time.perf_counter()
+        steps_before = self.workers.num_env_steps_sampled
+        metrics = self._run_loop(steps_before)
+        self.workers.sync_filters()
+        self.iteration += 1
+        result = self.episodes.add(self.workers.take_metrics())
+        interval = self.config.evaluation.interval
+        is_due = interval is not None and self.iteration % interval == 0
+        if is_due:
+            self.evaluate()
+        if is_due or self.config.evaluation.always_attach_results:
+            result["evaluation"] = self.evaluation_metrics
+        elapsed = time.perf_counter() - started
+        self._count(elapsed, self.workers.num_env_steps_sampled - steps_before)
+        result |= self._counters(elapsed, self.workers.num_env_steps_sampled - steps_before)
+        result |= self._learner_info(metrics)
+        result |= self._facts | {"config": self.config.plain}
+        self.callbacks.on_train_result(trainer=self, result=result)
+        return result
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate now with the present weights; returns {"evaluation": metrics}."""
+        with self.timers.measure("evaluation"):
+            self.evaluation_metrics = self.evaluation.run(self)
+        return {"evaluation": self.evaluation_metrics}
+
+    def _run_loop(self, steps_before: int) -> dict[str, dict[str, Any]]:
+        """Rounds of the algorithm's loop until the iteration has its least number of env steps;
+        the last metrics of each policy."""
+        some_algorithm = next(iter(self.algorithms.values()))
+        least = max(some_algorithm.timesteps_per_iteration, 1)
+        metrics: dict[str, dict[str, Any]] = {}
+        with self.timers.measure("training_iteration"):
+            while True:
+                metrics |= type(some_algorithm).loop(self.algorithms, self.workers)
+                if self.workers.num_env_steps_sampled - steps_before >= least:
+                    return metrics
+
+    def _count(self, elapsed: float, new_steps: int) -> None:
+        self.time_total_s += elapsed
+        self._since_restore["iterations"] += 1
+        self._since_restore["timesteps"] += new_steps
+        self._since_restore["time_s"] += elapsed
+
+    def _counters(self, elapsed: float, new_steps: int) -> dict[str, Any]:
+        sampled = self.workers.num_env_steps_sampled
+        trained = sum(algorithm.num_rows_trained for algorithm in self.algorithms.values())
+        new_trained = trained - self.num_env_steps_trained
+        self.num_env_steps_trained = trained
+        counters = {
+            "num_env_steps_sampled": sampled,
+            "num_agent_steps_sampled": sampled,
+            "num_env_steps_trained": trained,
+            "num_agent_steps_trained": trained,
+        }
+        return {
+            "training_iteration": self.iteration,
+            "timesteps_total": sampled,
+            "timesteps_this_iter": new_steps,
+            "agent_timesteps_total": sampled,
+            "episodes_total": self.episodes.episodes_total,
+            **counters,
+            "num_env_steps_sampled_this_iter": new_steps,
+            "num_env_steps_trained_this_iter": new_trained,
+            "counters": counters,
+            "num_healthy_workers": self.workers.num_workers,
+            "policy_reward_min": {},
+            "policy_reward_max": {},
+            "policy_reward_mean": {},
+            "off_policy_estimator": {},
+            "sampler_perf": self.workers.take_perf(),
+            "timers": self.timers.flush(),
+            "time_this_iter_s": elapsed,
+            "time_total_s": self.time_total_s,
+            "time_since_restore": self._since_restore["time_s"],
+            "iterations_since_restore": self._since_restore["iterations"],
+            "timesteps_since_restore": self._since_restore["timesteps"],
+            "timestamp": int(time.time()),
+            "date": time.strftime("%Y-%m-%d_%H-%M-%S"),
+            "done": False,
+        }
+
+    def _learner_info(self, metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        learner = {}
+        for policy_id, algorithm in self.algorithms.items():
+            raw = dict(metrics.get(policy_id, {}))
+            learner[policy_id] = {
+                "custom_metrics": raw.pop("custom_metrics", {}),
+                "learner_stats": _summarize(raw),
+                **algorithm.stats(),
+            }
+        return {"info": {"learner": learner}}
+
+    # Acting
+
+    def compute_action(
+        self,
+        observation: Any,
+        state: Any = None,
+        *,
+        prev_action: Any = None,
+        prev_reward: float | None = None,
+        info: dict[str, Any] | None = None,
+        policy_id: str = DEFAULT_POLICY_ID,
+        full_fetch: bool = False,
+        explore: bool | None = None,
+    ) -> Any:
+        """The env action for one raw observation, preprocessed and filtered as in training.
+
+        `explore` null means the run's own setting. With `full_fetch` (or a `state`) returns
+        (action, state, extras). `prev_action`, `prev_reward` and `info` are for policies that look
+        at them; none of the present ones does. Raises KeyError if there is no such policy.
+        """
+        found = self.compute_actions(
+            [observation], policy_id=policy_id, full_fetch=True, explore=explore
+        )
+        action, extras = found[0][0], {name: column[0] for name, column in found[1].items()}
+        if full_fetch or state is not None:
+            return action, state if state is not None else [], extras
+        return action
+
+    compute_single_action = compute_action
+
+    def compute_actions(
+        self,
+        observations: Any,
+        *,
+        policy_id: str = DEFAULT_POLICY_ID,
+        full_fetch: bool = False,
+        explore: bool | None = None,
+    ) -> Any:
+        """Env actions for several raw observations: a list gives an array [N, ...], a dict (by
+        agent) a dict. With `full_fetch` also the extras by column name."""
+        self.policies[policy_id]
+        by_agent = isinstance(observations, dict)
+        rows = list(observations.values()) if by_agent else list(observations)
+        actions, extras = self.workers.local_worker().compute_actions(
+            rows,
+            explore=self.config.worker.explore if explore is None else explore,
+            timestep=self.workers.num_env_steps_sampled,
+        )
+        if by_agent:
+            actions = dict(zip(observations, actions, strict=True))
+        return (actions, extras) if full_fetch else actions
+
+    # Policies
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The learner's policies by id."""
+        return {policy_id: algorithm.policy for policy_id, algorithm in self.algorithms.items()}
+
+    def get_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy | None:
+        """The learner's policy of that id, or None."""
+        return self.policies.get(policy_id)
+
+    def get_weights(self, policies: list[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
+        """Weights by policy id, as NumPy copies."""
+        return {
+            policy_id: policy.get_weights()
+            for policy_id, policy in self.policies.items()
+            if policies is None or policy_id in policies
+        }
+
+    def set_weights(self, weights: Mapping[str, dict[str, Any]]) -> None:
+        """Set weights by policy id, here and on all workers. Raises KeyError, RuntimeError."""
+        for policy_id, policy_weights in weights.items():
+            self.policies[policy_id].set_weights(policy_weights)
+        self.workers.sync_weights()
+
+    # Checkpoints
+
+    def save(self, checkpoint_dir: str | Path, facts: dict[str, Any] | None = None) -> Path:
+        """Write the checkpoint of this iteration into `checkpoint_dir`; returns its folder.
+
+        Raises CheckpointError if it cannot be written.
+        """
+        folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
+        state = {
+            "policy": {
+                "weights": self.get_weights(),
+                "filter": self.workers.local_worker().filter.state_dict(),
+            },
+            "learner": {
+                policy_id: algorithm.state_dict() for policy_id, algorithm in self.algorithms.items()
+            },
+            "workers": self.workers.state_dict(),
+            "trainer": {
+                "iteration": self.iteration,
+                "time_total_s": self.time_total_s,
+                "num_env_steps_trained": self.num_env_steps_trained,
+                "episodes": self.episodes.state_dict(),
+                "evaluation_rounds": self.evaluation.num_rounds,
+                "evaluation_metrics": _plain(self.evaluation_metrics),
+                "process_rng": seeding.process_rng_state(),
+                "experiment_id": self._facts["experiment_id"],
+            },
+        }
+        save_checkpoint(
+            folder,
+            state,
+            {
+                "iteration": self.iteration,
+                "timesteps_total": self.workers.num_env_steps_sampled,
+                "config": self.config.plain,
+                **(facts or {}),
+            },
+        )
+        self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
+        return folder
+
+    def restore(self, checkpoint: str | Path) -> None:
+        """Go on from a checkpoint as if never stopped. Raises CheckpointError."""
+        state = load_checkpoint(Path(checkpoint))
+        try:
+            for policy_id, algorithm_state in state["learner"].items():
+                self.algorithms[policy_id].load_state_dict(algorithm_state)
+            self.workers.load_state_dict(state["workers"])
+            trainer = state["trainer"]
+            self.episodes.load_state_dict(trainer["episodes"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The checkpoint {checkpoint} does not fit this configuration: {error}"
+            ) from error
+        self.iteration = int(trainer["iteration"])
+        self.time_total_s = float(trainer["time_total_s"])
+        self.num_env_steps_trained = int(trainer["num_env_steps_trained"])
+        self.evaluation.num_rounds = int(trainer["evaluation_rounds"])
+        self.evaluation_metrics = trainer["evaluation_metrics"]
+        self._facts["experiment_id"] = trainer["experiment_id"]
+        self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
+        seeding.restore_process_rng_state(trainer["process_rng"])
+
+    # The end
+
+    def stop(self) -> None:
+        """End all workers. The trainer cannot be used afterwards."""
+        self.evaluation.stop()
+        self.workers.stop()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _summarize(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers as they are; of a vector `x` its mean_x, min_x and max_x."""
+    summary: dict[str, float] = {}
+    reductions: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "min": np.min, "max": np.max}
+    for name, value in metrics.items():
+        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if array.ndim == 0:
+            summary[name] = float(array)
+        else:
+            summary |= {f"{kind}_{name}": float(fn(array)) for kind, fn in reductions.items()}
+    return summary
+
+
+def _plain(tree: Any) -> Any:
+    """What of a tree of metrics JSON can hold; the rest as text."""
+    if isinstance(tree, Mapping):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in tree]
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    return str(tree)

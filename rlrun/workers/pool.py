@@ -1,0 +1,185 @@
+"""Remote workers: the only place that knows Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from rlrun.core.errors import ResourceError, RlrunError, WorkerError
+from rlrun.core.resources import Resources
+
+logger = logging.getLogger("rlrun.workers")
+
+CREATION_TIMEOUT_S = 300.0
+"""How long a worker may wait for its resources before that is an error."""
+
+
+class RemotePool:
+    """`num_workers` Ray actors, each made by `make(worker_index)` in its own process.
+
+    An actor does what it is told in the order of the telling.
+    """
+
+    def __init__(
+        self, make: Callable[[int], Any], num_workers: int, resources: Resources
+    ) -> None:
+        ray = _connect(resources)
+        self._ray = ray
+        _check_capacity(ray, num_workers, resources)
+        actor_class = ray.remote(
+            num_cpus=resources.num_cpus_per_worker,
+            num_gpus=0 if resources.fake_gpus else resources.num_gpus_per_worker,
+            resources=resources.custom_resources_per_worker or None,
+        )(_Actor)
+        threads = max(int(resources.num_cpus_per_worker), 1)
+        self.actors = [
+            actor_class.remote(make, index, _driver_path(), threads)
+            for index in range(1, num_workers + 1)
+        ]
+        self.call_all("ping", timeout_s=CREATION_TIMEOUT_S)
+
+    def call_all(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
+        """`method(*args)` of every worker at once; their results in order. Raises WorkerError."""
+        return self._get([actor.call.remote(method, *args) for actor in self.actors], timeout_s)
+
+    def call_each(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """`method(*arguments[i])` of the i-th worker, at once; their results in order."""
+        return self._get(
+            [
+                actor.call.remote(method, *args)
+                for actor, args in zip(self.actors, arguments, strict=True)
+            ]
+        )
+
+    def call(self, position: int, method: str, *args: Any) -> Any:
+        """`method(*args)` of one worker."""
+        return self._get([self.actors[position].call.remote(method, *args)], first=position)[0]
+
+    def send_all(self, method: str, *args: Any) -> None:
+        """Tell every worker `method(*args)` without waiting; large arguments travel once."""
+        shared = [self._ray.put(arg) for arg in args]
+        for actor in self.actors:
+            actor.call.remote(method, *shared)
+
+    def stop(self) -> None:
+        """Close the workers and end their processes."""
+        for actor in self.actors:
+            try:
+                self._ray.get(actor.call.remote("stop"), timeout=10.0)
+            except (self._ray.exceptions.RayError, TimeoutError) as error:
+                logger.debug("A worker could not be closed in order: %s", error)
+            self._ray.kill(actor)
+        self.actors = []
+
+    def _get(self, refs: list[Any], timeout_s: float | None = None, first: int = 0) -> list[Any]:
+        results = []
+        for position, ref in enumerate(refs, start=first):
+            try:
+                results.append(self._ray.get(ref, timeout=timeout_s))
+            except self._ray.exceptions.RayTaskError as error:
+                raise _as_worker_error(error, position + 1) from None
+            except self._ray.exceptions.GetTimeoutError as error:
+                raise ResourceError(
+                    f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no "
+                    f"free resources for it. Lower resources.num_workers, or see `ray status`."
+                ) from error
+            except self._ray.exceptions.RayActorError as error:
+                raise WorkerError(
+                    f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
+                    f"`rlrun resume` goes on from the newest checkpoint."
+                ) from error
+        return results
+
+
+class _Actor:
+    """Holds one worker in a process of its own."""
+
+    def __init__(
+        self, make: Callable[[int], Any], index: int, import_path: list[str], num_threads: int
+    ) -> None:
+        import torch
+
+        sys.path.extend(path for path in import_path if path not in sys.path)
+        # More threads than cores make small policies slow each other down.
+        torch.set_num_threads(num_threads)
+        self.worker = make(index)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return None if method == "ping" else getattr(self.worker, method)(*args)
+
+
+def _driver_path() -> list[str]:
+    """Where this process finds modules, so that the user's own are found there too."""
+    return [path for path in (os.getcwd(), *sys.path) if path]
+
+
+def _connect(resources: Resources) -> Any:
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    auth_mode = os.environ.get("RAY_AUTH_MODE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            ray.init(
+                address=resources.ray_address,
+                num_cpus=None if resources.ray_address else resources.ray_num_cpus,
+                include_dashboard=None if resources.ray_address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise ResourceError(
+                f"resources.ray_address={resources.ray_address}: no Ray cluster answers there "
+                f"({error}). Use null for a local one."
+            ) from error
+        finally:
+            # A local ray.init leaves this behind, and it would change later connections.
+            if auth_mode is None:
+                os.environ.pop("RAY_AUTH_MODE", None)
+    return ray
+
+
+def _check_capacity(ray: Any, num_workers: int, resources: Resources) -> None:
+    """Refuse at once what the cluster could never give. Raises ResourceError."""
+    total = ray.cluster_resources()
+    asked = {
+        "CPU": num_workers * resources.num_cpus_per_worker,
+        "GPU": 0 if resources.fake_gpus else num_workers * resources.num_gpus_per_worker,
+        **{
+            name: num_workers * amount
+            for name, amount in resources.custom_resources_per_worker.items()
+        },
+    }
+    for name, amount in asked.items():
+        if amount > total.get(name, 0.0):
+            raise ResourceError(
+                f"resources.num_workers={num_workers} workers need {amount:g} {name} in all; this "
+                f"Ray cluster has {total.get(name, 0.0):g}. Lower resources.num_workers or what "
+                f"each takes (resources.num_cpus_per_worker may be a fraction)."
+            )
+
+
+def _as_worker_error(error: Any, worker_index: int) -> RlrunError:
+    """The worker's own error, with its traceback as it happened there."""
+    cause = error.cause
+    text = str(error).strip()
+    if isinstance(cause, RlrunError):
+        renewed = type(cause)(str(cause))
+        renewed.__cause__ = RemoteTraceback(text)
+        return renewed
+    failure = WorkerError(f"Worker {worker_index} failed: {type(cause).__name__}: {cause}")
+    failure.__cause__ = RemoteTraceback(text)
+    return failure
+
+
+class RemoteTraceback(Exception):
+    """Carries the traceback text of another process into this one's."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0])
