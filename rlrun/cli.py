@@ -64,8 +64,13 @@ def train(arguments: list[str]) -> int:
 
         from rlrun.run import Run
 
-        run = Run(config, HydraConfig.get().runtime.output_dir)
-        statuses.append(execute(run))
+        try:
+            run = Run(config, HydraConfig.get().runtime.output_dir)
+            statuses.append(execute(run))
+        except RlrunError as error:
+            # Reported here, so that the other jobs of a sweep go on.
+            statuses.append(report(error, ORIGINAL_FULL_ERROR))
+            return None
         return run.objective
 
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.

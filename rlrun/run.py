@@ -21,7 +21,7 @@ from rlrun import run_folder
 from rlrun.compose import compose, env_overrides, plain_config, set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
-from rlrun.loggers.base import Logger, RunInfo, flatten, lookup
+from rlrun.loggers.base import Logger, RunInfo, finite_scalars, lookup
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import read_config
 from rlrun.trainer import Trainer
@@ -271,7 +271,7 @@ class _StopRules:
             if key.startswith("evaluation"):
                 grace = max(grace, self.evaluation_interval)
             if self.num_results >= grace:
-                numbers = sorted(k for k, v in flatten(dict(result)).items() if _is_number(v))
+                numbers = sorted(finite_scalars(dict(result)))
                 near = difflib.get_close_matches(key, numbers, n=3)
                 hint = f" Did you mean {' or '.join(near)}?" if near else ""
                 raise ConfigError(
@@ -303,6 +303,3 @@ def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
         return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
     return plain
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from rlrun.algos import loops
 from rlrun.core import losses, returns, seeding
@@ -129,6 +130,11 @@ class DQN(Algorithm):
         """n-step transitions: rewards summed, next_obs of the window's end, and `discounts`,
         the factor of the bootstrap (0 where the episode terminated)."""
         trajectory.require("obs", "actions", "rewards", "next_obs", "terminated", "truncated")
+        if self.n_step == 1:
+            columns = ("obs", "actions", "rewards", "next_obs", "valid")
+            transitions = Batch({name: trajectory[name] for name in columns if name in trajectory})
+            transitions["discounts"] = np.float32(self.gamma) * ~trajectory["terminated"]
+            return transitions
         rewards, last, discounts = returns.n_step_transitions(
             trajectory["rewards"],
             trajectory["terminated"],
@@ -217,31 +223,30 @@ class DQN(Algorithm):
 
     def _expected_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(Huber loss, TD errors [N], Q of the actions taken [N])."""
-        with torch.no_grad():
-            next_q = self.target(rows["next_obs"])
-            if self.double_q:
-                best = self.network(rows["next_obs"]).argmax(1, keepdim=True)
-                next_values = next_q.gather(1, best).squeeze(1)
-            else:
-                next_values = next_q.amax(1)
-            targets = rows["rewards"] + rows["discounts"] * next_values
+        next_q = self.target.without_grad(rows["next_obs"])
+        if self.double_q:
+            best = self.network.without_grad(rows["next_obs"]).argmax(1, keepdim=True)
+            next_values = next_q.gather(1, best).squeeze(1)
+        else:
+            next_values = next_q.amax(1)
+        targets = rows["rewards"] + rows["discounts"] * next_values
         q_values = self.network(rows["obs"]).gather(1, rows["actions"].unsqueeze(1)).squeeze(1)
-        errors = q_values - targets
-        return self._weighted_mean(losses.huber(errors), rows), errors, q_values
+        # Huber with delta 1 clips the gradient of an error at 1 (Mnih et al., 2015, methods).
+        row_losses = nn.functional.huber_loss(q_values, targets, reduction="none")
+        return self._weighted_mean(row_losses, rows), q_values.detach() - targets, q_values
 
     def _distributional_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(cross-entropy loss, KL-like errors [N], expected Q of the actions taken [N])."""
         support = self.network.support
         row_index = torch.arange(rows.num_rows, device=self.device)
-        with torch.no_grad():
-            next_logits = self.target(rows["next_obs"])
-            chooser = self.network if self.double_q else self.target
-            best = chooser.q_values(
-                chooser(rows["next_obs"]) if self.double_q else next_logits
-            ).argmax(1)
-            targets = losses.categorical_projection(
-                next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
-            )
+        next_logits = self.target.without_grad(rows["next_obs"])
+        chooser_logits = (
+            self.network.without_grad(rows["next_obs"]) if self.double_q else next_logits
+        )
+        best = self.network.q_values(chooser_logits).argmax(1)
+        targets = losses.categorical_projection(
+            next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
+        )
         log_probs = self.network(rows["obs"])[row_index, rows["actions"]].log_softmax(-1)
         errors = -(targets * log_probs).sum(-1)
         q_values = (log_probs.detach().exp() * support).sum(-1)
@@ -253,7 +258,7 @@ class DQN(Algorithm):
     def _resample_noise(self) -> None:
         for network in (self.network, self.target):
             network.resample_noise(self.rng)
-            for layer in network.noisy_layers():
+            for layer in network.noisy_layers:
                 layer.use_noise = True
 
     def _update_target_if_due(self) -> None:

@@ -45,7 +45,10 @@ class Batch(dict[str, Any]):
 
     def to(self, device: torch.device | str = "cpu") -> Batch:
         """Every column as a torch tensor on `device`; no copy where memory can be shared."""
-        return Batch({name: _as_tensor(column).to(device) for name, column in self.items()})
+        tensors = {name: _as_tensor(column) for name, column in self.items()}
+        if torch.device(device).type != "cpu":
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return Batch(tensors)
 
     def minibatches(
         self, size: int, num_epochs: int, rng: np.random.Generator
@@ -87,4 +90,4 @@ def _as_tensor(column: Any) -> torch.Tensor:
     if not column.flags.writeable:
         # Arrays from Ray's object store are read-only, which torch cannot express.
         column = column.copy()
-    return torch.from_numpy(np.ascontiguousarray(column))
+    return torch.from_numpy(column)

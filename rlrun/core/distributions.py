@@ -75,7 +75,8 @@ class Categorical(Distribution):
 
     def log_prob(self, actions: Array) -> Array:
         if isinstance(actions, np.ndarray):
-            return np.take_along_axis(self.log_probs, actions[..., None], -1)[..., 0]
+            rows = self.log_probs.reshape(-1, self.log_probs.shape[-1])
+            return rows[np.arange(len(rows)), actions.ravel()].reshape(actions.shape)
         return self.log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Array:

@@ -35,13 +35,6 @@ def clipped_value_loss(
     return errors.mean()
 
 
-def huber(errors: Tensor, delta: float = 1.0) -> Tensor:
-    """Element-wise Huber loss: e^2 / 2 up to delta, then delta (|e| - delta / 2)."""
-    magnitude = errors.abs()
-    quadratic = magnitude.clamp(max=delta)
-    return quadratic * (magnitude - 0.5 * quadratic)
-
-
 def categorical_projection(
     next_probs: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor
 ) -> Tensor:

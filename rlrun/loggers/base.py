@@ -38,7 +38,7 @@ class Logger:
         """Called before the first iteration, fresh or resumed."""
 
     def log_result(self, result: dict[str, Any]) -> None:
-        """Called after every training iteration with its nested result, which is not to be changed."""
+        """Called after every training iteration with its nested result, which stays as it is."""
 
     def close(self, status: str) -> None:
         """Called when the run has ended: `status` is "finished", "interrupted" or "failed"."""
@@ -62,7 +62,7 @@ def without(result: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def to_json(value: Any, key: str = "") -> Any:
-    """`value` in Python's own types, as `json` takes them: NumPy and torch become numbers and lists.
+    """`value` in the types that `json` takes: NumPy and torch become numbers and lists.
 
     NaN stays NaN, which Python's json writes and reads. `key` names the value in errors.
     Raises TypeError for an object that has no such form.

@@ -85,7 +85,7 @@ class ConsoleLogger(Logger):
 
 
 class _Progress:
-    """The last result, the pace of the last iterations, and how far it is to the nearest stop rule."""
+    """The last result, the pace of late, and how far it is to the nearest stop rule."""
 
     def __init__(self, stop: dict[str, float]) -> None:
         self.result: dict[str, Any] = {}
@@ -130,10 +130,9 @@ class _Progress:
 
     def line(self, time_label: str = "eta") -> str:
         texts = self.texts()
-        labelled = [f"{label} {texts[label]}" for label in ("iter", "steps", "reward", "len")]
-        return "  ".join(
-            [*labelled, f"{texts['steps/s']} steps/s", f"{time_label} {texts[time_label]}"]
-        )
+        pace = f"{texts['steps/s']} steps/s"
+        before = [f"{label} {texts[label]}" for label in ("iter", "steps", "reward", "len")]
+        return "  ".join([*before, pace, f"{time_label} {texts[time_label]}"])
 
 
 class _View:
@@ -224,6 +223,6 @@ def _is_terminal() -> bool:
 
 def _discard_stdout() -> None:
     """Send the rest to /dev/null: else Python's own flush at exit fails, and it exits with 120."""
-    with suppress(OSError, ValueError):  # a stand-in for stdout may have no file descriptor
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), sys.stdout.fileno())
+    # Suppressed: a stand-in for stdout may have no file descriptor.
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())

@@ -118,7 +118,7 @@ def _json_lines(path: Path, last_iteration: int) -> Iterator[str]:
     for line in _complete_lines(path):
         try:
             iteration = json.loads(line)["training_iteration"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, line) from error
         if iteration <= last_iteration:
             yield line

@@ -28,7 +28,7 @@ _SESSION_START = b"\x3a\x02\x08\x01"  # Event.session_log (7) = {status (1): STA
 
 @dataclass(kw_only=True)
 class TensorBoardLogger(Logger):
-    """Writes every finite number of a result to an `events.out.tfevents.*` file in the run's folder.
+    """Writes every finite number of a result to `events.out.tfevents.*` in the run's folder.
 
     The step is `timesteps_total`; `config` is left out. A resumed run adds a file that tells
     TensorBoard to drop the points from its first step on.
@@ -98,7 +98,7 @@ def _crc_tables() -> tuple[np.ndarray, list[list[int]]]:
 
     The first four rows come again as lists: they carry one block's CRC into the next.
     """
-    last = np.arange(256, dtype=np.uint32)
+    last: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         last = (last >> 1) ^ (last & 1) * np.uint32(_CRC32C_POLYNOMIAL)
     rows = [last]

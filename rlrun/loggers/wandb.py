@@ -69,7 +69,7 @@ class WandbLogger(Logger):
         scalars, step = finite_scalars(result), int(result["timesteps_total"])
         try:
             self._run.log(scalars, step=step)
-        except Exception as error:  # noqa: BLE001 - no failure of wandb is worth the run
+        except Exception as error:  # whatever it is, it is not worth the run
             self._is_logging = False
             self._warn("W&B failed, so logging to it stops and training goes on", error)
 
@@ -78,7 +78,7 @@ class WandbLogger(Logger):
             return
         try:
             self._run.finish(exit_code=_EXIT_CODES[status])
-        except Exception as error:  # noqa: BLE001 - a TimeoutError or any other, as above
+        except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:

@@ -74,7 +74,7 @@ class EnvSampler:
         """
         if self.obs is None:
             self._begin()
-        fragment = _Fragment(num_steps, self.env.num_envs)
+        fragment = _Fragment(num_steps)
         for t in range(num_steps):
             started = time.perf_counter()
             obs = self.obs
@@ -172,7 +172,7 @@ class EnvSampler:
         raw, rewards, terminated, truncated = self.env.step(env_actions)
         self._seconds["env_wait"] += time.perf_counter() - started
         done = terminated | truncated
-        fragment.put(t, "rewards", clip_rewards(rewards, self.clip_rewards).astype(np.float32))
+        fragment.put(t, "rewards", clip_rewards(rewards, self.clip_rewards))
         fragment.put(t, "terminated", terminated)
         fragment.put(t, "truncated", truncated & ~terminated)
         if self.env.skips_reset_rows:
@@ -180,9 +180,10 @@ class EnvSampler:
         if self.env.can_replay:
             self._actions_taken.append(np.array(env_actions))
         self._returns += rewards
-        self._lengths += ~self._void_rows
-        self.episodes.step(raw, actions, rewards, terminated, truncated, self._void_rows)
-        if done.any():
+        self._lengths += ~self._void_rows if self.env.skips_reset_rows else 1
+        if self.episodes.is_on:
+            self.episodes.step(raw, actions, rewards, terminated, truncated, self._void_rows)
+        if np.count_nonzero(done):
             self._end_episodes(t, raw, done, fragment)
         else:
             self._observe(raw)
@@ -255,18 +256,17 @@ def _by_step(actions: list[np.ndarray]) -> list[np.ndarray]:
 
 
 class _Fragment:
-    """Columns [T, B, ...], allocated at their first row."""
+    """Columns [T, B, ...], allocated at their first row; float64 becomes float32."""
 
-    def __init__(self, num_steps: int, num_envs: int) -> None:
+    def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
         self.columns = Batch()
 
-    def put(self, t: int, name: str, row: Any) -> None:
-        column = self.columns.get(name)
-        if column is None:
-            row = np.asarray(row)
-            column = self.columns[name] = np.empty((self.num_steps, *row.shape), row.dtype)
-        column[t] = row
+    def put(self, t: int, name: str, row: np.ndarray) -> None:
+        if t == 0:
+            dtype = np.float32 if row.dtype == np.float64 else row.dtype
+            self.columns[name] = np.empty((self.num_steps, *row.shape), dtype)
+        self.columns[name][t] = row
 
 
 class _EpisodeTracker:
@@ -305,8 +305,6 @@ class _EpisodeTracker:
         truncated: np.ndarray,
         void_rows: np.ndarray,
     ) -> None:
-        if not self.is_on:
-            return
         for i, episode in enumerate(self.episodes):
             if void_rows[i]:
                 continue

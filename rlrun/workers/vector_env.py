@@ -11,10 +11,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
-from rlrun.core.errors import ConfigError
 from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_env
 
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
@@ -29,7 +29,114 @@ class VectorEnv:
     can_replay = True
     """Whether running episodes can be saved and restored."""
 
-    def __init__(self, vector_env: gym.vector.VectorEnv, env_id: str) -> None:
+    env_id: str
+    num_envs: int
+    observation_space: gym.Space
+    action_space: gym.Space
+
+    def reset(self, seeds: list[int]) -> Any:
+        """Start every env anew; returns raw observations."""
+        raise NotImplementedError
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """One step of every env. The arrays may be overwritten by the next step."""
+        raise NotImplementedError
+
+    def reset_done(self, done: np.ndarray) -> Any:
+        """Reset the envs of the mask `done` [B]; returns the raw observations of all."""
+        raise NotImplementedError
+
+    def get_sub_environments(self) -> list[gym.Env]:
+        """The envs, where they live in this process; empty where they do not."""
+        return []
+
+    def episode_starts(self) -> list[dict[str, Any]]:
+        """How the running episode of each env began; see SubEnv."""
+        raise NotImplementedError
+
+    def restore_episodes(
+        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
+    ) -> list[Any]:
+        """Replay each env's episode; returns each one's raw observation, None where it ended."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the envs and their processes."""
+        raise NotImplementedError
+
+
+class SyncVectorEnv(VectorEnv):
+    """Envs stepped in turn in this process.
+
+    Leaner than gymnasium's class of that name, which spends 40 us of each step on bookkeeping of
+    infos and autoresets: as long as two CartPole steps.
+    """
+
+    def __init__(self, envs: list[SubEnv], env_id: str) -> None:
+        self.envs = envs
+        self.env_id = env_id
+        self.num_envs = len(envs)
+        self.observation_space = envs[0].observation_space
+        self.action_space = envs[0].action_space
+        self._observations: list[Any] = [None] * self.num_envs
+        self._memory = create_empty_array(self.observation_space, self.num_envs)
+        self._is_array = isinstance(self._memory, np.ndarray)
+        self._rewards = np.zeros(self.num_envs)
+        self._terminated = np.zeros(self.num_envs, bool)
+        self._truncated = np.zeros(self.num_envs, bool)
+
+    def reset(self, seeds: list[int]) -> Any:
+        for i, env in enumerate(self.envs):
+            self._observations[i], _ = env.reset(seed=seeds[i])
+        return self._batch()
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        for i, env in enumerate(self.envs):
+            (
+                self._observations[i],
+                self._rewards[i],
+                self._terminated[i],
+                self._truncated[i],
+                _,
+            ) = env.step(actions[i])
+        return self._batch(), self._rewards, self._terminated, self._truncated
+
+    def reset_done(self, done: np.ndarray) -> Any:
+        for i in np.flatnonzero(done):
+            self._observations[i], _ = self.envs[i].reset()
+        return self._batch()
+
+    def get_sub_environments(self) -> list[gym.Env]:
+        return list(self.envs)
+
+    def episode_starts(self) -> list[dict[str, Any]]:
+        return [env.episode_start for env in self.envs]
+
+    def restore_episodes(
+        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
+    ) -> list[Any]:
+        restored = []
+        for i, env in enumerate(self.envs):
+            env.pending_restore = {"start": starts[i], "actions": actions[i]}
+            restored.append(env.restore_episode())
+        return restored
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _batch(self) -> Any:
+        if self._is_array:
+            for i, observation in enumerate(self._observations):
+                self._memory[i] = observation
+            return self._memory
+        return concatenate(self.observation_space, self._observations, self._memory)
+
+
+class AsyncVectorEnv(VectorEnv):
+    """Envs in a process each, by gymnasium's class of that name."""
+
+    def __init__(self, vector_env: gym.vector.AsyncVectorEnv, env_id: str) -> None:
         self.vector_env = vector_env
         self.env_id = env_id
         self.num_envs = vector_env.num_envs
@@ -37,31 +144,20 @@ class VectorEnv:
         self.action_space = vector_env.single_action_space
 
     def reset(self, seeds: list[int]) -> Any:
-        """Start every env anew; returns raw observations."""
-        return self.vector_env.reset(seed=seeds)[0]
+        return self.vector_env.reset(seed=list(seeds))[0]
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """One step of every env."""
-        observations, rewards, terminated, truncated, _ = self.vector_env.step(actions)
-        return observations, rewards, terminated, truncated
+        return self.vector_env.step(actions)[:4]
 
     def reset_done(self, done: np.ndarray) -> Any:
-        """Reset the envs of the mask `done` [B]; returns the raw observations of all."""
         return self.vector_env.reset(options={"reset_mask": done})[0]
 
-    def get_sub_environments(self) -> list[gym.Env]:
-        """The envs, where they live in this process; empty where they do not."""
-        return list(getattr(self.vector_env, "envs", []))
-
     def episode_starts(self) -> list[dict[str, Any]]:
-        """How the running episode of each env began; see SubEnv."""
         return list(self.vector_env.get_attr("episode_start"))
 
     def restore_episodes(
         self, starts: list[dict[str, Any]], actions: list[np.ndarray]
     ) -> list[Any]:
-        """Replay each env's episode; returns each one's raw observation, None where it ended."""
-        self.vector_env.reset(seed=list(range(self.num_envs)))
         pending = [
             {"start": start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
         ]
@@ -69,7 +165,6 @@ class VectorEnv:
         return list(self.vector_env.call("restore_episode"))
 
     def close(self) -> None:
-        """Release the envs and their processes."""
         self.vector_env.close()
 
 
@@ -79,7 +174,11 @@ class NativeVectorEnv(VectorEnv):
     can_replay = False
 
     def __init__(self, vector_env: gym.vector.VectorEnv, env_id: str) -> None:
-        super().__init__(vector_env, env_id)
+        self.vector_env = vector_env
+        self.env_id = env_id
+        self.num_envs = vector_env.num_envs
+        self.observation_space = vector_env.single_observation_space
+        self.action_space = vector_env.single_action_space
         mode = AutoresetMode(vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.skips_reset_rows = mode == AutoresetMode.NEXT_STEP
         self._observations: Any = None
@@ -102,24 +201,22 @@ class NativeVectorEnv(VectorEnv):
     def reset_done(self, done: np.ndarray) -> Any:
         return self._observations
 
+    def close(self) -> None:
+        self.vector_env.close()
+
 
 def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> VectorEnv:
     """The envs of one worker. Raises ConfigError, MissingExtraError."""
     if config.vectorization == "native":
         return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id)
     makers = [partial(_make_sub_env, config, worker_index, index) for index in range(num_envs)]
-    if config.vectorization == "async":
-        try:
-            return VectorEnv(
-                AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, copy=False), config.id
-            )
-        except RuntimeError as error:
-            raise ConfigError(
-                f"env.vectorization=async cannot run {config.id!r}: {error} "
-                f"Use env.vectorization=sync."
-            ) from error
-    return VectorEnv(
-        SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, copy=False), config.id
+    if config.vectorization == "sync":
+        return SyncVectorEnv([make() for make in makers], config.id)
+    return AsyncVectorEnv(
+        gym.vector.AsyncVectorEnv(
+            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
+        ),
+        config.id,
     )
 
 
@@ -128,5 +225,5 @@ def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
 
 
-def _make_sub_env(config: EnvConfig, worker_index: int, env_index: int) -> gym.Env:
+def _make_sub_env(config: EnvConfig, worker_index: int, env_index: int) -> SubEnv:
     return SubEnv(make_env(config), config.id, worker_index, env_index)

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from rlrun.loggers import console
 from rlrun.loggers.console import ConsoleLogger
 
@@ -182,14 +181,14 @@ def test_a_dumb_terminal_gets_plain_lines(make_run, make_result, clock, monkeypa
 
 
 def test_plain_mode_never_imports_rich(tmp_path):
-    code = f"""
+    code = """
 import sys
 from pathlib import Path
 from rlrun.loggers.base import RunInfo
 from rlrun.loggers.console import ConsoleLogger
 logger = ConsoleLogger()
-logger.start(RunInfo(folder=Path("."), name="x", config={{}}, stop={{}}, start_iteration=0))
-logger.log_result({{"training_iteration": 1, "timesteps_total": 10}})
+logger.start(RunInfo(folder=Path("."), name="x", config={}, stop={}, start_iteration=0))
+logger.log_result({"training_iteration": 1, "timesteps_total": 10})
 logger.close("finished")
 print("rich" in sys.modules)
 """

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from rlrun.loggers.wandb import WandbLogger
 
 FAKE_KEY = "0123456789abcdef" * 3
@@ -22,8 +21,10 @@ def offline_folders(folder: Path) -> list[Path]:
 
 def records(offline_folder: Path) -> list[Any]:
     """What `wandb sync` would upload: a LevelDB log of protocol buffers after a 7-byte header."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # its service process writes the file, some time after finish() has returned
     (path,) = offline_folder.glob("run-*.wandb")
     content, position, found, parts = path.read_bytes(), 7, [], b""
     while position < len(content):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration.base import Exploration
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+
+LEAST_INPUT = np.finfo(np.float32).min
+"""Inputs from here down mark actions that must not be taken."""
 
 
 @dataclass(kw_only=True)
@@ -68,17 +72,24 @@ class EpsilonGreedy(Exploration):
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         inputs = action_dist.inputs
+        num_rows, num_actions = inputs.shape
         actions = action_dist.mode()
         epsilon = self._epsilon(timestep) if explore else 0.0
-        num_actions = inputs.shape[-1]
         # Log-probabilities are those of this rule, for whoever corrects for off-policy data.
-        log_probs = np.full(len(actions), np.log1p(-epsilon * (1.0 - 1.0 / num_actions)))
+        best = math.log1p(-epsilon * (1.0 - 1.0 / num_actions))
+        log_probs = np.full(num_rows, best, np.float32)
         if epsilon > 0.0:
-            is_random = self.rng.random(len(actions)) < epsilon
-            for row in np.flatnonzero(is_random):
-                valid = np.flatnonzero(inputs[row] > np.finfo(np.float32).min)
-                choice = valid[self.rng.integers(len(valid))]
-                if choice != actions[row]:
-                    log_probs[row] = np.log(epsilon / len(valid))
-                actions[row] = choice
-        return actions, log_probs.astype(np.float32)
+            is_random = self.rng.random(num_rows) < epsilon
+            if np.count_nonzero(is_random):
+                choices = self._random_actions(inputs)
+                log_probs[is_random & (choices != actions)] = math.log(epsilon / num_actions)
+                actions = np.where(is_random, choices, actions)
+        return actions, log_probs
+
+    def _random_actions(self, inputs: np.ndarray) -> np.ndarray:
+        num_rows, num_actions = inputs.shape
+        if inputs.min() > LEAST_INPUT:
+            # A third of the time that Generator.integers takes for a few rows.
+            return (self.rng.random(num_rows) * num_actions).astype(np.int64)
+        keys = np.where(inputs > LEAST_INPUT, self.rng.random(inputs.shape), -1.0)
+        return keys.argmax(-1)

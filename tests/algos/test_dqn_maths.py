@@ -1,0 +1,495 @@
+"""DQN's arithmetic against updates written here with torch alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from rlrun.algos.dqn import DQN
+from rlrun.core.batch import Batch
+from rlrun.core.networks import MLP, NoisyLinear
+from torch import nn
+
+OBS_SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+ACTION_SPACE = spaces.Discrete(4)
+NUM_ROWS = 16
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def learner(**hyperparameters: Any) -> DQN:
+    settings = {
+        "lr": 0.01,
+        "hiddens": [8],
+        "train_batch_size": NUM_ROWS,
+        "prioritized_replay": False,
+        "buffer_size": 64,
+        "learning_starts": 0,
+        "target_network_update_freq": 10**6,
+        **hyperparameters,
+    }
+    algo = DQN(**settings)
+    policy = algo.make_policy(OBS_SPACE, ACTION_SPACE, MLP(fcnet_hiddens=[16]))
+    algo.setup(policy, CPU, 0)
+    return algo
+
+
+def diverged(algo: DQN) -> DQN:
+    """The learner with a target network that is not the online one, and wider action gaps."""
+    rng = np.random.default_rng(5)
+    with torch.no_grad():
+        for net in (algo.network, algo.target):
+            for parameter in net.parameters():
+                noise = torch.as_tensor(rng.normal(size=tuple(parameter.shape))).float()
+                parameter.add_(0.3 * noise)
+    return algo
+
+
+def reference_of(net: nn.Module) -> dict[str, nn.Parameter]:
+    return {
+        name: nn.Parameter(numbers.detach().clone()) for name, numbers in net.named_parameters()
+    }
+
+
+def layer(weights: dict[str, nn.Parameter], name: str, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def stream(weights: dict[str, nn.Parameter], name: str, obs: Any) -> torch.Tensor:
+    features = torch.tanh(layer(weights, "encoder.0", torch.as_tensor(obs)))
+    return layer(weights, f"{name}.2", torch.relu(layer(weights, f"{name}.0", features)))
+
+
+def outputs_of(weights: dict[str, nn.Parameter], obs: Any, num_atoms: int = 1) -> torch.Tensor:
+    """Q [N, A], or logits [N, A, atoms]: V + A - mean over actions of A (Wang et al., eq. 9)."""
+    shape = (-1, 4, num_atoms)
+    advantage = stream(weights, "advantage", obs).view(shape)
+    if "value.0.weight" in weights:
+        value = stream(weights, "value", obs).view(-1, 1, num_atoms)
+        advantage = value + advantage - advantage.mean(dim=1, keepdim=True)
+    return advantage if num_atoms > 1 else advantage[..., 0]
+
+
+def transitions(num_rows: int = NUM_ROWS, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    discounts = np.where(rng.random(num_rows) < 0.3, 0.0, 0.97**3)
+    return Batch(
+        obs=rng.normal(size=(num_rows, 3)).astype(np.float32),
+        actions=rng.integers(0, 4, num_rows),
+        rewards=(rng.normal(size=num_rows) * 2).astype(np.float32),
+        next_obs=rng.normal(size=(num_rows, 3)).astype(np.float32),
+        discounts=discounts.astype(np.float32),
+    )
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(column) for name, column in batch.items()}
+
+
+def td_errors(weights, target_weights, batch, double_q=True) -> torch.Tensor:
+    rows = tensors(batch)
+    q = outputs_of(weights, rows["obs"])[torch.arange(len(rows["obs"])), rows["actions"]]
+    with torch.no_grad():
+        next_q = outputs_of(target_weights, rows["next_obs"])
+        chooser = outputs_of(weights, rows["next_obs"]) if double_q else next_q
+        next_actions = chooser.argmax(dim=1)
+        bootstrap = next_q[torch.arange(len(next_q)), next_actions]
+    return q - (rows["rewards"] + rows["discounts"] * bootstrap)
+
+
+def projected(next_probs, rewards, discounts, support) -> torch.Tensor:
+    """Each atom's mass goes to its neighbours with triangular weights: algorithm 1, all at once."""
+    spacing = support[1] - support[0]
+    moved = (rewards[:, None] + discounts[:, None] * support).clamp(support[0], support[-1])
+    shares = (1 - (moved[:, None, :] - support[None, :, None]).abs() / spacing).clamp(min=0)
+    return (shares * next_probs[:, None, :]).sum(dim=2)
+
+
+def distributional_row_losses(weights, target_weights, batch, support, double_q=True):
+    rows, num_atoms = tensors(batch), len(support)
+    every = torch.arange(len(rows["obs"]))
+    log_probs = outputs_of(weights, rows["obs"], num_atoms).log_softmax(-1)[every, rows["actions"]]
+    with torch.no_grad():
+        next_probs = outputs_of(target_weights, rows["next_obs"], num_atoms).softmax(-1)
+        chooser = outputs_of(weights, rows["next_obs"], num_atoms).softmax(-1)
+        next_actions = ((chooser if double_q else next_probs) @ support).argmax(dim=1)
+        target = projected(
+            next_probs[every, next_actions], rows["rewards"], rows["discounts"], support
+        )
+    return -(target * log_probs).sum(dim=1)
+
+
+def huber_of(errors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
+
+
+def step(weights, optimizer, loss, grad_clip=40.0) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    if grad_clip is not None:
+        nn.utils.clip_grad_norm_(weights.values(), grad_clip)
+    optimizer.step()
+
+
+def adam(weights, lr: float = 0.01) -> torch.optim.Adam:
+    return torch.optim.Adam(weights.values(), lr=lr, eps=1e-3)
+
+
+def assert_same(net: nn.Module, weights: dict[str, Any]) -> None:
+    for name, numbers in net.named_parameters():
+        torch.testing.assert_close(
+            numbers.detach(), weights[name].detach(), rtol=1e-4, atol=1e-5, msg=name
+        )
+
+
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("double_q", [True, False])
+def test_learning_equals_a_q_learning_update_written_with_torch_alone(dueling, double_q):
+    algo = diverged(learner(dueling=dueling, double_q=double_q, adam_epsilon=1e-3))
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    optimizer = adam(weights)
+    for seed in (0, 1):
+        batch = transitions(seed=seed)
+        loss = huber_of(td_errors(weights, target_weights, batch, double_q)).mean()
+        step(weights, optimizer, loss)
+        algo.learn(batch)
+    assert_same(algo.network, weights)
+    assert_same(algo.target, target_weights)
+
+
+def test_the_two_networks_of_these_tests_prefer_different_actions():
+    algo = diverged(learner())
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    batch = transitions()
+    double = td_errors(weights, target_weights, batch, double_q=True)
+    single = td_errors(weights, target_weights, batch, double_q=False)
+    assert (double != single).any()
+    assert (double.abs() > 1).any()
+    assert (double.abs() < 1).any()
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("dueling", [True, False])
+def test_learning_with_atoms_equals_a_c51_update_written_with_torch_alone(dueling, double_q):
+    algo = diverged(
+        learner(
+            num_atoms=11, v_min=-4.0, v_max=4.0, dueling=dueling, double_q=double_q,
+            adam_epsilon=1e-3,
+        )
+    )  # fmt: skip
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    optimizer, support = adam(weights), torch.linspace(-4, 4, 11)
+    for seed in (0, 1):
+        batch = transitions(seed=seed)
+        row_losses = distributional_row_losses(weights, target_weights, batch, support, double_q)
+        step(weights, optimizer, row_losses.mean())
+        algo.learn(batch)
+    assert_same(algo.network, weights)
+
+
+@pytest.mark.parametrize("grad_clip", [None, 0.05])
+def test_the_gradient_is_clipped_to_its_limit(grad_clip):
+    algo = diverged(learner(grad_clip=grad_clip, adam_epsilon=1e-3))
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    batch = transitions()
+    loss = huber_of(td_errors(weights, target_weights, batch)).mean()
+    step(weights, adam(weights), loss, grad_clip)
+    algo.learn(batch)
+    assert_same(algo.network, weights)
+
+
+@pytest.mark.parametrize("num_atoms", [1, 11])
+def test_importance_weights_scale_the_loss_of_each_row(num_atoms):
+    algo = diverged(
+        learner(
+            prioritized_replay=True, num_atoms=num_atoms, v_min=-4.0, v_max=4.0, adam_epsilon=1e-3
+        )
+    )
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    batch = transitions()
+    algo.add(batch)
+    importance = np.linspace(0.1, 1.0, NUM_ROWS).astype(np.float32)
+    if num_atoms == 1:
+        row_losses = huber_of(td_errors(weights, target_weights, batch))
+    else:
+        support = torch.linspace(-4, 4, 11)
+        row_losses = distributional_row_losses(weights, target_weights, batch, support)
+    step(weights, adam(weights), (torch.as_tensor(importance) * row_losses).mean())
+    algo.learn(Batch(batch, weights=importance, batch_indexes=np.arange(NUM_ROWS)))
+    assert_same(algo.network, weights)
+
+
+def test_new_priorities_are_the_absolute_td_errors_of_the_learned_rows():
+    algo = diverged(
+        learner(
+            prioritized_replay=True,
+            prioritized_replay_alpha=0.6,
+            prioritized_replay_beta=1.0,
+            prioritized_replay_eps=0.01,
+        )
+    )
+    batch = transitions()
+    algo.add(batch)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    errors = td_errors(weights, target_weights, batch).detach().abs().numpy()
+    algo.learn(
+        Batch(batch, weights=np.ones(NUM_ROWS, np.float32), batch_indexes=np.arange(NUM_ROWS))
+    )
+    sample = algo.buffer.sample(200, 1.0)
+    # With beta = 1 a weight is the smallest priority over the row's own.
+    expected = ((errors.min() + 0.01) / (errors + 0.01)) ** 0.6
+    np.testing.assert_allclose(sample["weights"], expected[sample["batch_indexes"]], rtol=1e-3)
+
+
+def test_a_sampled_train_batch_holds_added_rows_and_can_be_learned():
+    for prioritized_replay in (False, True):
+        algo = learner(prioritized_replay=prioritized_replay, n_step=1)
+        batch = transitions(40)
+        algo.add(batch)
+        sample = algo.sample_train_batch()
+        assert sample["obs"].shape == (NUM_ROWS, 3)
+        known = {tuple(row): i for i, row in enumerate(batch["obs"])}
+        for row, obs in enumerate(sample["obs"]):
+            original = known[tuple(obs)]
+            for name in ("actions", "rewards", "next_obs", "discounts"):
+                np.testing.assert_array_equal(sample[name][row], batch[name][original])
+        before = reference_of(algo.network)
+        algo.learn(sample)
+        assert any(
+            not torch.equal(numbers, before[name])
+            for name, numbers in algo.network.named_parameters()
+        )
+
+
+@pytest.mark.parametrize("num_atoms", [1, 5])
+@pytest.mark.parametrize("dueling", [True, False])
+def test_dueling_streams_are_joined_with_the_mean_advantage_subtracted(dueling, num_atoms):
+    algo = diverged(learner(dueling=dueling, num_atoms=num_atoms, v_min=-2.0, v_max=2.0))
+    weights, obs = reference_of(algo.network), transitions()["obs"]
+    with torch.no_grad():
+        outputs = algo.network.forward(torch.as_tensor(obs))
+        expected = outputs_of(weights, obs, num_atoms)
+        torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+        if dueling:
+            value = stream(weights, "value", obs)
+            mean = outputs.mean(dim=1)
+            torch.testing.assert_close(mean.view_as(value), value, rtol=1e-4, atol=1e-5)
+        if num_atoms > 1:
+            expected = expected.softmax(dim=-1) @ torch.linspace(-2, 2, num_atoms)
+        torch.testing.assert_close(algo.network.q_values(outputs), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        algo.network.q_values_of(obs), expected.numpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("num_atoms", [1, 5])
+def test_the_policy_acts_greedily_on_the_values_that_it_has_just_learned(num_atoms):
+    algo = diverged(learner(num_atoms=num_atoms, lr=0.02))
+    obs = transitions(200, seed=3)["obs"]
+    for _ in range(3):
+        algo.learn(transitions())
+    with torch.no_grad():
+        expected = algo.network.q_values(algo.network.forward(torch.as_tensor(obs))).argmax(dim=1)
+    dist, _ = algo.policy.act(obs, explore=False)
+    np.testing.assert_array_equal(dist.mode(), expected.numpy())
+    assert len(set(expected.tolist())) > 1
+
+
+def trajectory(num_steps: int, num_envs: int = 2) -> Batch:
+    rng = np.random.default_rng(0)
+    shape = (num_steps, num_envs)
+    return Batch(
+        obs=rng.normal(size=(*shape, 3)).astype(np.float32),
+        actions=rng.integers(0, 4, shape),
+        rewards=rng.normal(size=shape).astype(np.float32),
+        next_obs=rng.normal(size=(*shape, 3)).astype(np.float32),
+        terminated=np.zeros(shape, bool),
+        truncated=np.zeros(shape, bool),
+    )
+
+
+def test_postprocessing_sums_three_steps_and_stops_at_each_kind_of_ending():
+    algo = learner(n_step=3, gamma=0.5)
+    steps = trajectory(6)
+    steps["rewards"] = np.stack([[1, 2, 4, 8, 16, 32], np.ones(6)], axis=1).astype(np.float32)
+    steps["terminated"][2, 0] = True
+    steps["truncated"][3, 1] = True
+    rows = algo.postprocess(algo.policy, Batch(steps))
+    # Env 0: windows 0-2, 1-2, 2-2 end in the termination; 3-5 is whole.
+    np.testing.assert_allclose(rows["rewards"][:, 0], [1 + 1 + 1, 2 + 2, 4, 8 + 8 + 8])
+    np.testing.assert_allclose(rows["discounts"][:, 0], [0, 0, 0, 0.5**3])
+    np.testing.assert_array_equal(rows["next_obs"][:, 0], steps["next_obs"][[2, 2, 2, 5], 0])
+    # Env 1: 0-2 whole, 1-3 whole and cut there, 2-3 and 3-3 cut: all still bootstrap.
+    np.testing.assert_allclose(rows["rewards"][:, 1], [1.75, 1.75, 1.5, 1.0])
+    np.testing.assert_allclose(rows["discounts"][:, 1], [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+    np.testing.assert_array_equal(rows["next_obs"][:, 1], steps["next_obs"][[2, 3, 3, 3], 1])
+    for name in ("obs", "actions"):
+        np.testing.assert_array_equal(rows[name], steps[name][:4])
+
+
+def test_postprocessing_of_single_steps_only_adds_discounts():
+    algo = learner(n_step=1, gamma=0.9)
+    steps = trajectory(4)
+    steps["terminated"][1, 0] = steps["truncated"][2, 1] = True
+    rows = algo.postprocess(algo.policy, Batch(steps))
+    expected = np.full((4, 2), 0.9)
+    expected[1, 0] = 0.0
+    np.testing.assert_allclose(rows["discounts"], expected, rtol=1e-6)
+    for name in ("obs", "actions", "rewards", "next_obs"):
+        np.testing.assert_array_equal(rows[name], steps[name])
+
+
+def test_a_step_that_both_terminated_and_was_truncated_does_not_bootstrap():
+    algo = learner(n_step=1, gamma=0.9)
+    steps = trajectory(2)
+    steps["terminated"][1, 0] = steps["truncated"][1, 0] = True
+    assert algo.postprocess(algo.policy, Batch(steps))["discounts"][1, 0] == 0
+
+
+def test_the_target_network_is_copied_each_time_its_period_has_passed():
+    algo = learner(target_network_update_freq=100)
+    initial = reference_of(algo.network)
+    assert_same(algo.target, initial)
+    for timestep in (10, 50, 99):
+        algo.timestep = timestep
+        algo.learn(transitions(seed=timestep))
+        assert_same(algo.target, initial)
+    algo.timestep = 100
+    algo.learn(transitions(seed=100))
+    copied = reference_of(algo.network)
+    assert_same(algo.target, copied)
+    assert not torch.equal(copied["encoder.0.weight"], initial["encoder.0.weight"])
+    algo.timestep = 199
+    algo.learn(transitions(seed=199))
+    assert_same(algo.target, copied)
+    algo.timestep = 200
+    algo.learn(transitions(seed=200))
+    assert_same(algo.target, reference_of(algo.network))
+
+
+def test_the_copied_target_does_not_follow_the_online_network():
+    algo = learner(target_network_update_freq=1)
+    algo.timestep = 1
+    algo.learn(transitions())
+    before = reference_of(algo.target)
+    with torch.no_grad():
+        for parameter in algo.network.parameters():
+            parameter.add_(1.0)
+    assert_same(algo.target, before)
+
+
+def test_a_soft_update_moves_the_target_by_tau():
+    algo = diverged(learner(target_network_update_freq=10, tau=0.25))
+    old = reference_of(algo.target)
+    algo.timestep = 10
+    algo.learn(transitions())
+    new = reference_of(algo.network)
+    mixed = {name: 0.75 * old[name].detach() + 0.25 * new[name].detach() for name in old}
+    assert_same(algo.target, mixed)
+
+
+def test_a_restored_learner_makes_the_same_next_update():
+    algo = diverged(learner(num_atoms=5, noisy=True, prioritized_replay=True))
+    algo.add(transitions(40))
+    for _ in range(3):
+        algo.learn(algo.sample_train_batch())
+    state = copy.deepcopy(algo.state_dict())
+    torch.manual_seed(7)
+    restored = learner(num_atoms=5, noisy=True, prioritized_replay=True)
+    restored.load_state_dict(state)
+    for one in (algo, restored):
+        one.timestep = 50
+        for _ in range(3):
+            one.learn(one.sample_train_batch())
+    for name, numbers in algo.network.state_dict().items():
+        assert torch.equal(numbers, restored.network.state_dict()[name]), name
+    for name, numbers in algo.target.state_dict().items():
+        assert torch.equal(numbers, restored.target.state_dict()[name]), name
+
+
+def noisy_layer(seed: int = 0) -> NoisyLinear:
+    """A layer of 4 inputs and 3 outputs with other sigmas than the initial ones."""
+    torch.manual_seed(seed)
+    made = NoisyLinear(4, 3, 0.5)
+    with torch.no_grad():
+        made.sigma_weight.copy_(torch.rand(3, 4) + 0.1)
+        made.sigma_bias.copy_(torch.rand(3) + 0.1)
+    return made
+
+
+def test_noisy_linear_without_noise_is_its_mean_layer():
+    made = noisy_layer()
+    made.resample_noise(np.random.default_rng(0))
+    inputs = torch.randn(5, 4)
+    mean = inputs @ made.weight.T + made.bias
+    assert not torch.allclose(made(inputs), mean)
+    made.use_noise = False
+    torch.testing.assert_close(made(inputs), mean)
+
+
+def test_noisy_linear_multiplies_its_sigmas_by_the_outer_product_of_the_noise():
+    made = noisy_layer()
+    # 0, 1 and -1 are where f(x) = sgn(x) sqrt(|x|) is x.
+    noise_in, noise_out = torch.tensor([1.0, -1.0, 0.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    made.noise_in.copy_(noise_in)
+    made.noise_out.copy_(noise_out)
+    weight = made.weight + made.sigma_weight * torch.outer(noise_out, noise_in)
+    bias = made.bias + made.sigma_bias * noise_out
+    inputs = torch.randn(5, 4)
+    torch.testing.assert_close(made(inputs), inputs @ weight.T + bias)
+
+
+def test_noise_is_factorised_and_its_factors_are_signed_roots_of_normal_numbers():
+    made = NoisyLinear(40, 30, 0.5)
+    rng = np.random.default_rng(0)
+    factors_in, factors_out = [], []
+    with torch.no_grad():
+        for _ in range(40):
+            made.resample_noise(rng)
+            bias = made(torch.zeros(1, 40))[0]
+            factor_out = (bias - made.bias) / made.sigma_bias
+            noise = (made(torch.eye(40)) - bias - made.weight.T) / made.sigma_weight.T
+            # Every row of the noise is one number times factor_out.
+            factor_in = (noise @ factor_out) / (factor_out @ factor_out)
+            torch.testing.assert_close(
+                noise, torch.outer(factor_in, factor_out), rtol=1e-3, atol=1e-4
+            )
+            factors_in.append(factor_in)
+            factors_out.append(factor_out)
+    for factors in (torch.cat(factors_in), torch.cat(factors_out)):
+        # f(e)^2 = |e|, whose mean is sqrt(2 / pi), and f(e)^4 = e^2, whose mean is 1.
+        assert float(factors.mean()) == pytest.approx(0, abs=0.1)
+        assert float((factors**2).mean()) == pytest.approx(np.sqrt(2 / np.pi), abs=0.06)
+        assert float((factors**4).mean()) == pytest.approx(1, abs=0.15)
+
+
+def test_initial_sigmas_are_sigma0_over_the_root_of_the_inputs():
+    made = NoisyLinear(16, 3, 0.4)
+    torch.testing.assert_close(made.sigma_weight.detach(), torch.full((3, 16), 0.1))
+    torch.testing.assert_close(made.sigma_bias.detach(), torch.full((3,), 0.1))
+    # Sec. 3.2: the means are uniform in +-1/sqrt(inputs).
+    assert made.weight.abs().max() <= 0.25
+    assert made.bias.abs().max() <= 0.25
+
+
+def test_each_update_of_a_noisy_learner_draws_new_noise_for_both_networks():
+    algo = learner(noisy=True)
+    seen = []
+    for _ in range(3):
+        algo.learn(transitions())
+        for net in (algo.network, algo.target):
+            first = next(part for part in net.modules() if isinstance(part, NoisyLinear))
+            seen.append(first.noise_in.clone())
+    for i, one in enumerate(seen):
+        assert not any(torch.equal(one, other) for other in seen[:i])
