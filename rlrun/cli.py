@@ -21,7 +21,7 @@ from rlrun.compose import (
     use_tuned_example,
 )
 from rlrun.config import conf_dir
-from rlrun.core.errors import ConfigError, MissingExtraError, RlrunError
+from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
 VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
@@ -43,6 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
     except RlrunError as error:
         sys.exit(report(error, full_error))
+    except BrokenPipeError:
+        # The reader of our output has gone (`rlrun list | head`); nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.stderr.write("rlrun: interrupted at once; the newest checkpoint stays as it is.\n")
         sys.exit(130)
@@ -165,11 +169,9 @@ ORIGINAL_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
 
 def execute(run: Any) -> int:
     """Execute a run and say how it ended; returns the exit status."""
-    from rlrun.core.errors import SpaceError
-
     try:
         run.execute()
-    except (SpaceError, MissingExtraError):
+    except (ConfigError, MissingExtraError, ResourceError):
         _remove_if_unused(run.folder)
         raise
     if run.status == "interrupted":
@@ -227,8 +229,12 @@ def _remove_if_unused(folder: Path) -> None:
 
     from rlrun.run_folder import RESULTS
 
-    if not (folder / RESULTS).exists() and not list(folder.glob("checkpoint_*")):
-        shutil.rmtree(folder, ignore_errors=True)
+    results = folder / RESULTS
+    if (results.exists() and results.stat().st_size) or list(folder.glob("checkpoint_*")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
 
 
 def _shortest(folder: Path) -> str:

@@ -80,7 +80,8 @@ def compose(overrides: list[str]) -> DictConfig:
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A composed config as plain dicts, interpolations resolved, without Hydra's own part."""
     if isinstance(config, DictConfig):
-        container = OmegaConf.to_container(config, resolve=True)
+        ours = [str(key) for key in config if key != "hydra"]
+        container = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=True)
         assert isinstance(container, dict)
         plain = {str(key): value for key, value in container.items()}
     else:
@@ -99,7 +100,7 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
         else:
             node = node.get(parent) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (leaf not in node and not is_open):
-        raise unknown_key(key, flatten_keys(plain))
+        raise unknown_key(key, _known_keys(plain))
     node[leaf] = value
 
 
@@ -137,18 +138,24 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         overridden = re.search(r"Could not find '([^'/]+)'|Could not override '([^'/]+)'", text)
     key = next((group for group in overridden.groups() if group), None) if overridden else None
     if key is not None and not key.startswith("hydra"):
-        return unknown_key(key, _known_keys(overrides))
+        return unknown_key(key, _known_keys(_composed_by_choices(overrides)))
     return ConfigError(text.splitlines()[0] if "\n" not in text else text)
 
 
-def _known_keys(overrides: list[str]) -> list[str]:
-    """All keys of the config that the group choices among `overrides` make."""
+def _known_keys(plain: dict[str, Any]) -> list[str]:
+    """All dotted keys of a config but those that users may invent."""
+    is_open = tuple(f"{node}." for node in OPEN_NODES)
+    return [key for key in flatten_keys(plain) if not key.startswith(is_open)]
+
+
+def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
+    """The config that the group choices among `overrides` make, or the default one."""
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     choices = [o for o in overrides if o.partition("=")[0] in groups and "," not in o]
     try:
-        return flatten_keys(plain_config(compose(choices)))
+        return plain_config(compose(choices))
     except ConfigError:
-        return flatten_keys(plain_config(compose([])))
+        return plain_config(compose([]))
 
 
 def _env_name(choice: str, env_id: str) -> str:

@@ -17,6 +17,28 @@ from typing import Any, Literal
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 
+SYNONYMS = {
+    "learning_rate": "lr",
+    "lambda": "gae_lambda",
+    "clip_param": "clip_range",
+    "vf_clip_param": "vf_clip_range",
+    "vf_loss_coeff": "vf_coeff",
+    "num_sgd_iter": "num_epochs",
+    "sgd_minibatch_size": "minibatch_size",
+    "batch_size": "train_batch_size",
+    "discount": "gamma",
+    "ent_coef": "entropy_coeff",
+    "vf_coef": "vf_coeff",
+    "max_grad_norm": "grad_clip",
+    "n_steps": "rollout_fragment_length",
+    "n_epochs": "num_epochs",
+    "capacity": "buffer_size",
+    "num_envs": "num_envs_per_worker",
+    "max_episode_steps": "horizon",
+}
+"""What other libraries, and the classic API, call some of our keys; used for hints only."""
+
+
 def conf_dir() -> Path:
     """Where the YAML groups lie: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -130,9 +152,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
 
 def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that does not exist, with the nearest ones that do."""
-    names = sorted(set(known))
+    names = sorted(name for name in set(known) if not name.endswith("_target_"))
     leaf = given.rpartition(".")[2]
-    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    meant = {leaf, SYNONYMS.get(leaf, leaf)}
+    same_leaf = [name for name in names if name.rpartition(".")[2] in meant]
     near = same_leaf or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
     if not near:
         by_leaf = {name.rpartition(".")[2]: name for name in names}

@@ -274,9 +274,11 @@ class _StopRules:
                 numbers = sorted(finite_scalars(dict(result)))
                 near = difflib.get_close_matches(key, numbers, n=3)
                 hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                top = ", ".join(name for name in numbers if "/" not in name)
                 raise ConfigError(
                     f"stop.{key} can never be met: after {self.num_results} iterations no result "
-                    f"has the key {key!r}.{hint} The keys are: {', '.join(numbers)}."
+                    f"has the key {key!r}.{hint} Keys of the top level are: {top}; nested ones "
+                    f"(info/learner/...) stand in result.json."
                 )
         return is_met
 

@@ -110,4 +110,7 @@ def check_schedule_range(
         make_schedule(value)
     for number in numbers:
         if not low <= number <= high:
-            raise ConfigError(f"{name}={value} must stay between {low:g} and {high:g}.")
+            bounds = f"at least {low:g}"
+            if high != float("inf"):
+                bounds = f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name}={value} must be {bounds} at every timestep.")

@@ -197,7 +197,8 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
         known = sorted(gym.registry)
         near = difflib.get_close_matches(config.id, known, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        is_hinted = "did you mean" in str(error).lower() or "instead" in str(error)
+        hint = f" Did you mean {' or '.join(near)}?" if near and not is_hinted else ""
         raise ConfigError(f"env.id={config.id!r}: {error}{hint}") from error
     except gym.error.Error:
         raise

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import distributions as td
+from torch import nn
+
 from rlrun.algos.ppo import PPO
 from rlrun.core.batch import Batch
 from rlrun.core.networks import MLP
-from torch import distributions as td
-from torch import nn
 
 OBS_SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTION_SPACES = {

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import distributions as td
+
 from rlrun.core.distributions import (
     Categorical,
     DiagGaussian,
@@ -11,7 +13,6 @@ from rlrun.core.distributions import (
     MultiCategorical,
 )
 from rlrun.core.errors import SpaceError
-from torch import distributions as td
 
 NVEC = [2, 3, 4]
 

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+
 from rlrun.core.filters import MeanStdFilter, NoFilter, make_filter
 
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from rlrun.core.losses import (
     categorical_projection,
     clipped_surrogate,
     clipped_value_loss,
     explained_variance,
-    huber,
 )
 
 
@@ -95,23 +95,6 @@ def test_value_loss_stops_pulling_a_value_that_moved_beyond_the_range_toward_its
     loss.backward()
     # Row 0 is clipped (no gradient); row 1 has left its target: 2 (V - target) / N.
     torch.testing.assert_close(values.grad, torch.tensor([0.0, 2 * 3 / 2]))
-
-
-@pytest.mark.parametrize("delta", [1.0, 0.5, 3.0])
-def test_huber_is_torchs_element_by_element(delta):
-    errors = torch.linspace(-4, 4, 33)
-    expected = torch.nn.functional.huber_loss(
-        errors, torch.zeros(33), reduction="none", delta=delta
-    )
-    torch.testing.assert_close(huber(errors, delta), expected)
-
-
-def test_huber_is_quadratic_within_one_and_linear_beyond():
-    errors = torch.tensor([0.5, -0.5, 1.0, 3.0, -3.0], requires_grad=True)
-    rows = huber(errors)
-    torch.testing.assert_close(rows.detach(), torch.tensor([0.125, 0.125, 0.5, 2.5, 2.5]))
-    rows.sum().backward()
-    torch.testing.assert_close(errors.grad, torch.tensor([0.5, -0.5, 1.0, 1.0, -1.0]))
 
 
 def test_projection_of_random_distributions_equals_the_papers_loop():

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from rlrun.core.optim import FlatAdam
 from torch import nn
+
+from rlrun.core.optim import FlatAdam
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+
 from rlrun.core.batch import Batch
 from rlrun.core.replay import MinTree, PrioritizedReplayBuffer, ReplayBuffer, SumTree
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rlrun.core.returns import generalized_advantages, n_step_transitions
 
 NEVER = np.zeros(3, bool)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from rlrun.core.errors import ConfigError
 from rlrun.core.schedules import (
     ConstantSchedule,

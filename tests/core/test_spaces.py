@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.spaces import flatten
+
 from rlrun.core.spaces import ActionConverter, Preprocessor
 
 NESTED = spaces.Dict(

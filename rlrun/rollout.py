@@ -1,0 +1,105 @@
+"""`rlrun rollout`: act with the policy of a checkpoint and report each episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrun.compose import set_value
+from rlrun.core import checkpoint
+from rlrun.core.errors import CheckpointError, ConfigError
+from rlrun.parts import read_config
+from rlrun.workers.rollout_worker import RolloutWorker
+
+DEFAULT_EPISODES = 10
+
+
+def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
+    """Run episodes with the policy in `path` (a checkpoint or a run's folder); print each one.
+
+    settings: episodes or steps, explore (off), seed (the run's), render (off), and overrides of the
+    run's config. Returns the exit status. Raises CheckpointError, ConfigError.
+    """
+    options: dict[str, Any] = dict(settings)
+    episodes = _count(options, "episodes")
+    steps = _count(options, "steps")
+    if episodes is not None and steps is not None:
+        raise ConfigError("Give episodes=N or steps=N, not both.")
+    worker = load_worker(path, options, render=bool(options.pop("render", False)))
+    rewards: list[float] = []
+    lengths: list[int] = []
+
+    def note() -> None:
+        for report in worker.take_metrics():
+            rewards.append(report.total_reward)
+            lengths.append(report.length)
+            print(
+                f"episode {len(rewards)}: reward {report.total_reward:g}, length {report.length}",
+                flush=True,
+            )
+
+    try:
+        if steps is not None:
+            worker.run_evaluation(0, None, steps)
+            note()
+        else:
+            for index in range(episodes or DEFAULT_EPISODES):
+                worker.run_evaluation(index, 1, None)
+                note()
+    finally:
+        worker.stop()
+    if rewards:
+        print(
+            f"{len(rewards)} episodes: mean reward {np.mean(rewards):.2f} "
+            f"(min {min(rewards):g}, max {max(rewards):g}), mean length {np.mean(lengths):.1f}"
+        )
+    else:
+        print(f"No episode ended within {steps} steps.")
+    return 0
+
+
+def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> RolloutWorker:
+    """A worker with one env and the policy and filter of a checkpoint, ready to act."""
+    folder = find_checkpoint(path)
+    plain = dict(checkpoint.read_manifest(folder)["config"])
+    plain["explore"] = False
+    for key, value in overrides.items():
+        set_value(plain, key, value)
+    set_value(plain, "algo.num_envs_per_worker", 1)
+    if plain["env"]["vectorization"] == "async" or render:
+        plain["env"]["vectorization"] = "sync"
+    if render:
+        set_value(plain, "env.env_config.render_mode", "human")
+    config = read_config(plain).trainer.worker
+    worker = RolloutWorker(replace(config, in_evaluation=True, num_workers=0, device="cpu"))
+    policy = checkpoint.load_checkpoint(folder, ("policy",))["policy"]
+    try:
+        worker.set_weights(policy["weights"])
+        worker.set_filter(policy["filter"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"The policy of {folder} does not fit this config: {error}") from error
+    return worker
+
+
+def find_checkpoint(path: Path) -> Path:
+    """`path` itself, or the newest complete checkpoint in the run's folder `path`.
+
+    Raises CheckpointError if there is none.
+    """
+    if checkpoint.FOLDER.fullmatch(path.name) or (path / checkpoint.MANIFEST).is_file():
+        return path
+    found = checkpoint.list_checkpoints(path)
+    if not found:
+        raise CheckpointError(f"{path} is no checkpoint, and holds no complete one.")
+    return found[-1]
+
+
+def _count(options: dict[str, Any], name: str) -> int | None:
+    value = options.pop(name, None)
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+    return value
