@@ -59,6 +59,14 @@ def env_overrides(env: str | None) -> list[str]:
     return ["env=gym", f"env.id='{env}'"]
 
 
+def choice_of_target(group: str, target: str) -> str | None:
+    """The choice of a group whose file names `target` itself, or None if there is none."""
+    for path in sorted((conf_dir() / group).glob("*.yaml")):
+        if OmegaConf.select(OmegaConf.load(path), "_target_") == target:
+            return path.stem
+    return None
+
+
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
     from hydra import compose as hydra_compose
@@ -111,7 +119,9 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
         key, separator, text = argument.partition("=")
         if not separator or not key:
             raise ConfigError(f"{argument!r} is not of the form key=value.")
-        values[key.replace("/", ".")] = OmegaConf.create(f"value: {text}")["value"]
+        values[key.replace("/", ".")] = OmegaConf.select(
+            OmegaConf.create(f"value: {text}"), "value"
+        )
     return {
         key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         for key, value in values.items()
@@ -191,7 +201,9 @@ def use_tuned_example(path: str) -> str:
     except Exception as error:  # PyYAML and OmegaConf have no common base of their errors.
         raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"-f {path} must hold a mapping: defaults, stop, pass_mark and overrides.")
+        raise ConfigError(
+            f"-f {path} must hold a mapping: defaults, stop, pass_mark and overrides."
+        )
     ConfigStore.instance().store(
         group="tuned_examples", name=f"replay_{name}", node=node, package="_global_"
     )

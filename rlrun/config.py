@@ -107,7 +107,9 @@ def build(node: Any, key: str, *, target: Any = None) -> Any:
         raise ConfigError(f"{key}: {target.__name__} refuses these values: {error}") from error
 
 
-def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> dict[str, Any]:
+def check_arguments(
+    target: Callable[..., Any], arguments: dict[str, Any], key: str
+) -> dict[str, Any]:
     """`arguments` converted to the annotated types of `target`'s parameters. Raises ConfigError."""
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -191,9 +193,7 @@ def build_all(node: Any, key: str) -> list[Any]:
         return [build(node, key)]
     if isinstance(node, Mapping):
         pairs: list[tuple[Any, Any]] = list(node.items())
-        return [
-            build(child, f"{key}.{name}") for name, child in pairs if child is not None
-        ]
+        return [build(child, f"{key}.{name}") for name, child in pairs if child is not None]
     if isinstance(node, list):
         return [build(child, f"{key}[{i}]") for i, child in enumerate(node)]
     raise ConfigError(f"{key}={node!r} must be null, a mapping with _target_, or a list of these.")
@@ -205,7 +205,8 @@ def _with_key(error: ConfigError, key: str) -> ConfigError:
 
 
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    source = target if is_dataclass(target) or not isinstance(target, type) else target.__init__
+    is_plain_class = isinstance(target, type) and not is_dataclass(target)
+    source = target.__init__ if is_plain_class else target  # type: ignore[misc]
     try:
         return typing.get_type_hints(source)
     except (NameError, TypeError):

@@ -32,7 +32,7 @@ class EvaluationConfig:
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
     always_attach_results: bool = False
-    """Whether the last evaluation stands in the results of all iterations (nan before the first)."""
+    """Whether the last evaluation stands in every result (nan before the first)."""
 
     def __post_init__(self) -> None:
         if self.interval is not None and self.interval < 1:

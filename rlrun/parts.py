@@ -20,7 +20,17 @@ from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import WorkerConfig
 
 GROUPS = frozenset(
-    "algo env exploration model resources evaluation logger callbacks curriculum".split()
+    [
+        "algo",
+        "env",
+        "exploration",
+        "model",
+        "resources",
+        "evaluation",
+        "logger",
+        "callbacks",
+        "curriculum",
+    ]
 )
 
 

@@ -81,7 +81,9 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
         worker.set_weights(policy["weights"])
         worker.set_filter(policy["filter"])
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"The policy of {folder} does not fit this config: {error}") from error
+        raise CheckpointError(
+            f"The policy of {folder} does not fit this config: {error}"
+        ) from error
     return worker
 
 

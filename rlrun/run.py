@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlrun import run_folder
-from rlrun.compose import compose, env_overrides, plain_config, set_value
+from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
 from rlrun.core import checkpoint
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.loggers.base import Logger, RunInfo, finite_scalars, lookup
 from rlrun.loggers.files import CsvLogger, JsonLogger
@@ -61,7 +63,9 @@ class Run:
         folder = path.parent if checkpoint.FOLDER.fullmatch(path.name) else path
         params = folder / run_folder.PARAMS
         if not params.is_file():
-            raise ConfigError(f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}.")
+            raise ConfigError(
+                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}."
+            )
         plain = json.loads(params.read_text())
         for key, value in (overrides or {}).items():
             set_value(plain, key, value)
@@ -106,7 +110,9 @@ class Run:
         if self._restored_from is not None:
             self.result = run_folder.result_of_iteration(self.folder, trainer.iteration)
             if self.result and stop.is_met(self.result):
-                logger.warning("The stop rule of %s is met already; raise it to go on.", self.folder)
+                logger.warning(
+                    "The stop rule of %s is met already; raise it to go on.", self.folder
+                )
                 return
         loggers = self._start_loggers(trainer.iteration)
         status = "failed"
@@ -211,7 +217,9 @@ class Run:
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, run_folder.versions())
         except OSError as error:
-            raise RlrunError(f"The run's folder {self.folder} cannot be written: {error}") from error
+            raise RlrunError(
+                f"The run's folder {self.folder} cannot be written: {error}"
+            ) from error
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -292,8 +300,26 @@ def make_trainer(
     env: a choice of the env group, a gymnasium id, or an import path; null is the default one.
     settings: keys of no group, such as seed. Raises ConfigError.
     """
-    config = compose([f"algo={algo}", *env_overrides(env), *(overrides or [])])
-    plain = plain_config(config)
+    plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
+    return _trainer(plain, settings)
+
+
+def build_trainer(
+    algorithm: Algorithm, env: str, overrides: list[str] | None = None, **settings: Any
+) -> Trainer:
+    """A trainer of `algorithm` as it is; everything else as its group file composes it.
+
+    Arguments as in `make_trainer`. Raises ConfigError.
+    """
+    target = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
+    choices = [f"algo={name}"] if (name := choice_of_target("algo", target)) else []
+    plain = plain_config(compose([*choices, *env_overrides(env), *(overrides or [])]))
+    hyperparameters = {f.name: getattr(algorithm, f.name) for f in fields(algorithm) if f.init}
+    plain["algo"] = {"_target_": target, **hyperparameters}
+    return _trainer(plain, settings)
+
+
+def _trainer(plain: dict[str, Any], settings: Mapping[str, Any]) -> Trainer:
     for key, value in settings.items():
         set_value(plain, key, value)
     return Trainer(read_config(with_seed(plain)).trainer)
@@ -304,4 +330,3 @@ def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
     if plain.get("seed") is None:
         return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
     return plain
-

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from rlrun.core import seeding
@@ -76,10 +77,14 @@ class Trainer:
         self.time_total_s = 0.0
         self.num_env_steps_trained = 0
         self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
+        experiment_id = f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}"
         self._facts = {
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
-            "experiment_id": f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}",
+            "node_ip": _node_ip(),
+            "experiment_id": experiment_id,
+            "trial_id": experiment_id,
+            "experiment_tag": "",
             "warmup_time": time.perf_counter() - started,
         }
         self.callbacks.on_trainer_init(trainer=self)
@@ -122,7 +127,7 @@ class Trainer:
         metrics: dict[str, dict[str, Any]] = {}
         with self.timers.measure("training_iteration"):
             while True:
-                metrics |= type(some_algorithm).loop(self.algorithms, self.workers)
+                metrics |= some_algorithm.loop(self.algorithms, self.workers)
                 if self.workers.num_env_steps_sampled - steps_before >= least:
                     return metrics
 
@@ -159,6 +164,10 @@ class Trainer:
             "policy_reward_mean": {},
             "off_policy_estimator": {},
             "sampler_perf": self.workers.take_perf(),
+            "perf": {
+                "cpu_util_percent": psutil.cpu_percent(),
+                "ram_util_percent": psutil.virtual_memory().percent,
+            },
             "timers": self.timers.flush(),
             "time_this_iter_s": elapsed,
             "time_total_s": self.time_total_s,
@@ -229,9 +238,8 @@ class Trainer:
             explore=self.config.worker.explore if explore is None else explore,
             timestep=self.workers.num_env_steps_sampled,
         )
-        if by_agent:
-            actions = dict(zip(observations, actions, strict=True))
-        return (actions, extras) if full_fetch else actions
+        found = dict(zip(observations, actions, strict=True)) if by_agent else actions
+        return (found, extras) if full_fetch else found
 
     # Policies
 
@@ -272,7 +280,8 @@ class Trainer:
                 "filter": self.workers.local_worker().filter.state_dict(),
             },
             "learner": {
-                policy_id: algorithm.state_dict() for policy_id, algorithm in self.algorithms.items()
+                policy_id: algorithm.state_dict()
+                for policy_id, algorithm in self.algorithms.items()
             },
             "workers": self.workers.state_dict(),
             "trainer": {
@@ -317,7 +326,7 @@ class Trainer:
         self.num_env_steps_trained = int(trainer["num_env_steps_trained"])
         self.evaluation.num_rounds = int(trainer["evaluation_rounds"])
         self.evaluation_metrics = trainer["evaluation_metrics"]
-        self._facts["experiment_id"] = trainer["experiment_id"]
+        self._facts["experiment_id"] = self._facts["trial_id"] = trainer["experiment_id"]
         self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
         seeding.restore_process_rng_state(trainer["process_rng"])
 
@@ -338,6 +347,16 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _node_ip() -> str:
+    """This machine's address on its network; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def _summarize(metrics: Mapping[str, Any]) -> dict[str, float]:

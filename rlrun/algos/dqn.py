@@ -76,7 +76,13 @@ class DQN(Algorithm):
         super().__post_init__()
         for name in ("n_step", "num_atoms", "buffer_size", "target_network_update_freq"):
             check_range(name, getattr(self, name), low=1)
-        for name in ("sigma0", "learning_starts", "grad_clip", "adam_epsilon", "training_intensity"):
+        for name in (
+            "sigma0",
+            "learning_starts",
+            "grad_clip",
+            "adam_epsilon",
+            "training_intensity",
+        ):
             check_range(name, getattr(self, name), low=0)
         for name in ("prioritized_replay_alpha", "tau"):
             check_range(name, getattr(self, name), low=0.0, high=1.0)
@@ -105,8 +111,7 @@ class DQN(Algorithm):
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         if not isinstance(action_space, spaces.Discrete):
             raise SpaceError(
-                f"algo=dqn needs a Discrete action space; {env!r} has {action_space}. "
-                f"Try algo=ppo."
+                f"algo=dqn needs a Discrete action space; {env!r} has {action_space}. Try algo=ppo."
             )
 
     def make_policy(
@@ -205,8 +210,8 @@ class DQN(Algorithm):
         rows = batch.to(self.device)
         if self.noisy:
             self._resample_noise()
-        loss, errors, q_values = self._distributional_loss(rows) if self.num_atoms > 1 else (
-            self._expected_loss(rows)
+        loss, errors, q_values = (
+            self._distributional_loss(rows) if self.num_atoms > 1 else (self._expected_loss(rows))
         )
         lr = self.lr_schedule(self.timestep)
         grad_norm = self.optimizer.step(loss, lr, self.grad_clip)

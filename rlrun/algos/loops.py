@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlrun.core.algorithm import Algorithm
-
-Metrics = dict[str, dict[str, Any]]
+from rlrun.core.algorithm import Metrics
 
 
-def on_policy(algorithms: Mapping[str, Algorithm], workers: Any) -> Metrics:
+def on_policy(algorithms: Mapping[str, Any], workers: Any) -> Metrics:
     """Gather `train_batch_size` fresh rows, learn once, publish the weights."""
     some_algorithm = next(iter(algorithms.values()))
     batches = workers.sample(min_rows=some_algorithm.train_batch_size)

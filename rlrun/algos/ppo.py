@@ -29,7 +29,7 @@ class PPO(Algorithm):
     clip_range: ScheduleLike = 0.2
     """How far pi / pi_old may move before its gradient stops (eq. 7). Paper 0.2."""
     vf_clip_range: float | None = None
-    """How far values may move from the sampled ones before the loss turns pessimistic; null: off."""
+    """How far values may move from the sampled ones before the loss turns pessimistic."""
     vf_coeff: float = 0.5
     """Weight of the value loss (c_1 of eq. 9)."""
     entropy_coeff: ScheduleLike = 0.0
@@ -157,9 +157,7 @@ class PPO(Algorithm):
             old_dist = self.policy.family(batch["dist_inputs"])  # type: ignore[operator]
             kl = old_dist.kl(dist).mean()
             loss = loss + self.current_kl_coeff * kl
-        return loss, [
-            part.detach() for part in (policy_loss, vf_loss, entropy, kl, clip_fraction)
-        ]
+        return loss, [part.detach() for part in (policy_loss, vf_loss, entropy, kl, clip_fraction)]
 
     def _adapt_kl_coeff(self, kl: float) -> None:
         """Section 4: halve or double the penalty when KL leaves [target / 1.5, 1.5 target]."""

@@ -17,8 +17,8 @@ from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
-Loop = Callable[[Mapping[str, Any], Any], dict[str, dict[str, Any]]]
-"""(algorithms by policy id, worker set) -> metrics by policy id; one call is one round."""
+Metrics = dict[str, dict[str, Any]]
+"""Learner statistics by policy id."""
 
 BatchMode = Literal["truncate_episodes", "complete_episodes"]
 
@@ -47,7 +47,6 @@ class Algorithm:
     timesteps_per_iteration: int = 0
     """Least number of env steps of one training iteration (0: one round of the loop)."""
 
-    loop: ClassVar[Loop]
     rollout_columns: ClassVar[tuple[str, ...]] = ()
     """Columns beside the usual ones that postprocess or learn need: log_probs, dist_inputs, or
     extras of the policy such as values."""
@@ -80,6 +79,14 @@ class Algorithm:
     def lookahead_steps(self) -> int:
         """Steps after a row that its postprocessing must see (n - 1 for n-step returns)."""
         return 0
+
+    @staticmethod
+    def loop(algorithms: Mapping[str, Any], workers: Any) -> Metrics:
+        """One round of sampling and learning: one of rlrun.algos.loops, or the user's own.
+
+        Takes the algorithms by policy id and the worker set; returns metrics by policy id.
+        """
+        raise NotImplementedError
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         """Raise SpaceError if the algorithm cannot act in the action space; `env` names the env."""
@@ -130,6 +137,13 @@ class Algorithm:
         self.policy.set_weights(state["weights"])
         self.rng.bit_generator.state = state["rng"]
         self.num_rows_trained = int(state["num_rows_trained"])
+
+    def build(self, env: str, overrides: list[str] | None = None, **settings: Any) -> Any:
+        """A Trainer of this algorithm: DQN(lr=1e-3).build(env="CartPole-v1"); arguments as in
+        `rlrun.make_trainer`. Raises ConfigError."""
+        from rlrun.run import build_trainer
+
+        return build_trainer(self, env, overrides, **settings)
 
     def stats(self) -> dict[str, Any]:
         """Numbers about the learner for each result, beside what learn() gives."""

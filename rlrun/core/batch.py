@@ -50,9 +50,7 @@ class Batch(dict[str, Any]):
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         return Batch(tensors)
 
-    def minibatches(
-        self, size: int, num_epochs: int, rng: np.random.Generator
-    ) -> Iterator[Batch]:
+    def minibatches(self, size: int, num_epochs: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Shuffled slices of `size` rows, every row once an epoch; a shorter rest is kept."""
         num_rows = self.num_rows
         for _ in range(num_epochs):

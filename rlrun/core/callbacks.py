@@ -24,17 +24,38 @@ class Callbacks:
         """In the worker, for each env after it was made (envs in processes of their own: none)."""
 
     def on_episode_start(
-        self, *, worker: Any, base_env: Any, policies: Any, episode: Any, env_index: int, **kwargs: Any
+        self,
+        *,
+        worker: Any,
+        base_env: Any,
+        policies: Any,
+        episode: Any,
+        env_index: int,
+        **kwargs: Any,
     ) -> None:
         """After an env was reset, before its first action."""
 
     def on_episode_step(
-        self, *, worker: Any, base_env: Any, policies: Any, episode: Any, env_index: int, **kwargs: Any
+        self,
+        *,
+        worker: Any,
+        base_env: Any,
+        policies: Any,
+        episode: Any,
+        env_index: int,
+        **kwargs: Any,
     ) -> None:
         """After each env step."""
 
     def on_episode_end(
-        self, *, worker: Any, base_env: Any, policies: Any, episode: Any, env_index: int, **kwargs: Any
+        self,
+        *,
+        worker: Any,
+        base_env: Any,
+        policies: Any,
+        episode: Any,
+        env_index: int,
+        **kwargs: Any,
     ) -> None:
         """After an episode's last step; `episode.custom_metrics` set here are reported."""
 

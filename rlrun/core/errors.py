@@ -6,7 +6,7 @@ class RlrunError(Exception):
 
 
 class ConfigError(RlrunError, ValueError):
-    """A key, type, range or relation in the configuration is wrong. The command line exits with 2."""
+    """A key, type, range or relation in the configuration is wrong (exit status 2)."""
 
 
 class SpaceError(ConfigError):

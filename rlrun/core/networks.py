@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,16 @@ CONV_FILTERS: dict[int, list[list[int]]] = {
 """Layers of [channels, kernel, stride] by the shorter side of the image, in pixels."""
 
 
+class Encoder(Protocol):
+    """What encoders are: modules that know the width of their output."""
+
+    output_size: int
+
+    def __call__(self, obs: torch.Tensor) -> torch.Tensor:
+        """Observations [N, *shape] -> features [N, output_size]."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Model:
     """What every model has in common: how an actor-critic shares it, and its Gaussian's width."""
@@ -45,11 +55,11 @@ class Model:
     vf_share_layers: bool = False
     """Whether policy and value function share the encoder, or each have their own."""
     free_log_std: bool = True
-    """Whether a Gaussian's log standard deviation is a parameter of its own, or a network output."""
+    """Whether a Gaussian's log standard deviation is a parameter, or a network output."""
     log_std_init: float = 0.0
     """Initial value of a free log standard deviation."""
 
-    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+    def encoder(self, obs_space: spaces.Box) -> Encoder:
         """Observations [N, *obs_space.shape] -> features [N, output_size]. Raises SpaceError."""
         raise NotImplementedError
 
@@ -66,7 +76,7 @@ class MLP(Model):
     def __post_init__(self) -> None:
         _check_widths("model.fcnet_hiddens", self.fcnet_hiddens)
 
-    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+    def encoder(self, obs_space: spaces.Box) -> Encoder:
         if len(obs_space.shape) != 1:
             raise SpaceError(
                 f"model=mlp takes vectors; this env's observations have shape {obs_space.shape}. "
@@ -98,7 +108,7 @@ class CNN(Model):
                     f"[channels, kernel, stride], all at least 1."
                 )
 
-    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+    def encoder(self, obs_space: spaces.Box) -> Encoder:
         if len(obs_space.shape) not in (2, 3):
             raise SpaceError(
                 f"model=cnn takes images of shape (height, width), (height, width, channels) or "
@@ -118,7 +128,7 @@ class CustomModel(Model):
     module_config: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
 
-    def encoder(self, obs_space: spaces.Box) -> nn.Module:
+    def encoder(self, obs_space: spaces.Box) -> Encoder:
         from rlrun.core.imports import import_object
 
         module = import_object(self.module, "model.module")(obs_space, **self.module_config)
@@ -127,7 +137,7 @@ class CustomModel(Model):
                 f"model.module={self.module} must give a torch.nn.Module with the attribute "
                 f"output_size (the width of its output)."
             )
-        return module
+        return cast(Encoder, module)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -177,14 +187,14 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """A Sequential that knows the width of its output."""
+    """Layers in a row, as an encoder."""
 
     output_size: int
 
 
 class NoisyLinear(nn.Module):
     """Linear layer with factorised Gaussian parameter noise (Fortunato et al., 2018,
-    arXiv:1706.10295, eq. 9-11): y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b f(e_out).
+    arXiv:1706.10295, eq. 9-11): y = (mu + sigma f(e_out) f(e_in)^T) x + mu_b + sigma_b f(e_out).
 
     `use_noise` off gives the mean network. Noise is part of the state, so that a resumed run acts
     with the noise that it was stopped with.

@@ -68,8 +68,8 @@ class ActorCritic(Policy):
         self.obs_space = obs_space
         self.action_space = action_space
         self.family = DistributionFamily(action_space)
-        self.pi_encoder = model.encoder(obs_space)
-        self.vf_encoder = None if model.vf_share_layers else model.encoder(obs_space)
+        self.pi_encoder: Any = model.encoder(obs_space)
+        self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
         num_outputs = self.family.num_inputs
         self.log_std: nn.Parameter | None = None
         if isinstance(action_space, spaces.Box) and model.free_log_std:
@@ -78,8 +78,8 @@ class ActorCritic(Policy):
         features = self.pi_encoder.output_size
         # A small last layer makes the first policy nearly uniform (Andrychowicz et al., 2021,
         # arXiv:2006.05990, sec. 3.2).
-        self.pi_head = linear(int(features), num_outputs, gain=0.01)
-        self.vf_head = linear(int(features), 1, gain=1.0)
+        self.pi_head = linear(features, num_outputs, gain=0.01)
+        self.vf_head = linear(features, 1, gain=1.0)
         self._forwards: tuple[Forward, Forward] | None = None
 
     def forward(self, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
@@ -161,8 +161,8 @@ class QNetwork(Policy):
         self.action_space = action_space
         self.num_actions = int(action_space.n)
         self.num_atoms = num_atoms
-        self.encoder = model.encoder(obs_space)
-        features = int(self.encoder.output_size)
+        self.encoder: Any = model.encoder(obs_space)
+        features = self.encoder.output_size
 
         def stream(num_outputs: int) -> nn.Sequential:
             return _stream(features, hiddens, num_outputs, sigma0 if noisy else None)
@@ -252,4 +252,3 @@ def _stream(
         layers += [layer(features, width), nn.ReLU()]
         features = width
     return Layers(*layers, layer(features, num_outputs))
-

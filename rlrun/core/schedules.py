@@ -43,7 +43,7 @@ class PiecewiseSchedule:
             )
 
     def __call__(self, timestep: int) -> float:
-        right = bisect_right(self.points, timestep, key=lambda point: point[0])
+        right = bisect_right([point[0] for point in self.points], timestep)
         if right == 0:
             return self.points[0][1]
         if right == len(self.points):
@@ -99,9 +99,7 @@ def make_schedule(value: Any) -> Schedule:
     return ConstantSchedule(value=float(value))
 
 
-def check_schedule_range(
-    name: str, value: Any, *, low: float, high: float = float("inf")
-) -> None:
+def check_schedule_range(name: str, value: Any, *, low: float, high: float = float("inf")) -> None:
     """Raise ConfigError unless every number that a schedule names lies in [low, high]."""
     if callable(value):
         return

@@ -30,7 +30,7 @@ def integer_seed(seed: int, *path: str | int) -> int:
 
 
 def seed_process(seed: int, *path: str | int) -> None:
-    """Seed the process-wide generators of `random`, NumPy and torch, for user code that uses them."""
+    """Seed the process-wide generators of `random`, NumPy and torch, which user code may use."""
     import torch
 
     number = integer_seed(seed, "process", *path)

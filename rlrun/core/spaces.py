@@ -53,9 +53,7 @@ class ActionConverter:
     Discrete actions are shifted by the space's start.
     """
 
-    def __init__(
-        self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool
-    ) -> None:
+    def __init__(self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool) -> None:
         self._convert: Callable[[np.ndarray], np.ndarray] | None = None
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
             self._convert = lambda actions: actions + space.start

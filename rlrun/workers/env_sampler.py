@@ -23,6 +23,9 @@ from rlrun.workers.vector_env import VectorEnv
 
 logger = logging.getLogger("rlrun.workers")
 
+PHASES = ("raw_obs_processing", "inference", "action_processing", "env_wait", "env_render")
+"""Where the time of a vector step goes, by the classic names; nothing is rendered in training."""
+
 
 class EnvSampler:
     """Steps the envs of one worker with its policy. Lives as long as the worker."""
@@ -55,14 +58,15 @@ class EnvSampler:
         self.episodes = _EpisodeTracker(env, callbacks, worker)
         self.seeds = seeds
         self.finished: list[EpisodeReport] = []
-        self.obs: np.ndarray | None = None
+        self.has_begun = False
+        self.obs = np.zeros(0)
         """The observations to act on next, preprocessed and filtered [B, *shape]."""
-        self._unfiltered: np.ndarray | None = None
+        self._unfiltered = np.zeros(0)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._void_rows = np.zeros(env.num_envs, bool)
         self._actions_taken: list[np.ndarray] = []
-        self._seconds = {"inference": 0.0, "env_wait": 0.0}
+        self._seconds = dict.fromkeys(PHASES, 0.0)
         self._steps_timed = 0
 
     def sample(self, num_steps: int, timestep: int, explore: bool) -> Batch:
@@ -72,7 +76,7 @@ class EnvSampler:
         rewards, terminated, truncated, next_obs (the real one, also at an episode's end), those
         of `rollout_columns`, and `valid` where some rows are only resets.
         """
-        if self.obs is None:
+        if not self.has_begun:
             self._begin()
         fragment = _Fragment(num_steps)
         for t in range(num_steps):
@@ -109,7 +113,7 @@ class EnvSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """The middle of every running episode, in plain numbers and arrays; see `SubEnv`."""
-        if self.obs is None:
+        if not self.has_begun:
             return {"started": False}
         state: dict[str, Any] = {
             "started": True,
@@ -156,21 +160,26 @@ class EnvSampler:
         self._begin()
 
     def _begin(self) -> None:
+        self.has_begun = True
         raw = self.env.reset(self.seeds)
         self._observe(raw)
         self.episodes.start_all(raw)
 
     def _observe(self, raw: Any) -> None:
         """Preprocess and filter the observations to act on next."""
+        started = time.perf_counter()
         # A copy: the vector env writes the next observations into the same memory.
         self._unfiltered = np.array(self.preprocessor(raw))
         self.obs = self.observation_filter(self._unfiltered, self.update_filter)
+        self._seconds["raw_obs_processing"] += time.perf_counter() - started
 
     def _step(self, t: int, actions: np.ndarray, fragment: _Fragment) -> None:
+        begun = time.perf_counter()
         env_actions = self.convert_actions(actions)
-        started = time.perf_counter()
+        converted = time.perf_counter()
         raw, rewards, terminated, truncated = self.env.step(env_actions)
-        self._seconds["env_wait"] += time.perf_counter() - started
+        self._seconds["action_processing"] += converted - begun
+        self._seconds["env_wait"] += time.perf_counter() - converted
         done = terminated | truncated
         fragment.put(t, "rewards", clip_rewards(rewards, self.clip_rewards))
         fragment.put(t, "terminated", terminated)
@@ -214,6 +223,7 @@ class EnvSampler:
 
     def _restore_envs(self, state: dict[str, Any]) -> np.ndarray:
         """Replay the running episodes; returns the mask of envs that came out elsewhere."""
+        self.has_begun = True
         num_episodes = int(state["num_episodes"])
         # Envs that cannot replay must not see the run's first episodes again.
         raw = self.env.reset([(seed + num_episodes + 1) % 2**31 for seed in self.seeds])

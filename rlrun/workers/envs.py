@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -133,7 +134,9 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         env_class = import_object(config.id, "env.id")
         env = _construct(config, lambda: env_class(**arguments))
         if not isinstance(env, gym.Env):
-            raise ConfigError(f"env.id={config.id} gave a {type(env).__name__}, not a gymnasium.Env.")
+            raise ConfigError(
+                f"env.id={config.id} gave a {type(env).__name__}, not a gymnasium.Env."
+            )
         if config.horizon is not None:
             env = gym.wrappers.TimeLimit(env, config.horizon)
     else:
@@ -153,7 +156,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         if path is None:
             raise ConfigError(f"env.wrappers[{index}] needs the key _target_, the wrapper's class.")
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
-        env = _construct(config, lambda w=wrapper, e=env, c=wrapper_config: w(e, **c))
+        env = _construct(config, partial(wrapper, env, **wrapper_config))
     return env
 
 

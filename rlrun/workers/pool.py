@@ -24,9 +24,7 @@ class RemotePool:
     An actor does what it is told in the order of the telling.
     """
 
-    def __init__(
-        self, make: Callable[[int], Any], num_workers: int, resources: Resources
-    ) -> None:
+    def __init__(self, make: Callable[[int], Any], num_workers: int, resources: Resources) -> None:
         ray = _connect(resources)
         self._ray = ray
         _check_capacity(ray, num_workers, resources)
@@ -171,14 +169,14 @@ def _as_worker_error(error: Any, worker_index: int) -> RlrunError:
     text = str(error).strip()
     if isinstance(cause, RlrunError):
         renewed = type(cause)(str(cause))
-        renewed.__cause__ = RemoteTraceback(text)
+        renewed.__cause__ = RemoteTracebackError(text)
         return renewed
     failure = WorkerError(f"Worker {worker_index} failed: {type(cause).__name__}: {cause}")
-    failure.__cause__ = RemoteTraceback(text)
+    failure.__cause__ = RemoteTracebackError(text)
     return failure
 
 
-class RemoteTraceback(Exception):
+class RemoteTracebackError(Exception):
     """Carries the traceback text of another process into this one's."""
 
     def __str__(self) -> str:

@@ -175,7 +175,8 @@ class RolloutWorker:
         env does beyond its share is not counted. `take_metrics` gives the episodes. Returns the
         env steps counted.
         """
-        assert self.sampler is not None and self.env is not None
+        assert self.sampler is not None
+        assert self.env is not None
         num_envs = self.env.num_envs
         seed = seeding.integer_seed(self.config.seed, self.purpose, evaluation_round)
         self.sampler.restart(env_seeds(seed, self.worker_index, num_envs))

@@ -79,7 +79,7 @@ class SyncVectorEnv(VectorEnv):
         self.observation_space = envs[0].observation_space
         self.action_space = envs[0].action_space
         self._observations: list[Any] = [None] * self.num_envs
-        self._memory = create_empty_array(self.observation_space, self.num_envs)
+        self._memory: Any = create_empty_array(self.observation_space, self.num_envs)
         self._is_array = isinstance(self._memory, np.ndarray)
         self._rewards = np.zeros(self.num_envs)
         self._terminated = np.zeros(self.num_envs, bool)

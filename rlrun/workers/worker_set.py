@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-
 from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.policy import Policy
@@ -139,9 +138,7 @@ class WorkerSet:
             results += self._pool.call_all("apply", function)
         return results
 
-    def foreach_worker_with_index(
-        self, function: Callable[[RolloutWorker, int], Any]
-    ) -> list[Any]:
+    def foreach_worker_with_index(self, function: Callable[[RolloutWorker, int], Any]) -> list[Any]:
         """function(worker, index) on every worker; the local one has index 0."""
         return self.foreach_worker(lambda worker: function(worker, worker.worker_index))
 
@@ -197,5 +194,3 @@ def _share(total: int, index: int, num_shares: int) -> int:
 def _concat_filled(batches: list[Batch]) -> Batch:
     filled = [batch for batch in batches if batch.num_rows]
     return concat(filled) if filled else Batch()
-
-

@@ -129,6 +129,7 @@ def learner(kind: str, **hyperparameters: Any) -> tuple[PPO, nn.Module, Referenc
     }
     algo = PPO(**settings)
     policy = algo.make_policy(OBS_SPACE, ACTION_SPACES[kind], MLP(fcnet_hiddens=[16]))
+    policy.act(np.zeros((1, 3), np.float32))  # setup moves weights that were used already
     reference = Reference(policy, ACTION_SPACES[kind])
     algo.setup(policy, CPU, 0)
     return algo, policy, reference

@@ -173,6 +173,7 @@ def test_explained_variance_is_never_below_minus_one():
     assert float(explained_variance(-10 * targets, targets)) == -1.0
 
 
-def test_explained_variance_of_targets_that_do_not_vary_is_a_finite_number():
-    value = float(explained_variance(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 3.0])))
+@pytest.mark.parametrize("predictions", [[1.0, 2.0], [5.0, 5.0], [3.0, 3.0]])
+def test_explained_variance_of_targets_that_do_not_vary_is_a_finite_number(predictions):
+    value = float(explained_variance(torch.tensor(predictions), torch.tensor([3.0, 3.0])))
     assert -1.0 <= value <= 1.0

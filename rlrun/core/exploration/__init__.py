@@ -1,4 +1,4 @@
-"""How a policy's distribution becomes actions: one class a file, chosen by the exploration group."""
+"""How a policy's distribution becomes actions: one class a file."""
 
 from rlrun.core.exploration.base import Exploration
 from rlrun.core.exploration.epsilon_greedy import EpsilonGreedy

@@ -37,9 +37,7 @@ class StochasticSampling(Exploration):
         return action_dist.sample(self.rng)
 
 
-def random_actions(
-    action_space: object, num_rows: int, rng: np.random.Generator
-) -> np.ndarray:
+def random_actions(action_space: object, num_rows: int, rng: np.random.Generator) -> np.ndarray:
     """Uniformly random actions [num_rows, ...] in the policy's terms (Box: within [-1, 1])."""
     from gymnasium import spaces
 

@@ -1,0 +1,92 @@
+"""rlrun beside Stable-Baselines3, interleaved, equal hyperparameters: the ratios of README.md.
+
+python benchmarks/compare_sb3.py [--sb3-python PYTHON] [--reps 3] [--tasks ppo_cartpole ...]
+
+SB3 runs without logging and checkpoints; rlrun as its users run it: callbacks, result.json,
+progress.csv, TensorBoard, terminal lines and the final checkpoint on. One torch thread each.
+A shared machine is noisy: only ratios inside one run count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+COMMON_PPO = (
+    "algo=ppo algo.lr=3e-4 algo.gamma=0.99 algo.gae_lambda=0.95 algo.num_envs_per_worker=8 "
+    "algo.timesteps_per_iteration=0 model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh "
+)
+TASKS = {
+    "ppo_cartpole": (
+        40_960,
+        COMMON_PPO + "env=cartpole algo.train_batch_size=1024 algo.minibatch_size=256 "
+        "algo.num_epochs=4 algo.entropy_coeff=0.01",
+    ),
+    "dqn_cartpole": (
+        12_000,
+        "algo=dqn env=cartpole algo.lr=2.5e-4 algo.train_batch_size=128 "
+        "algo.rollout_fragment_length=4 algo.target_network_update_freq=500 algo.tau=1.0 "
+        "algo.learning_starts=1000 algo.double_q=false algo.dueling=false algo.hiddens=[] "
+        "algo.n_step=1 algo.prioritized_replay=false algo.grad_clip=10 algo.buffer_size=50000 "
+        "algo.timesteps_per_iteration=1000 exploration.epsilon_timesteps=6000 "
+        "exploration.final_epsilon=0.05 model.fcnet_hiddens=[120,84] model.fcnet_activation=relu",
+    ),
+    "ppo_halfcheetah": (
+        16_384,
+        COMMON_PPO + "env=halfcheetah algo.train_batch_size=2048 algo.minibatch_size=64 "
+        "algo.num_epochs=10",
+    ),
+}
+FIGURES = ("steps_per_s", "first_iteration_s", "total_s", "peak_memory_mb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sb3-python", default=sys.executable, help="a Python that has SB3")
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    arguments = parser.parse_args()
+    for task in arguments.tasks:
+        steps, overrides = TASKS[task]
+        ours, theirs = [], []
+        for seed in range(1, arguments.reps + 1):
+            theirs.append(
+                measure([arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed)])
+            )
+            stop = [f"seed={seed}", f"stop.timesteps_total={steps}"]
+            ours.append(measure([sys.executable, "rlrun_side.py", *overrides.split(), *stop]))
+        print(f"{task} ({steps} steps, {arguments.reps} interleaved runs; medians)")
+        for figure in FIGURES:
+            a = statistics.median(run[figure] for run in ours)
+            b = statistics.median(run[figure] for run in theirs)
+            ratios = [x[figure] / y[figure] for x, y in zip(ours, theirs, strict=True)]
+            spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
+            middle = statistics.median(ratios)
+            print(f"  {figure:18s} rlrun {a:9.1f}   SB3 {b:9.1f}   ratio {middle:.2f}  {spread}")
+        sys.stdout.flush()
+
+
+def measure(command: list[str]) -> dict[str, float]:
+    """The figures that one side prints. Raises RuntimeError with its output if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [command[0], str(HERE / command[1]), *command[2:]]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=environment, check=False
+        )
+    for line in done.stdout.splitlines():
+        if line.startswith("@@"):
+            return json.loads(line[2:])
+    raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()

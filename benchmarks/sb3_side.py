@@ -1,0 +1,68 @@
+"""One measurement of Stable-Baselines3, same settings: python sb3_side.py TASK STEPS SEED."""
+
+from __future__ import annotations
+
+import sys
+
+from meter import Meter
+
+METER = Meter()
+TASK, STEPS, SEED = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    from stable_baselines3 import DQN, PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    class EachRollout(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps:
+                METER.tick(self.num_timesteps)
+
+    class Each1000Steps(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps % 1000 == 0:
+                METER.tick(self.num_timesteps)
+            return True
+
+    networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": torch.nn.Tanh}
+    common = {"device": "cpu", "seed": SEED, "policy_kwargs": networks}
+    if TASK == "ppo_cartpole":
+        env = make_vec_env("CartPole-v1", 8)
+        model = PPO(
+            "MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, ent_coef=0.01, **common
+        )
+    elif TASK == "ppo_halfcheetah":
+        env = make_vec_env("HalfCheetah-v5", 8)
+        model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, **common)
+    else:
+        model = DQN(
+            "MlpPolicy",
+            "CartPole-v1",
+            learning_rate=2.5e-4,
+            buffer_size=50_000,
+            learning_starts=1000,
+            batch_size=128,
+            train_freq=4,
+            gradient_steps=1,
+            target_update_interval=500,
+            exploration_fraction=0.5,
+            exploration_final_eps=0.05,
+            device="cpu",
+            seed=SEED,
+            policy_kwargs={"net_arch": [120, 84]},
+        )
+    model.learn(STEPS, callback=Each1000Steps() if TASK == "dqn_cartpole" else EachRollout())
+    METER.tick(model.num_timesteps)
+    METER.print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What all tests share: toy envs by the import path `toy_envs.<class>`, and one local Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Ray workers take over the driver's sys.path, so toy_envs is found there too.
+TESTS = str(Path(__file__).resolve().parent)
+if TESTS not in sys.path:
+    sys.path.insert(0, TESTS)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One local Ray of four CPUs for the whole session; rlrun uses a Ray that is running already."""
+    import ray
+
+    auth_mode = os.environ.get("RAY_AUTH_MODE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(
+            num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    if auth_mode is None:
+        os.environ.pop("RAY_AUTH_MODE", None)
+    yield ray
+    ray.shutdown()

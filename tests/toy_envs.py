@@ -1,0 +1,274 @@
+"""Envs of which everything is known beforehand, for tests; importable in every process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+Reset = tuple[Any, dict[str, Any]]
+Step = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+class CountingEnv(gym.Env):
+    """obs: [episode number, step in the episode], both from 0; a seeded reset begins at episode 0.
+
+    terminates_at, truncates_at: the steps after which an episode ends, or a list of these that
+    successive episodes go through in turns (None: never); length_range: (low, high), from which
+    each reset draws the length of its episode instead, ended by termination.
+    rewards: "steps" gives 1, 2, 3 ... within an episode, "random" a draw from the env's
+    generator, "alternating" +3, -3, ...
+    """
+
+    def __init__(
+        self,
+        terminates_at: int | None | Sequence[int | None] = None,
+        truncates_at: int | None | Sequence[int | None] = None,
+        length_range: Sequence[int] | None = None,
+        rewards: str = "steps",
+        num_actions: int = 2,
+    ) -> None:
+        self.observation_space = spaces.Box(0.0, 1e6, (2,), np.float32)
+        self.action_space = spaces.Discrete(num_actions)
+        self.terminates_at = terminates_at
+        self.truncates_at = truncates_at
+        self.length_range = length_range
+        self.rewards = rewards
+        self.episode_number = -1
+        self.steps = 0
+        self.random_length = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.episode_number = 0 if seed is not None else self.episode_number + 1
+        self.steps = 0
+        if self.length_range is not None:
+            low, high = self.length_range
+            self.random_length = int(self.np_random.integers(low, high + 1))
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        terminated = self.steps == self._this_episodes(self.terminates_at)
+        if self.length_range is not None:
+            terminated = self.steps == self.random_length
+        truncated = self.steps == self._this_episodes(self.truncates_at)
+        return self._observation(), self._reward(), terminated, truncated, {}
+
+    def _this_episodes(self, ends: int | None | Sequence[int | None]) -> int | None:
+        if ends is None or isinstance(ends, int):
+            return ends
+        return ends[self.episode_number % len(ends)]
+
+    def _reward(self) -> float:
+        if self.rewards == "random":
+            return float(np.float32(self.np_random.random()))
+        if self.rewards == "alternating":
+            return 3.0 if self.steps % 2 else -3.0
+        return float(self.steps)
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self.episode_number, self.steps], np.float32)
+
+
+class EnvThatRaises(CountingEnv):
+    """Counts, and raises ZeroDivisionError in step number `raises_after` + 1 of its life, or ends
+    its process in step number `exits_after` + 1. Both may be set later on the living env."""
+
+    def __init__(
+        self, raises_after: int | None = None, exits_after: int | None = None, **counting: Any
+    ) -> None:
+        super().__init__(**counting)
+        self.raises_after = raises_after
+        self.exits_after = exits_after
+        self.steps_of_life = 0
+
+    def step(self, action: Any) -> Step:
+        if self.raises_after is not None and self.steps_of_life >= self.raises_after:
+            raise ZeroDivisionError("the toy env broke")
+        if self.exits_after is not None and self.steps_of_life >= self.exits_after:
+            os._exit(17)
+        self.steps_of_life += 1
+        return super().step(action)
+
+
+class StatefulEnv(gym.Env):
+    """obs: [how many observations all StatefulEnvs of this process have given]: no episode can be
+    reproduced, whatever the seed. Episodes terminate after `terminates_at` steps; rewards are 1."""
+
+    counter = itertools.count()
+
+    def __init__(self, terminates_at: int = 10) -> None:
+        self.observation_space = spaces.Box(0.0, 1e6, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.terminates_at = terminates_at
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return self._observation(), 1.0, self.steps == self.terminates_at, False, {}
+
+    def _observation(self) -> np.ndarray:
+        return np.array([next(self.counter)], np.float32)
+
+
+class BurnCpuEnv(gym.Env):
+    """Spends `loops` rounds of pure Python in each step, and counts its steps in obs [1]."""
+
+    def __init__(self, loops: int = 1000, truncates_at: int = 100) -> None:
+        self.observation_space = spaces.Box(0.0, 1e6, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.loops = loops
+        self.truncates_at = truncates_at
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Step:
+        sum(i * i for i in range(self.loops))
+        self.steps += 1
+        observation = np.array([self.steps], np.float32)
+        return observation, 1.0, False, self.steps == self.truncates_at, {}
+
+
+class DictObsEnv(gym.Env):
+    """obs at step k: {"flags": the two lowest bits of k, "phase": k modulo 3, "position": [k, -k]};
+    episodes terminate after `terminates_at` steps."""
+
+    def __init__(self, terminates_at: int = 5) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "flags": spaces.MultiBinary(2),
+                "phase": spaces.Discrete(3),
+                "position": spaces.Box(-1e6, 1e6, (2,), np.float32),
+            }
+        )
+        self.action_space = spaces.Discrete(2)
+        self.terminates_at = terminates_at
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return self._observation(), 1.0, self.steps == self.terminates_at, False, {}
+
+    def _observation(self) -> Any:
+        k = self.steps
+        return {
+            "flags": np.array([k % 2, k // 2 % 2], np.int8),
+            "phase": k % 3,
+            "position": np.array([k, -k], np.float32),
+        }
+
+
+class TupleObsEnv(DictObsEnv):
+    """The same observations as a tuple: (flags, phase, position)."""
+
+    def __init__(self, terminates_at: int = 5) -> None:
+        super().__init__(terminates_at)
+        self.observation_space = spaces.Tuple(list(self.observation_space.spaces.values()))
+
+    def _observation(self) -> Any:
+        return tuple(super()._observation().values())
+
+
+class EchoActionEnv(gym.Env):
+    """obs: the last action as the env got it (zeros after a reset); subclasses set action_space."""
+
+    truncates_at = 5
+
+    def __init__(self, action_space: spaces.Space, size: int) -> None:
+        self.action_space = action_space
+        self.observation_space = spaces.Box(-1e6, 1e6, (size,), np.float32)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(self.observation_space.shape, np.float32), {}
+
+    def step(self, action: Any) -> Step:
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is not in {self.action_space}")
+        self.steps += 1
+        observation = np.asarray(action, np.float32).reshape(self.observation_space.shape)
+        return observation, 1.0, False, self.steps == self.truncates_at, {}
+
+
+class BoxActionEnv(EchoActionEnv):
+    """Two continuous actions: from -2 to 2, and from 0 to 10."""
+
+    def __init__(self) -> None:
+        low, high = np.array([-2, 0], np.float32), np.array([2, 10], np.float32)
+        super().__init__(spaces.Box(low, high), 2)
+
+
+class UnboundedActionEnv(EchoActionEnv):
+    """Two continuous actions without bounds."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-np.inf, np.inf, (2,), np.float32), 2)
+
+
+class ShiftedDiscreteEnv(EchoActionEnv):
+    """The actions 5, 6 and 7."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Discrete(3, start=5), 1)
+
+
+class MultiDiscreteActionEnv(EchoActionEnv):
+    """Three discrete actions at once, of 2, 3 and 4 choices."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.MultiDiscrete([2, 3, 4]), 3)
+
+
+class TwoStepMdp(gym.Env):
+    """Take 1 now, or nothing now and then the better of 0 and `late_reward`.
+
+    States (one-hot obs [2]): in the first, action 0 ends the episode with reward 1, action 1 leads
+    to the second with reward 0; there action 1 ends it with `late_reward`, action 0 with 0.
+    """
+
+    def __init__(self, late_reward: float = 3.0) -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.late_reward = late_reward
+        self.state = 0
+
+    def optimal_value(self, gamma: float) -> float:
+        """Value of the first state under the optimal policy."""
+        return max(1.0, gamma * max(0.0, self.late_reward))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.state = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        if self.state == 0 and action == 1:
+            self.state = 1
+            return self._observation(), 0.0, False, False, {}
+        reward = 1.0 if self.state == 0 else self.late_reward * float(action == 1)
+        return self._observation(), reward, True, False, {}
+
+    def _observation(self) -> np.ndarray:
+        return np.eye(2, dtype=np.float32)[self.state]

@@ -1,0 +1,95 @@
+"""What the worker tests start from: rollout workers made directly, without Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.batch import Batch
+from rlrun.core.callbacks import Callbacks
+from rlrun.core.exploration import Exploration, StochasticSampling
+from rlrun.core.networks import MLP
+from rlrun.core.policy import ActorCritic, Policy
+from rlrun.workers.envs import EnvConfig
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+
+
+@dataclass(kw_only=True)
+class RawRows(Algorithm):
+    """An algorithm that leaves every column as the sampler gave it."""
+
+    def make_policy(self, obs_space: Any, action_space: Any, model: Any) -> Policy:
+        return ActorCritic(obs_space, action_space, model)
+
+
+@pytest.fixture
+def make_worker() -> Iterator[Callable[..., RolloutWorker]]:
+    """make_worker(env_id, num_envs=, fragment=, batch_mode=, algorithm=, seed=, worker_index=, ...,
+    **keys of the env group) -> a RolloutWorker, closed at the end of the test."""
+    workers: list[RolloutWorker] = []
+
+    def make(
+        env_id: str,
+        *,
+        num_envs: int = 1,
+        fragment: int = 5,
+        batch_mode: str = "truncate_episodes",
+        algorithm: Algorithm | None = None,
+        exploration: Exploration | None = None,
+        callbacks: Callbacks | None = None,
+        explore: bool = True,
+        seed: int = 7,
+        worker_index: int = 0,
+        num_workers: int = 0,
+        **env: Any,
+    ) -> RolloutWorker:
+        config = WorkerConfig(
+            env=EnvConfig(id=env_id, **env),
+            algorithm=algorithm
+            or RawRows(
+                num_envs_per_worker=num_envs,
+                rollout_fragment_length=fragment,
+                batch_mode=batch_mode,
+            ),
+            exploration=exploration or StochasticSampling(),
+            model=MLP(fcnet_hiddens=[8]),
+            callbacks=callbacks or Callbacks(),
+            explore=explore,
+            seed=seed,
+            num_workers=num_workers,
+        )
+        workers.append(RolloutWorker(config, worker_index))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.stop()
+
+
+@pytest.fixture
+def sample_columns() -> Callable[[RolloutWorker, int], Batch]:
+    """sample_columns(worker, num_steps) -> the sampler's columns [T, B, ...]."""
+
+    def sample(worker: RolloutWorker, num_steps: int) -> Batch:
+        assert worker.sampler is not None
+        return worker.sampler.sample(num_steps, 0, worker.config.explore)
+
+    return sample
+
+
+@pytest.fixture
+def assert_same_rows() -> Callable[..., None]:
+    """assert_same_rows(batch, other): the same columns with the same values, bit for bit."""
+
+    def check(batch: Batch, other: Batch) -> None:
+        assert batch.keys() == other.keys()
+        for name, column in batch.items():
+            assert column.dtype == other[name].dtype, name
+            np.testing.assert_array_equal(column, other[name], err_msg=name)
+
+    return check

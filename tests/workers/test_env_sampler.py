@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlrun.algos.dqn import DQN
+from rlrun.algos.ppo import PPO
+from rlrun.core.batch import concat
+from rlrun.core.exploration import EpsilonGreedy
+from rlrun.workers.rollout_worker import RolloutWorker
+
+COUNTING = "toy_envs.CountingEnv"
+USUAL = {"obs", "actions", "rewards", "next_obs", "terminated", "truncated"}
+
+
+def rows_of(worker: RolloutWorker, num_samples: int = 1):
+    return concat([worker.sample().batches["default_policy"] for _ in range(num_samples)])
+
+
+def episodes_of(worker: RolloutWorker) -> list[tuple[float, int]]:
+    return [(report.total_reward, report.length) for report in worker.take_metrics()]
+
+
+# Fragments and episodes
+
+
+def test_a_fragment_may_see_no_end_of_an_episode(make_worker):
+    worker = make_worker(COUNTING, fragment=5, env_config={"terminates_at": 12})
+    rows = rows_of(worker)
+    np.testing.assert_array_equal(rows["obs"], [[0, k] for k in range(5)])
+    assert not (rows["terminated"] | rows["truncated"]).any()
+    assert worker.take_metrics() == []
+
+
+def test_a_fragment_may_see_one_end(make_worker):
+    worker = make_worker(COUNTING, fragment=5, env_config={"truncates_at": 3})
+    rows = rows_of(worker)
+    np.testing.assert_array_equal(rows["obs"], [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(rows["truncated"], [0, 0, 1, 0, 0])
+    assert episodes_of(worker) == [(1.0 + 2.0 + 3.0, 3)]
+
+
+def test_a_fragment_may_see_three_ends(make_worker):
+    worker = make_worker(COUNTING, fragment=7, env_config={"terminates_at": [2, 1, 3]})
+    rows = rows_of(worker)
+    np.testing.assert_array_equal(rows["terminated"], [0, 1, 1, 0, 0, 1, 0])
+    np.testing.assert_array_equal(rows["obs"][-1], [3, 0])
+    assert episodes_of(worker) == [(3.0, 2), (1.0, 1), (6.0, 3)]
+
+
+def test_an_episode_over_three_fragments_is_reported_whole_and_once(make_worker):
+    worker = make_worker(COUNTING, fragment=5, env_config={"terminates_at": 12})
+    found = []
+    for _ in range(4):
+        worker.sample()
+        found.append(episodes_of(worker))
+    assert found == [[], [], [(78.0, 12)], []]
+
+
+def test_reports_say_which_env_they_come_from(make_worker):
+    worker = make_worker(COUNTING, num_envs=3, fragment=30, env_config={"length_range": [1, 9]})
+    ends = worker.sampler.sample(30, 0, True)["terminated"]
+    reports = worker.take_metrics()
+    counts = [sum(report.env_index == env for report in reports) for env in range(3)]
+    np.testing.assert_array_equal(counts, ends.sum(0))
+    assert min(counts) > 1
+    for env in range(3):
+        lengths = [report.length for report in reports if report.env_index == env]
+        np.testing.assert_array_equal(np.cumsum(lengths) - 1, np.flatnonzero(ends[:, env]))
+
+
+def test_fragments_of_one_step_give_the_rows_of_a_long_one(make_worker, assert_same_rows):
+    kwargs = {"num_envs": 2, "env_config": {"length_range": [1, 4]}}
+    short = make_worker(COUNTING, fragment=1, **kwargs)
+    long = make_worker(COUNTING, fragment=20, **kwargs)
+    assert_same_rows(rows_of(short, 20), rows_of(long))
+    assert episodes_of(short) == episodes_of(long)
+
+
+def test_every_fragment_counts_its_env_steps(make_worker):
+    worker = make_worker(COUNTING, num_envs=3, fragment=4)
+    assert [worker.sample().env_steps for _ in range(2)] == [12, 12]
+    assert worker.timestep == 24
+    one_of_two = make_worker(COUNTING, num_envs=3, fragment=4, worker_index=1, num_workers=2)
+    one_of_two.sample()
+    assert one_of_two.timestep == 24, "as far as it knows the other worker took as many"
+
+
+def test_columns_are_usual_ones_and_those_that_the_algorithm_asks_for(make_worker):
+    plain = make_worker(COUNTING)
+    assert rows_of(plain).keys() == USUAL
+    asking = make_worker(
+        COUNTING, num_envs=2, algorithm=PPO(num_envs_per_worker=2, train_batch_size=10,
+                                            minibatch_size=5)
+    )
+    columns = asking.sampler.sample(5, 0, True)
+    assert columns.keys() == USUAL | {"log_probs", "values", "dist_inputs"}
+    policy = asking.get_policy()
+    for t in range(5):
+        dist, extras = policy.act(columns["obs"][t])
+        np.testing.assert_array_equal(columns["dist_inputs"][t], dist.inputs)
+        np.testing.assert_array_equal(columns["values"][t], extras["values"])
+        np.testing.assert_allclose(
+            columns["log_probs"][t], dist.log_prob(columns["actions"][t]), rtol=1e-6
+        )
+
+
+def test_columns_hold_32_bit_floats_even_if_the_env_gives_64(make_worker):
+    rows = rows_of(make_worker(COUNTING))
+    assert {rows[name].dtype for name in ("obs", "next_obs", "rewards")} == {np.dtype("float32")}
+    assert {rows[name].dtype for name in ("terminated", "truncated")} == {np.dtype(bool)}
+
+
+def test_without_exploration_the_most_likely_action_is_taken(make_worker):
+    worker = make_worker(COUNTING, fragment=30, explore=False, env_config={"num_actions": 4})
+    rows = rows_of(worker)
+    dist, _ = worker.get_policy().act(rows["obs"])
+    np.testing.assert_array_equal(rows["actions"], dist.inputs.argmax(1))
+    explored = rows_of(make_worker(COUNTING, fragment=30, env_config={"num_actions": 4}))
+    assert (explored["actions"] != rows["actions"]).any()
+
+
+# Rewards
+
+
+@pytest.mark.parametrize(
+    ("clip_rewards", "expected"),
+    [(False, [3, -3, 3, -3]), (True, [1, -1, 1, -1]), (0.5, [0.5, -0.5, 0.5, -0.5])],
+)
+def test_clipped_rewards_reach_the_batch_and_raw_ones_the_returns(
+    make_worker, clip_rewards, expected
+):
+    worker = make_worker(
+        COUNTING,
+        fragment=4,
+        clip_rewards=clip_rewards,
+        env_config={"rewards": "alternating", "terminates_at": 3},
+    )
+    np.testing.assert_array_equal(rows_of(worker)["rewards"], [*expected[:3], expected[0]])
+    assert episodes_of(worker) == [(3.0, 3)]
+
+
+# Actions
+
+
+def test_normalised_actions_are_stretched_to_the_bounds_of_the_env(make_worker):
+    rows = rows_of(make_worker("toy_envs.BoxActionEnv", num_envs=2, fragment=20))
+    low, high = np.array([-2.0, 0.0]), np.array([2.0, 10.0])
+    stretched = (low + high) / 2 + rows["actions"] * (high - low) / 2
+    assert (np.abs(rows["actions"]) > 1).any(), "else clipping is not seen"
+    np.testing.assert_allclose(rows["next_obs"], np.clip(stretched, low, high), rtol=1e-6)
+
+
+def test_clipped_actions_keep_their_scale(make_worker):
+    worker = make_worker(
+        "toy_envs.BoxActionEnv", fragment=40, normalize_actions=False, clip_actions=True
+    )
+    rows = rows_of(worker)
+    assert (rows["actions"][:, 1] < 0).any()
+    np.testing.assert_array_equal(rows["next_obs"], np.clip(rows["actions"], [-2, 0], [2, 10]))
+
+
+def test_actions_without_bounds_reach_the_env_as_they_are(make_worker):
+    rows = rows_of(make_worker("toy_envs.UnboundedActionEnv", fragment=20))
+    np.testing.assert_array_equal(rows["next_obs"], rows["actions"])
+    assert np.unique(rows["actions"]).size == 40
+
+
+def test_discrete_actions_are_shifted_by_the_start_of_their_space(make_worker):
+    rows = rows_of(make_worker("toy_envs.ShiftedDiscreteEnv", fragment=40))
+    assert set(rows["actions"].tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(rows["next_obs"][:, 0], rows["actions"] + 5)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_multi_discrete_actions_stay_together(make_worker, vectorization):
+    worker = make_worker(
+        "toy_envs.MultiDiscreteActionEnv", num_envs=2, fragment=40, vectorization=vectorization
+    )
+    rows = rows_of(worker)
+    assert rows["actions"].shape == (80, 3)
+    np.testing.assert_array_equal(rows["next_obs"], rows["actions"])
+    np.testing.assert_array_equal(rows["actions"].max(0), [1, 2, 3])
+
+
+# Observations
+
+
+def known_rows(steps: np.ndarray) -> np.ndarray:
+    """DictObsEnv's observations at `steps` as one vector each: flags, one-hot phase, position."""
+    return np.array(
+        [[k % 2, k // 2 % 2, *np.eye(3)[k % 3], k, -k] for k in steps], np.float32
+    )
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("env_id", ["toy_envs.DictObsEnv", "toy_envs.TupleObsEnv"])
+def test_dict_and_tuple_observations_become_one_vector(make_worker, env_id, vectorization):
+    worker = make_worker(env_id, num_envs=2, fragment=7, vectorization=vectorization)
+    columns = worker.sampler.sample(7, 0, True)
+    for env in range(2):
+        np.testing.assert_array_equal(columns["obs"][:, env], known_rows([0, 1, 2, 3, 4, 0, 1]))
+        np.testing.assert_array_equal(
+            columns["next_obs"][:, env], known_rows([1, 2, 3, 4, 5, 1, 2])
+        )
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_discrete_observations_become_one_hot(make_worker, vectorization):
+    worker = make_worker("FrozenLake-v1", num_envs=2, fragment=40, vectorization=vectorization)
+    rows = rows_of(worker)
+    assert rows["obs"].shape == (80, 16)
+    np.testing.assert_array_equal(rows["obs"].sum(1), 1)
+    np.testing.assert_array_equal(np.unique(rows["obs"]), [0, 1])
+    # Fields next to each other on the 4 x 4 map, or the same one at its edge.
+    here, there = rows["obs"].argmax(1), rows["next_obs"].argmax(1)
+    distance = np.abs(here // 4 - there // 4) + np.abs(here % 4 - there % 4)
+    assert set(distance.tolist()) == {0, 1}
+
+
+# Filters
+
+
+def test_the_filter_counts_each_observation_that_is_acted_on_once(make_worker):
+    kwargs = {"num_envs": 2, "fragment": 9, "env_config": {"terminates_at": 4}}
+    filtered = make_worker(COUNTING, observation_filter="MeanStdFilter", **kwargs)
+    raw = make_worker(COUNTING, **kwargs)
+    filtered.sample()
+    # The tenth observation of each env was seen as well: the next fragment acts on it.
+    seen = raw.sampler.sample(10, 0, True)["obs"].reshape(-1, 2).astype(np.float64)
+    state = filtered.filter.state_dict()
+    assert state["count"] == len(seen) == 20
+    np.testing.assert_allclose(state["mean"], seen.mean(0))
+    np.testing.assert_allclose(state["squares"], ((seen - seen.mean(0)) ** 2).sum(0))
+    filtered.sample()
+    assert filtered.filter.state_dict()["count"] == 20 + 18
+
+
+@pytest.mark.parametrize(
+    "num_envs",
+    [
+        1,
+        pytest.param(
+            2,
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="where another env's episode ends, next_obs is filtered before this step's "
+                "observations are counted, and the obs of the next row after",
+            ),
+        ),
+    ],
+)
+def test_filtered_rows_are_chained_within_an_episode(make_worker, num_envs):
+    worker = make_worker(
+        COUNTING,
+        num_envs=num_envs,
+        observation_filter="MeanStdFilter",
+        env_config={"length_range": [3, 6]},
+    )
+    columns = worker.sampler.sample(30, 0, True)
+    goes_on = ~columns["terminated"][:-1]
+    np.testing.assert_array_equal(columns["next_obs"][:-1][goes_on], columns["obs"][1:][goes_on])
+    assert goes_on.sum() > 15
+    assert np.abs(columns["obs"]).max() < 10
+
+
+def test_the_first_filtered_observations_follow_from_the_statistics(make_worker):
+    worker = make_worker(COUNTING, observation_filter="MeanStdFilter")
+    obs = rows_of(worker)["obs"]
+    # After 0; 0, 1; 0, 1, 2: mean 0, 0.5, 1 and standard deviation 1 (unknown), 0.7071, 1.
+    np.testing.assert_allclose(obs[:3, 1], [0.0, 0.5 / np.sqrt(0.5), 1.0], rtol=1e-6)
+
+
+def test_a_final_observation_is_filtered_but_not_counted(make_worker):
+    worker = make_worker(
+        COUNTING, fragment=3, observation_filter="MeanStdFilter", env_config={"terminates_at": 2}
+    )
+    rows = rows_of(worker)
+    # Counted so far when step 2 is the final one: steps 0 and 1; mean 0.5, deviation 0.7071.
+    np.testing.assert_allclose(rows["next_obs"][1, 1], (2 - 0.5) / np.sqrt(0.5), rtol=1e-5)
+    np.testing.assert_allclose(worker.filter.state_dict()["mean"], [2 / 4, 2 / 4])
+
+
+# Whole episodes
+
+
+def test_whole_episodes_come_once_each_and_in_order(make_worker):
+    kwargs = {"num_envs": 3, "env_config": {"length_range": [1, 9], "rewards": "random"}}
+    stream = make_worker(COUNTING, **kwargs).sampler.sample(120, 0, True)
+    expected = set()
+    for env in range(3):
+        ends = np.flatnonzero(stream["terminated"][:, env]) + 1
+        episodes = np.split(stream["rewards"][:, env], ends)[:-1]
+        expected |= {(number, *episode.tolist()) for number, episode in enumerate(episodes)}
+
+    worker = make_worker(COUNTING, fragment=4, batch_mode="complete_episodes", **kwargs)
+    found, lengths = [], []
+    while worker.timestep < 360:
+        rows = rows_of(worker)
+        assert rows["terminated"][-1], "a batch holds whole episodes only"
+        lengths += [report.length for report in worker.take_metrics()]
+        for episode in np.split(np.arange(rows.num_rows), np.flatnonzero(rows["terminated"]) + 1):
+            if len(episode):
+                obs = rows["obs"][episode]
+                np.testing.assert_array_equal(obs[:, 1], np.arange(len(episode)))
+                assert len(set(obs[:, 0])) == 1
+                found.append((int(obs[0, 0]), *rows["rewards"][episode].tolist()))
+    assert worker.timestep == 360
+    assert len(found) == len(set(found)) == len(expected) > 40
+    assert set(found) == expected
+    assert sorted(lengths) == sorted(len(episode) - 1 for episode in found)
+
+
+def test_sampling_goes_on_until_an_episode_is_whole(make_worker):
+    worker = make_worker(
+        COUNTING, fragment=4, batch_mode="complete_episodes", env_config={"terminates_at": 10}
+    )
+    sample = worker.sample()
+    assert sample.batches["default_policy"].num_rows == 10
+    assert sample.env_steps == worker.timestep == 12
+    sample = worker.sample()
+    rows = sample.batches["default_policy"]
+    assert (rows.num_rows, sample.env_steps) == (10, 8)
+    np.testing.assert_array_equal(rows["obs"], [[1, k] for k in range(10)])
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_whole_episodes_of_cart_pole_are_as_long_as_their_returns(make_worker, vectorization):
+    worker = make_worker(
+        "CartPole-v1",
+        num_envs=3,
+        fragment=11,
+        batch_mode="complete_episodes",
+        vectorization=vectorization,
+    )
+    rows = rows_of(worker, 15)
+    ends = np.flatnonzero(rows["terminated"] | rows["truncated"])
+    lengths = np.diff(ends, prepend=-1)
+    assert ends[-1] == rows.num_rows - 1
+    assert sorted(lengths) == sorted(int(reward) for reward, _ in episodes_of(worker))
+    np.testing.assert_array_equal(rows["obs"][1:][~rows["terminated"][:-1]],
+                                  rows["next_obs"][:-1][~rows["terminated"][:-1]])
+
+
+# Windows of n steps
+
+
+def dqn(fragment: int, n_step: int, num_envs: int, batch_mode: str = "truncate_episodes") -> DQN:
+    return DQN(
+        n_step=n_step,
+        gamma=0.5,
+        hiddens=[8],
+        num_envs_per_worker=num_envs,
+        rollout_fragment_length=fragment,
+        batch_mode=batch_mode,
+    )
+
+
+@pytest.mark.parametrize("fragment", [1, 2, 4, 10])
+def test_windows_cross_the_seams_of_fragments(make_worker, assert_same_rows, fragment):
+    def rows(length: int):
+        worker = make_worker(
+            COUNTING,
+            algorithm=dqn(length, n_step=3, num_envs=2),
+            exploration=EpsilonGreedy(epsilon_timesteps=30),
+            env_config={"length_range": [1, 7], "rewards": "random"},
+        )
+        batches = [worker.sample().batches["default_policy"] for _ in range(20 // length)]
+        return concat([batch for batch in batches if batch.num_rows])
+
+    seams, whole = rows(fragment), rows(20)
+    assert whole.num_rows == (20 - 2) * 2
+    assert_same_rows(seams, whole)
+
+
+def test_windows_are_summed_and_cut_at_the_ends_of_episodes(make_worker):
+    worker = make_worker(
+        COUNTING,
+        algorithm=dqn(2, n_step=3, num_envs=1),
+        exploration=EpsilonGreedy(),
+        env_config={"terminates_at": [None, 4], "truncates_at": [3, None]},
+    )
+    rows = concat([b for _ in range(4) if (b := worker.sample().batches["default_policy"])])
+    # Rewards 1 2 3 | 1 2 3 4 | 1; the first episode is truncated, the second terminated.
+    np.testing.assert_array_equal(
+        rows["rewards"], [1 + 1 + 0.75, 2 + 1.5, 3, 1 + 1 + 0.75, 2 + 1.5 + 1, 3 + 2]
+    )
+    np.testing.assert_array_equal(
+        rows["next_obs"], [[0, 3], [0, 3], [0, 3], [1, 3], [1, 4], [1, 4]]
+    )
+    np.testing.assert_array_equal(rows["discounts"], [0.125, 0.25, 0.5, 0.125, 0, 0])
+
+
+def test_a_fragment_shorter_than_the_window_gives_no_rows_yet(make_worker):
+    worker = make_worker(
+        COUNTING, algorithm=dqn(1, n_step=4, num_envs=2), exploration=EpsilonGreedy()
+    )
+    samples = [worker.sample() for _ in range(5)]
+    assert [s.batches["default_policy"].num_rows for s in samples] == [0, 0, 0, 2, 2]
+    assert [s.env_steps for s in samples] == [2] * 5
+
+
+def test_windows_of_whole_episodes_are_those_of_the_stream(make_worker):
+    def rows(batch_mode: str, num_samples: int):
+        worker = make_worker(
+            COUNTING,
+            algorithm=dqn(6, n_step=3, num_envs=2, batch_mode=batch_mode),
+            exploration=EpsilonGreedy(),
+            env_config={"length_range": [1, 7], "rewards": "random"},
+        )
+        batch = rows_of(worker, num_samples)
+        return {
+            (*obs, reward, *next_obs, discount)
+            for obs, reward, next_obs, discount in zip(
+                batch["obs"].tolist(), batch["rewards"].tolist(),
+                batch["next_obs"].tolist(), batch["discounts"].tolist(), strict=True,
+            )
+        }
+
+    whole, stream = rows("complete_episodes", 8), rows("truncate_episodes", 30)
+    assert len(whole) > 60
+    assert whole <= stream
