@@ -206,7 +206,7 @@ class DQN(Algorithm):
         return self.buffer.sample(self.train_batch_size)
 
     def learn(self, batch: Batch) -> dict[str, Any]:
-        slots = batch.pop("batch_indexes", None)
+        slots = batch.get("batch_indexes")
         rows = batch.to(self.device)
         if self.noisy:
             self._resample_noise()
@@ -241,7 +241,7 @@ class DQN(Algorithm):
         return self._weighted_mean(row_losses, rows), q_values.detach() - targets, q_values
 
     def _distributional_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(cross-entropy loss, KL-like errors [N], expected Q of the actions taken [N])."""
+        """(cross-entropy loss, KL to the targets [N], expected Q of the actions taken [N])."""
         support = self.network.support
         row_index = torch.arange(rows.num_rows, device=self.device)
         next_logits = self.target.without_grad(rows["next_obs"])
@@ -253,9 +253,12 @@ class DQN(Algorithm):
             next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
         )
         log_probs = self.network(rows["obs"])[row_index, rows["actions"]].log_softmax(-1)
-        errors = -(targets * log_probs).sum(-1)
+        cross_entropy = -(targets * log_probs).sum(-1)
         q_values = (log_probs.detach().exp() * support).sum(-1)
-        return self._weighted_mean(errors, rows), errors, q_values
+        # Rainbow's priorities are the KL divergence: the loss less the targets' own entropy.
+        target_entropy = -torch.special.xlogy(targets, targets).sum(-1)
+        errors = cross_entropy.detach() - target_entropy
+        return self._weighted_mean(cross_entropy, rows), errors, q_values
 
     def _weighted_mean(self, row_losses: torch.Tensor, rows: Batch) -> torch.Tensor:
         return (row_losses * rows["weights"]).mean() if "weights" in rows else row_losses.mean()

@@ -123,6 +123,7 @@ class PPO(Algorithm):
             rows["values"], rows["value_targets"]
         ).item()
         if self.use_kl_loss:
+            metrics["kl"] = self._kl_to_old_policy(rows)
             self._adapt_kl_coeff(metrics["kl"])
         return metrics | {
             "cur_lr": lr,
@@ -158,6 +159,12 @@ class PPO(Algorithm):
             kl = old_dist.kl(dist).mean()
             loss = loss + self.current_kl_coeff * kl
         return loss, [part.detach() for part in (policy_loss, vf_loss, entropy, kl, clip_fraction)]
+
+    def _kl_to_old_policy(self, rows: Batch) -> float:
+        with torch.no_grad():
+            dist, _ = self.policy(rows["obs"])
+            old_dist = self.policy.family(rows["dist_inputs"])  # type: ignore[operator]
+            return float(old_dist.kl(dist).mean())
 
     def _adapt_kl_coeff(self, kl: float) -> None:
         """Section 4: halve or double the penalty when KL leaves [target / 1.5, 1.5 target]."""

@@ -80,11 +80,13 @@ class Categorical(Distribution):
         return self.log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Array:
-        return -_sum_where_possible(self.log_probs, self.log_probs)
+        return -_weighted_by(self.log_probs, self.log_probs)
 
     def kl(self, other: Distribution) -> Array:
         assert isinstance(other, Categorical)
-        return _sum_where_possible(self.log_probs, self.log_probs - other.log_probs)
+        with np.errstate(invalid="ignore"):  # -inf - -inf, of what neither allows.
+            ratios = self.log_probs - other.log_probs
+        return _weighted_by(self.log_probs, ratios)
 
 
 class MultiCategorical(Distribution):
@@ -202,9 +204,8 @@ def _exp(array: Array) -> Array:
     return array.exp() if isinstance(array, torch.Tensor) else np.exp(array)
 
 
-def _sum_where_possible(log_probs: Array, values: Array) -> Array:
-    """sum of exp(log_probs) * values over the last axis, where a probability of zero adds zero."""
-    if isinstance(log_probs, torch.Tensor):
-        values = values.clamp(min=torch.finfo(values.dtype).min)
-        return (log_probs.exp() * values).sum(-1)
-    return (np.exp(log_probs) * np.maximum(values, np.finfo(values.dtype).min)).sum(-1)
+def _weighted_by(log_probs: Array, values: Array) -> Array:
+    """sum of exp(log_probs) * values over the last axis, where what cannot happen adds nothing."""
+    probabilities = _exp(log_probs)
+    where = torch.where if isinstance(log_probs, torch.Tensor) else np.where
+    return (probabilities * where(probabilities > 0.0, values, 0.0)).sum(-1)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlrun.core.networks import Layers
+
 Forward = Callable[[np.ndarray], np.ndarray]
 
 MAX_NUMPY_WIDTH = 512
@@ -27,6 +29,10 @@ def forward_function(module: nn.Module) -> Forward:
     steps = _numpy_steps(module)
     if steps is None:
         return _torch_forward(module)
+    first_layer = next((layer for layer in module.modules() if not any(layer.children())), None)
+    if not isinstance(first_layer, nn.Linear):
+        # Activations write into what they get, which must not be the caller's array.
+        steps = [np.array, *steps]
 
     def forward(x: np.ndarray) -> np.ndarray:
         for step in steps:
@@ -48,7 +54,8 @@ def _torch_forward(module: nn.Module) -> Forward:
 
 def _numpy_steps(module: nn.Module) -> list[Forward] | None:
     """The layers of `module` as NumPy functions, or None if one has no counterpart here."""
-    if isinstance(module, nn.Sequential):
+    # Exactly these classes: a subclass may have a forward of its own.
+    if type(module) in (nn.Sequential, Layers):
         steps: list[Forward] = []
         for layer in module:
             layer_steps = _numpy_steps(layer)

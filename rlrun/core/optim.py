@@ -52,7 +52,9 @@ class FlatAdam:
 
         `grad_clip` scales the whole gradient down to that norm.
         """
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(
+            loss, self.parameters, allow_unused=True, materialize_grads=True
+        )
         torch.cat([gradient.reshape(-1) for gradient in gradients], out=self.grad)
         norm = torch.linalg.vector_norm(self.grad)
         if grad_clip is not None:

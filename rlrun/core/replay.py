@@ -147,6 +147,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.max_priority = float(state["max_priority"])
+        self.sums = SumTree(self.capacity)
+        self.minima = MinTree(self.capacity)
         self._set(np.arange(self.size), np.asarray(state["priorities"]))
 
     def _set(self, slots: np.ndarray, values: np.ndarray) -> None:

@@ -35,7 +35,7 @@ class PiecewiseSchedule:
     points: list[list[float]]
 
     def __post_init__(self) -> None:
-        steps = [point[0] for point in self.points if len(point) == 2]
+        steps = [point[0] for point in self.points if _is_point(point)]
         if len(steps) != len(self.points) or not steps or steps != sorted(set(steps)):
             raise ConfigError(
                 f"A schedule is a list of [timestep, value] points with rising timesteps; "
@@ -96,6 +96,11 @@ def make_schedule(value: Any) -> Schedule:
         return value
     if isinstance(value, list):
         return PiecewiseSchedule(points=value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(
+            f"A schedule is a number, a list of [timestep, value] points, or a node with _target_; "
+            f"got {value!r}."
+        )
     return ConstantSchedule(value=float(value))
 
 
@@ -112,3 +117,11 @@ def check_schedule_range(name: str, value: Any, *, low: float, high: float = flo
             if high != float("inf"):
                 bounds = f"between {low:g} and {high:g}"
             raise ConfigError(f"{name}={value} must be {bounds} at every timestep.")
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, list | tuple)
+        and len(point) == 2
+        and all(isinstance(part, int | float) for part in point)
+    )

@@ -58,14 +58,15 @@ class ActionConverter:
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
             self._convert = lambda actions: actions + space.start
         elif isinstance(space, spaces.Box) and is_float_vector(space):
-            low, high = space.low, space.high
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            dtype = space.dtype
             if normalize_actions and space.is_bounded("both"):
                 middle, half = (high + low) / 2, (high - low) / 2
                 self._convert = lambda actions: np.clip(
-                    middle + half * actions, low, high, dtype=low.dtype
-                )
+                    middle + half * actions, low, high
+                ).astype(dtype)
             elif clip_actions:
-                self._convert = lambda actions: np.clip(actions, low, high, dtype=low.dtype)
+                self._convert = lambda actions: np.clip(actions, low, high).astype(dtype)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._convert is None else self._convert(actions)

@@ -1,0 +1,280 @@
+"""The floors of the house: who may import whom, read off the source without importing it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import rlrun
+
+PACKAGE = Path(rlrun.__file__).resolve().parent
+
+FLOORS = {
+    "cli": 5,
+    "__main__": 5,
+    "run": 4,
+    "config": 4,
+    "compose": 4,
+    "parts": 4,
+    "run_folder": 4,
+    "rollout": 4,
+    "trainer": 3,
+    "evaluation": 3,
+    "loggers": 2,
+    "algos": 1,
+    "workers": 1,
+    "core": 0,
+}
+"""Floor of each module or package of rlrun; the root, which only names others, has none."""
+
+SIBLINGS = {"algos", "workers"}
+"""Packages of one floor that know nothing of each other."""
+
+IMPORTS_IN_FUNCTIONS = {
+    # A command imports no torch, no Hydra and no msgspec before it needs them.
+    "cli": {
+        "hydra",
+        "hydra.core.hydra_config",
+        "hydra.errors",
+        "omegaconf.errors",
+        "rlrun.parts",
+        "rlrun.rollout",
+        "rlrun.run",
+        "rlrun.run_folder",
+        "shutil",
+    },
+    "compose": {
+        "difflib",
+        "hydra",
+        "hydra.core.config_store",
+        "hydra.core.global_hydra",
+        "hydra.errors",
+        "omegaconf.errors",
+    },
+    "config": {"msgspec"},
+    # `DQN(lr=1e-3).build(env=...)`: the one call upward, from the lowest floor to the fourth.
+    "core.algorithm": {"rlrun.run"},
+    "core.checkpoint": {"safetensors.numpy"},
+    "core.exploration.stochastic_sampling": {"gymnasium"},
+    "core.networks": {"rlrun.core.imports"},
+    "core.resources": {"torch"},
+    "core.seeding": {"torch"},
+    # Optional or slow, and only imported by the logger that is switched on.
+    "loggers.console": {
+        "rich.console",
+        "rich.live",
+        "rich.progress_bar",
+        "rich.table",
+        "rich.text",
+    },
+    "loggers.wandb": {"wandb"},
+    "workers.envs": {"ale_py"},
+    "workers.pool": {"ray", "torch"},
+    # Ray is not imported where there are no remote workers.
+    "workers.worker_set": {"rlrun.workers.pool"},
+}
+"""Every import that a function may do, by module; there are no others."""
+
+HOMES = {
+    "ray": {"workers.pool"},
+    "wandb": {"loggers.wandb"},
+    "rich": {"loggers.console"},
+    "hydra": {"cli", "compose"},
+    "omegaconf": {"cli", "compose", "run"},
+    "msgspec": {"config"},
+    "safetensors": {"core.checkpoint"},
+    "tensorboard": set(),
+    "ale_py": {"workers.envs"},
+}
+"""The only modules that may import these packages, anywhere in them."""
+
+NEVER_AT_THE_TOP = {"ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors"}
+"""Packages that no module imports when it is imported itself."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, by whom, and whether only a function or a type checker does it."""
+
+    by: str
+    module: str
+    in_function: bool
+    for_types: bool
+
+
+def read_imports() -> list[Import]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found += imports_in(ast.parse(path.read_text()), name_of(path))
+    return found
+
+
+def name_of(path: Path) -> str:
+    """`core.batch` for rlrun/core/batch.py, `core` for rlrun/core/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_in(
+    node: ast.AST, by: str, in_function: bool = False, for_types: bool = False
+) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        inside = in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        types = for_types or (
+            isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        )
+        for module in modules_of(child):
+            yield Import(by, module, in_function, for_types)
+        yield from imports_in(child, by, inside, types)
+
+
+def modules_of(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "rlrun imports by full names"
+        assert node.module is not None
+        inner = [f"{node.module}.{alias.name}" for alias in node.names]
+        submodules = [name for name in inner if is_module(name)]
+        return submodules if len(submodules) == len(inner) else [node.module, *submodules]
+    return []
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+IMPORTS = read_imports()
+OURS = [each for each in IMPORTS if each.module.split(".")[0] == "rlrun"]
+AT_THE_TOP = [each for each in IMPORTS if not each.in_function and not each.for_types]
+
+
+def inner_name(module: str) -> str:
+    return module.removeprefix("rlrun").lstrip(".")
+
+
+def top(module: str) -> str:
+    """The part of a name that has a floor: `core` of `core.batch`."""
+    return module.split(".")[0]
+
+
+def edges(imports: list[Import]) -> dict[str, set[str]]:
+    """Which modules of ours each module imports."""
+    graph: dict[str, set[str]] = {}
+    for each in imports:
+        if each.module.startswith("rlrun."):
+            graph.setdefault(each.by, set()).add(inner_name(each.module))
+    return graph
+
+
+def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
+    """`start` and all that is imported with it, packages of modules included."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            parents = {module.rpartition(".")[0]} - {""}
+            waiting += graph.get(module, set()) | parents
+    return seen
+
+
+def test_every_module_has_a_floor():
+    modules = {top(name_of(path)) for path in PACKAGE.rglob("*.py")} - {""}
+    assert modules == set(FLOORS)
+
+
+def test_modules_import_only_from_their_own_floor_and_lower_ones():
+    allowed = {(by, module) for by, names in IMPORTS_IN_FUNCTIONS.items() for module in names}
+    upward = [
+        (each.by, each.module)
+        for each in OURS
+        if each.by and FLOORS[top(inner_name(each.module))] > FLOORS[top(each.by)]
+        if not (each.in_function and (each.by, each.module) in allowed)
+    ]
+    assert upward == []
+
+
+def test_only_the_build_method_of_algorithms_calls_upward():
+    upward = {
+        (each.by, each.module)
+        for each in OURS
+        if each.by and FLOORS[top(inner_name(each.module))] > FLOORS[top(each.by)]
+    }
+    assert upward == {("core.algorithm", "rlrun.run")}
+
+
+def test_algorithms_and_workers_know_nothing_of_each_other():
+    crossing = [
+        (each.by, each.module)
+        for each in OURS
+        if {top(each.by), top(inner_name(each.module))} == SIBLINGS
+    ]
+    assert crossing == []
+
+
+def test_nobody_inside_imports_the_package_root():
+    assert [each.by for each in OURS if each.module == "rlrun"] == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = edges(AT_THE_TOP)
+    in_circles = [
+        module
+        for module in graph
+        if any(
+            module in reachable(imported, graph)
+            for imported in graph[module]
+            # A package and its own modules stand for one another.
+            if not imported.startswith(f"{module}.")
+        )
+    ]
+    assert in_circles == []
+
+
+def test_functions_import_only_what_the_allow_list_names():
+    in_functions: dict[str, set[str]] = {}
+    for each in IMPORTS:
+        if each.in_function:
+            in_functions.setdefault(each.by, set()).add(each.module)
+    assert in_functions == IMPORTS_IN_FUNCTIONS
+
+
+@pytest.mark.parametrize("package", sorted(HOMES))
+def test_a_package_is_imported_only_where_it_lives(package):
+    importers = {each.by for each in IMPORTS if top(each.module) == package}
+    assert importers <= HOMES[package]
+
+
+@pytest.mark.parametrize("package", sorted(NEVER_AT_THE_TOP))
+def test_a_heavy_package_is_never_imported_together_with_a_module(package):
+    assert [each.by for each in AT_THE_TOP if top(each.module) == package] == []
+
+
+def test_only_workers_import_gymnasium_beyond_its_spaces():
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            names = [name for name in names if top(name) == "gymnasium"]
+            if any(not name.startswith("gymnasium.spaces") for name in names):
+                importers.add(top(name_of(path)))
+    assert importers == {"workers"}
+
+
+@pytest.mark.parametrize("module", ["cli", "compose", "config"])
+def test_the_command_line_imports_no_torch_with_itself(module):
+    graph = edges(AT_THE_TOP)
+    together = reachable(module, graph)
+    importers = {each.by for each in AT_THE_TOP if top(each.module) in ("torch", "gymnasium")}
+    assert together & importers == set()

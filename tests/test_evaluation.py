@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toy_envs
+from rlrun.core import seeding
+from rlrun.core.errors import ConfigError
+from rlrun.run import make_trainer
+from rlrun.trainer import Trainer
+from rlrun.workers.vector_env import env_seeds
+
+COUNTING = "toy_envs.CountingEnv"
+TIMES = ("time", "date", "timestamp", "timers", "sampler_perf", "warmup", "pid", "experiment_id")
+
+
+def make(*overrides: str, env: str = COUNTING, algo: str = "ppo", **settings: Any) -> Trainer:
+    """Three envs, 24 env steps an iteration."""
+    ppo = ["algo.train_batch_size=24", "algo.minibatch_size=12", "algo.num_epochs=1"]
+    return make_trainer(
+        algo,
+        env=env,
+        overrides=[
+            *(ppo if algo == "ppo" else []),
+            "algo.num_envs_per_worker=3",
+            "algo.timesteps_per_iteration=0",
+            *overrides,
+        ],
+        **{"seed": 5, **settings},
+    )
+
+
+def evaluation_worker(trainer: Trainer) -> Any:
+    return trainer.evaluation.workers(trainer.policies).local_worker()
+
+
+# When
+
+
+def test_the_interval_counts_training_iterations():
+    with make("evaluation.interval=3", "evaluation.duration=1", "env.env_config.terminates_at=2") as t:
+        has = ["evaluation" in t.train() for _ in range(7)]
+        assert t.evaluation.num_rounds == 2
+    assert has == [False, False, True, False, False, True, False]
+
+
+def test_without_an_interval_only_the_user_evaluates():
+    with make("evaluation.duration=1", "env.env_config.terminates_at=2") as trainer:
+        assert "evaluation" not in trainer.train()
+        assert trainer.evaluate()["evaluation"]["episodes_this_iter"] == 1
+        assert trainer.iteration == 1
+
+
+def test_the_last_evaluation_is_attached_always_if_asked_and_nan_before_the_first():
+    with make(
+        "evaluation.interval=2",
+        "evaluation.duration=1",
+        "evaluation.always_attach_results=true",
+        "env.env_config.terminates_at=2",
+    ) as trainer:
+        results = [trainer.train()["evaluation"] for _ in range(4)]
+    assert math.isnan(results[0]["episode_reward_mean"])
+    assert results[0].keys() == results[1].keys()
+    assert [r["episode_reward_mean"] for r in results[1:]] == [3.0] * 3
+    assert results[2] is results[1]
+    assert results[3] is not results[1]
+
+
+# How long
+
+
+@pytest.mark.parametrize("duration", [1, 2, 3, 7])
+def test_episodes_are_counted_exactly_over_several_envs(duration):
+    with make(f"evaluation.duration={duration}", "env.env_config.length_range=[1,9]") as trainer:
+        metrics = trainer.evaluate()["evaluation"]
+    lengths = metrics["hist_stats"]["episode_lengths"]
+    assert metrics["episodes_this_iter"] == len(lengths) == duration
+    assert metrics["episode_len_mean"] == pytest.approx(np.mean(lengths))
+    assert metrics["hist_stats"]["episode_reward"] == [n * (n + 1) / 2 for n in lengths]
+    assert metrics["timesteps_this_iter"] == sum(lengths)
+
+
+def test_each_env_plays_its_share_so_that_short_episodes_are_not_favoured():
+    with make("evaluation.duration=7", "env.env_config.length_range=[1,9]") as trainer:
+        lengths = sorted(trainer.evaluate()["evaluation"]["hist_stats"]["episode_lengths"])
+        expected = []
+        seed = seeding.integer_seed(5, "evaluation", 0)
+        for env_seed, share in zip(env_seeds(seed, 0, 3), (3, 2, 2), strict=True):
+            env = toy_envs.CountingEnv(length_range=[1, 9])
+            for episode in range(share):
+                env.reset(seed=env_seed if episode == 0 else None)
+                expected.append(env.random_length)
+    assert lengths == sorted(expected)
+
+
+@pytest.mark.parametrize("duration", [1, 3, 17])
+def test_timesteps_are_counted_exactly_over_several_envs(duration):
+    # Every step is an episode, so that the steps that count can be counted.
+    with make(
+        f"evaluation.duration={duration}",
+        "evaluation.duration_unit=timesteps",
+        "env.env_config.terminates_at=1",
+    ) as trainer:
+        metrics = trainer.evaluate()["evaluation"]
+    assert metrics["timesteps_this_iter"] == metrics["episodes_this_iter"] == duration
+
+
+@pytest.mark.xfail(strict=True, reason="rows that only reset a native env are counted as steps")
+def test_timesteps_of_native_envs_are_those_of_real_steps():
+    with make(
+        "env.vectorization=native",
+        "env.horizon=1",
+        "evaluation.duration=12",
+        "evaluation.duration_unit=timesteps",
+        env="CartPole-v1",
+    ) as trainer:
+        metrics = trainer.evaluate()["evaluation"]
+    assert metrics["timesteps_this_iter"] == metrics["episodes_this_iter"] == 12
+
+
+def test_remote_workers_share_the_duration_exactly_and_evaluate_the_newest_policy(ray_cluster):
+    with make(
+        "evaluation.num_workers=2",
+        "resources.num_cpus_per_worker=0.5",
+        "evaluation.duration=7",
+        "evaluation.interval=1",
+        "env.env_config.length_range=[1,9]",
+        "env.observation_filter=MeanStdFilter",
+    ) as trainer:
+        metrics = trainer.train()["evaluation"]
+        lengths = metrics["hist_stats"]["episode_lengths"]
+        assert metrics["episodes_this_iter"] == len(lengths) == 7
+        assert metrics["timesteps_this_iter"] == sum(lengths)
+        workers = trainer.evaluation.workers(trainer.policies)
+        trained = trainer.get_weights()["default_policy"]
+        count = trainer.workers.local_worker().filter.state_dict()["count"]
+        found = workers.foreach_worker(
+            lambda worker: (worker.get_weights()["default_policy"], worker.filter.state_dict())
+        )
+        assert len(found) == 3
+        for weights, statistics in found:
+            assert statistics["count"] == count == 3 + 24
+            for name, array in weights.items():
+                np.testing.assert_array_equal(array, trained[name], err_msg=name)
+        seeds = workers.foreach_worker(
+            lambda worker: [] if worker.env is None else [env.seed for env in worker.env.envs]
+        )
+        root = seeding.integer_seed(5, "evaluation", 0)
+        assert seeds == [[], env_seeds(root, 1, 3), env_seeds(root, 2, 3)]
+        # Steps, and fewer episodes than workers, are dealt out exactly as well.
+        assert workers.run_evaluation(1, None, 17) == 17
+        workers.take_metrics()
+        assert workers.run_evaluation(2, 1, None) > 0
+        assert len(workers.take_metrics()) == 1
+
+
+# On what
+
+
+def test_the_config_of_evaluation_lies_over_that_of_the_run():
+    with make(
+        "env.env_config.terminates_at=2",
+        "env.observation_filter=MeanStdFilter",
+        "evaluation.config.env.env_config.terminates_at=5",
+        "evaluation.duration=2",
+        "evaluation.interval=1",
+    ) as trainer:
+        result = trainer.train()
+        assert evaluation_worker(trainer).config.env.observation_filter == "MeanStdFilter"
+    assert result["episode_len_mean"] == 2.0
+    assert result["evaluation"]["episode_len_mean"] == 5.0
+
+
+def test_evaluation_may_use_another_number_of_envs():
+    with make(
+        "env.env_config.terminates_at=2",
+        "evaluation.config.algo.num_envs_per_worker=1",
+        "evaluation.duration=4",
+    ) as trainer:
+        metrics = trainer.evaluate()["evaluation"]
+        assert evaluation_worker(trainer).env.num_envs == 1
+    assert (metrics["episodes_this_iter"], metrics["timesteps_this_iter"]) == (4, 8)
+
+
+@pytest.mark.parametrize("explore", [False, True])
+def test_evaluation_acts_greedily_unless_it_is_to_explore(explore):
+    with make(
+        f"evaluation.config.explore={explore}", "evaluation.duration=3", env="toy_envs.BoxActionEnv"
+    ) as trainer:
+        worker = evaluation_worker(trainer)
+        worker.sampler.restart([1, 2, 3])
+        columns = worker.sampler.sample(5, 0, worker.config.explore)
+        means = [trainer.get_policy().act(obs)[0].mode() for obs in columns["obs"]]
+        assert trainer.config.worker.explore
+        assert np.array_equal(columns["actions"], np.stack(means)) is not explore
+
+
+def test_a_wrong_key_of_the_evaluation_config_is_named():
+    with pytest.raises(ConfigError, match=r"evaluation\.config: .*exploration\.epsilonn"):
+        make("evaluation.config.exploration.epsilonn=0")
+
+
+def test_evaluation_has_seeds_of_its_own_that_change_with_each_round():
+    with make("env.env_config.length_range=[1,9]", "evaluation.duration=6") as trainer:
+        def seeds(worker: Any) -> list[int]:
+            return [env.seed for env in worker.env.get_sub_environments()]
+
+        trainer.train()
+        found = [seeds(trainer.workers.local_worker())]
+        metrics = []
+        for _ in range(2):
+            metrics.append(trainer.evaluate()["evaluation"])
+            found.append(seeds(evaluation_worker(trainer)))
+    assert len({seed for round_seeds in found for seed in round_seeds}) == 9
+    lengths = [each["hist_stats"]["episode_lengths"] for each in metrics]
+    assert lengths[0] != lengths[1]
+
+
+def test_an_evaluation_repeats_with_the_seed_whatever_came_before():
+    def evaluated(num_iterations: int) -> Any:
+        with make(
+            "env.env_config.length_range=[1,9]", "evaluation.duration=6", "algo.lr=0.0"
+        ) as trainer:
+            for _ in range(num_iterations):
+                trainer.train()
+            return trainer.evaluate()["evaluation"]
+
+    assert evaluated(0) == evaluated(3)
+
+
+def test_a_restored_trainer_evaluates_as_the_first_would_have(tmp_path):
+    def trainer() -> Trainer:
+        return make(
+            "evaluation.interval=2",
+            "evaluation.always_attach_results=true",
+            "evaluation.duration=4",
+            env="CartPole-v1",
+        )
+
+    with trainer() as first:
+        for _ in range(3):
+            result = first.train()
+        checkpoint = first.save(tmp_path)
+        expected = first.train()["evaluation"]
+    with trainer() as second:
+        second.restore(checkpoint)
+        assert second.evaluation_metrics == result["evaluation"]
+        assert second.train()["evaluation"] == expected
+
+
+# Filters
+
+
+def test_filters_are_copied_and_not_updated():
+    with make(
+        "evaluation.duration=5", "env.observation_filter=MeanStdFilter", env="CartPole-v1"
+    ) as trainer:
+        for num_iterations in (1, 2):
+            trainer.train()
+            before = trainer.workers.local_worker().filter.state_dict()
+            trainer.evaluate()
+            after = trainer.workers.local_worker().filter.state_dict()
+            copied = evaluation_worker(trainer).filter.state_dict()
+            assert before["count"] == 3 + 24 * num_iterations
+            for state in (after, copied):
+                np.testing.assert_equal(state, before)
+
+
+# What it leaves alone
+
+
+@pytest.mark.parametrize(
+    ("algo", "overrides"),
+    [
+        ("ppo", ["evaluation.config.explore=true", "env.observation_filter=MeanStdFilter"]),
+        ("rainbow", ["algo.learning_starts=8", "algo.train_batch_size=16", "algo.buffer_size=99"]),
+    ],
+)
+def test_evaluation_changes_nothing_in_training(algo, overrides):
+    def train(*evaluation: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        with make(*overrides, *evaluation, algo=algo, env="CartPole-v1") as trainer:
+            results = [trainer.train() for _ in range(8)]
+            return results, trainer.get_weights()["default_policy"]
+
+    plain, weights = train()
+    evaluated, other_weights = train("evaluation.interval=1", "evaluation.duration=2")
+    for result, other in zip(plain, evaluated, strict=True):
+        assert "evaluation" in other
+        timeless = {k: v for k, v in result.items() if k != "config" and not k.startswith(TIMES)}
+        timeless = {k: v for k, v in timeless.items() if not k.endswith("_s")}
+        assert {"episode_reward_mean", "info", "num_env_steps_trained"} < timeless.keys()
+        np.testing.assert_equal({k: other[k] for k in timeless}, timeless)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(other_weights[name], array, err_msg=name)
+
+
+# Functions of the user
+
+
+def count_rows(trainer: Trainer, workers: Any) -> dict[str, Any]:
+    rows = workers.sample()["default_policy"]
+    return {"rows": rows.num_rows, "iteration": trainer.iteration, "explore": workers
+            .local_worker().config.explore}
+
+
+def give_nothing(trainer: Trainer, workers: Any) -> None:
+    """Forgets to return its metrics."""
+
+
+def test_a_function_of_the_user_replaces_the_built_in_one():
+    with make(
+        f"evaluation.custom_eval_function={__name__}.count_rows", "evaluation.interval=2"
+    ) as trainer:
+        trainer.train()
+        assert trainer.train()["evaluation"] == {"rows": 24, "iteration": 2, "explore": False}
+        assert trainer.evaluation.num_rounds == 1
+
+
+def test_a_function_of_the_user_must_return_a_dict():
+    name = f"{__name__}.give_nothing"
+    with make(f"evaluation.custom_eval_function={name}") as trainer, pytest.raises(
+        ConfigError, match=rf"custom_eval_function={name} returned NoneType; it must return a dict"
+    ):
+        trainer.evaluate()
+
+
+def test_a_function_that_is_not_there_is_refused_before_training():
+    with pytest.raises(ConfigError, match=r"evaluation\.custom_eval_function='test_evaluation\.no'"):
+        make("evaluation.custom_eval_function=test_evaluation.no")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["interval=0", "duration=0", "duration_unit=hours", "num_workers=-1", "durations=3"],
+)
+def test_settings_out_of_range_are_refused_by_their_key(override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"evaluation\.{key}"):
+        make(f"evaluation.{override}")
+
+
+# A known answer
+
+
+def test_evaluation_finds_the_optimal_value_that_training_has_learned():
+    with make(
+        "algo.train_batch_size=96",
+        "algo.minibatch_size=96",
+        "algo.num_epochs=10",
+        "algo.lr=0.01",
+        "algo.gamma=0.9",
+        "evaluation.duration=6",
+        env="toy_envs.TwoStepMdp",
+    ) as trainer:
+        for _ in range(25):
+            trainer.train()
+        metrics = trainer.evaluate()["evaluation"]
+        first_state = np.eye(2, dtype=np.float32)[:1]
+        value = trainer.get_policy().values(first_state)[0]
+    # Waiting is worth 0.9 * 3 = 2.7, more than the 1 at once; its return is 3.
+    assert metrics["hist_stats"]["episode_reward"] == [3.0] * 6
+    assert value == pytest.approx(toy_envs.TwoStepMdp().optimal_value(gamma=0.9), abs=0.25)

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlrun.core import seeding
+from rlrun.core.callbacks import Callbacks
+from rlrun.core.errors import ConfigError, ResourceError, WorkerError
+from rlrun.run import make_trainer
+from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.vector_env import env_seeds
+
+SMALL = [
+    "algo.train_batch_size=24",
+    "algo.minibatch_size=12",
+    "algo.num_epochs=1",
+    "algo.num_envs_per_worker=2",
+    "algo.timesteps_per_iteration=0",
+]
+TWO_WORKERS = ["resources.num_workers=2", "resources.num_cpus_per_worker=0.5"]
+LOCAL = "resources.num_workers=0"
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def make(env: str, *overrides: str, **settings):
+    return make_trainer("ppo", env=env, overrides=[*SMALL, *overrides], **{"seed": 11, **settings})
+
+
+def stats_of(result: dict) -> dict:
+    return result["info"]["learner"]["default_policy"]["learner_stats"]
+
+
+def weights_of(trainer) -> list[dict]:
+    return trainer.workers.foreach_worker(
+        lambda worker: worker.get_weights()["default_policy"]
+    )
+
+
+def assert_all_equal(trees: list[dict]) -> None:
+    for tree in trees[1:]:
+        assert tree.keys() == trees[0].keys()
+        for name in tree:
+            np.testing.assert_array_equal(tree[name], trees[0][name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def trainer(ray_cluster):
+    """Two remote workers of two envs each, for tests that leave them usable."""
+    with make(
+        "toy_envs.CountingEnv",
+        *TWO_WORKERS,
+        "env.env_config.length_range=[2,9]",
+        "env.env_config.rewards=random",
+        "env.observation_filter=MeanStdFilter",
+        callbacks={"x": {"_target_": f"{__name__}.WhereEpisodesEnd"}},
+    ) as made:
+        yield made
+
+
+class WhereEpisodesEnd(Callbacks):
+    def on_episode_end(self, *, worker, episode, **kwargs):
+        episode.custom_metrics["worker"] = worker.worker_index
+
+
+# Who is there
+
+
+def test_workers_count_from_one_and_the_local_one_is_zero(trainer):
+    indices = trainer.workers.foreach_worker(lambda worker: worker.worker_index)
+    assert indices == [0, 1, 2]
+    assert trainer.workers.num_workers == len(trainer.workers.remote_workers()) == 2
+    assert trainer.workers.local_worker().worker_index == 0
+
+
+def test_local_and_remote_workers_are_of_one_class_in_processes_of_their_own(trainer):
+    def describe(worker):
+        import os
+
+        return f"{type(worker).__module__}.{type(worker).__qualname__}", os.getpid()
+
+    described = trainer.workers.foreach_worker(describe)
+    assert {name for name, _ in described} == {"rlrun.workers.rollout_worker.RolloutWorker"}
+    assert len({pid for _, pid in described}) == 3
+
+
+def test_an_actor_handle_takes_calls_by_name(trainer, ray_cluster):
+    handle = trainer.workers.remote_workers()[1]
+    assert ray_cluster.get(handle.call.remote("get_weights")).keys() == {"default_policy"}
+
+
+def test_each_worker_knows_itself_as_the_global_one(trainer):
+    def is_the_global_one(worker):
+        from rlrun.workers.rollout_worker import get_global_worker
+
+        return get_global_worker() is worker
+
+    # In the driver a later trainer's worker may have taken that place.
+    assert trainer.workers.foreach_worker(is_the_global_one)[1:] == [True, True]
+
+
+# Sampling
+
+
+def test_a_sample_holds_the_rows_of_every_worker(trainer):
+    before = trainer.workers.num_env_steps_sampled
+    rows = trainer.workers.sample()["default_policy"]
+    # The auto fragment: 24 rows over two workers of two envs are 6 steps of each env.
+    assert rows.num_rows == 24
+    assert trainer.workers.num_env_steps_sampled == before + 24
+
+
+def test_every_env_of_every_worker_has_a_seed_of_its_own(trainer):
+    def seeds(worker):
+        return [] if worker.env is None else [env.seed for env in worker.env.envs]
+
+    trainer.workers.sample()
+    found = trainer.workers.foreach_worker(seeds)
+    root = seeding.integer_seed(11, "rollout")
+    assert found == [[], env_seeds(root, 1, 2), env_seeds(root, 2, 2)]
+    assert len({*found[1], *found[2], *env_seeds(root, 0, 2)}) == 6
+
+
+def test_a_remote_worker_samples_what_a_local_one_in_its_state_would(trainer):
+    def sample_from_the_start(worker):
+        if worker.sampler is None:
+            return None
+        worker.sampler.restart([worker.worker_index, 5])
+        worker.rng.bit_generator.state = np.random.default_rng(4).bit_generator.state
+        return dict(worker.sample().batches["default_policy"])
+
+    trainer.train()
+    here = RolloutWorker(trainer.config.worker, 2)
+    here.set_weights(trainer.get_weights())
+    here.set_filter(trainer.workers.local_worker().filter.state_dict())
+    expected = sample_from_the_start(here)
+    here.stop()
+    _, other, found = trainer.workers.foreach_worker(sample_from_the_start)
+    assert_all_equal([expected, found])
+    assert (other["obs"] != found["obs"]).any()
+    trainer.train()  # Filters are one again.
+
+
+def test_rounds_are_repeated_until_there_are_enough_rows(trainer):
+    before = trainer.workers.num_env_steps_sampled
+    rows = trainer.workers.sample(min_rows=60)["default_policy"]
+    assert rows.num_rows == 72
+    assert trainer.workers.num_env_steps_sampled - before == 72
+
+
+def test_episodes_of_all_workers_are_counted_once(trainer):
+    trainer.workers.take_metrics()
+    before = trainer.workers.foreach_env(lambda env: env.episode_number)
+    trainer.workers.sample(min_rows=240)
+    after = trainer.workers.foreach_env(lambda env: env.episode_number)
+    reports = trainer.workers.take_metrics()
+    assert len(reports) == sum(sum(envs) for envs in after) - sum(sum(envs) for envs in before)
+    assert len(reports) > 10
+    assert all(2 <= report.length <= 9 for report in reports)
+    assert trainer.workers.take_metrics() == []
+
+
+def test_callbacks_work_in_every_process_and_their_metrics_come_together(trainer):
+    trainer.workers.sample(min_rows=72)
+    metrics = trainer.train()["custom_metrics"]
+    assert (metrics["worker_min"], metrics["worker_max"]) == (1.0, 2.0)
+
+
+# Weights and filters
+
+
+def test_all_workers_have_the_learners_weights_after_each_iteration(trainer):
+    before = weights_of(trainer)[0]
+    trainer.train()
+    weights = weights_of(trainer)
+    assert_all_equal(weights)
+    assert any((weights[0][name] != before[name]).any() for name in before)
+    timesteps = trainer.workers.foreach_worker(lambda worker: worker.timestep)
+    assert timesteps == [trainer.workers.num_env_steps_sampled] * 3
+
+
+def test_weights_set_by_the_user_reach_all_workers(trainer):
+    weights = trainer.get_weights()
+    changed = {name: array + 1 for name, array in weights["default_policy"].items()}
+    trainer.set_weights({"default_policy": changed})
+    found = weights_of(trainer)
+    assert_all_equal([changed, *found])
+    trainer.set_weights(weights)
+
+
+def test_all_filters_hold_the_statistics_of_all_observations(trainer):
+    def statistics(worker):
+        return worker.filter.state_dict()
+
+    def gathered_since_the_last_time(worker):
+        return worker.filter.recent.count
+
+    trainer.train()
+    before = trainer.workers.foreach_worker(statistics)
+    trainer.workers.sample()
+    apart = trainer.workers.foreach_worker(statistics)
+    trainer.train()
+    after = trainer.workers.foreach_worker(statistics)
+    count = before[0]["count"]
+    # Each worker counts its own 12 observations of a round, until they are put together.
+    assert [state["count"] for state in apart] == [count, count + 12, count + 12]
+    assert (apart[1]["mean"] != apart[2]["mean"]).any()
+    assert [state["count"] for state in after] == [count + 48] * 3
+    assert_all_equal(before)
+    assert_all_equal(after)
+    assert trainer.workers.foreach_worker(gathered_since_the_last_time) == [0, 0, 0]
+
+
+def test_merged_statistics_are_those_of_the_observations_themselves(trainer):
+    def observations(worker):
+        return None if worker.env is None else np.array([e.unwrapped._observation() for e in worker.env.envs])
+
+    trainer.train()
+    before = trainer.workers.local_worker().filter.state_dict()
+    acted_on = []
+    for _ in range(24):
+        trainer.workers.foreach_worker(lambda worker: worker.sampler and worker.sampler.sample(1, 0, True))
+        acted_on += [obs for obs in trainer.workers.foreach_worker(observations) if obs is not None]
+    trainer.workers.sync_filters()
+    after = trainer.workers.local_worker().filter.state_dict()
+    rows = np.concatenate(acted_on).astype(np.float64)
+    count = before["count"] + len(rows)
+    mean = (before["mean"] * before["count"] + rows.sum(0)) / count
+    assert after["count"] == count
+    np.testing.assert_allclose(after["mean"], mean)
+    # Chan et al. (1979): squares about the new mean.
+    squares = before["squares"] + before["count"] * (before["mean"] - mean) ** 2
+    np.testing.assert_allclose(after["squares"], squares + ((rows - mean) ** 2).sum(0))
+
+
+# The user's functions
+
+
+def test_foreach_worker_with_index_passes_the_index(trainer):
+    found = trainer.workers.foreach_worker_with_index(
+        lambda worker, index: (worker.worker_index, index, worker.env is None)
+    )
+    assert found == [(0, 0, True), (1, 1, False), (2, 2, False)]
+
+
+def test_foreach_env_reaches_the_bare_envs_of_every_worker(trainer):
+    found = trainer.workers.foreach_env(lambda env: type(env).__qualname__)
+    assert found == [[], ["CountingEnv"] * 2, ["CountingEnv"] * 2]
+
+
+def test_what_foreach_env_sets_on_an_env_stays_there(trainer):
+    trainer.workers.foreach_env(lambda env: setattr(env, "mark", id(env)))
+    marks = trainer.workers.foreach_env(lambda env: env.mark == id(env))
+    assert marks == [[], [True, True], [True, True]]
+
+
+def test_foreach_policy_reaches_the_policies_of_every_worker(trainer):
+    found = trainer.workers.foreach_policy(
+        lambda policy, policy_id: (policy_id, type(policy).__qualname__)
+    )
+    assert found == [("default_policy", "ActorCritic")] * 3
+
+
+def fail_on_the_second(worker, error):
+    if worker.worker_index == 2:
+        raise error
+
+
+def test_an_error_in_the_users_function_names_the_worker(trainer):
+    with pytest.raises(WorkerError, match=r"^Worker 2 failed: KeyError: 'no such thing'$"):
+        trainer.workers.foreach_worker(
+            lambda worker: fail_on_the_second(worker, KeyError("no such thing"))
+        )
+    assert trainer.workers.foreach_worker(lambda worker: worker.worker_index) == [0, 1, 2]
+
+
+def test_errors_for_the_user_keep_their_type_and_words(trainer):
+    with pytest.raises(ConfigError, match=r"^algo\.x=1 is wrong\.$"):
+        trainer.workers.foreach_worker(
+            lambda worker: fail_on_the_second(worker, ConfigError("algo.x=1 is wrong."))
+        )
+
+
+@pytest.mark.xfail(strict=True, reason="RemotePool._get raises it `from None`, which drops the cause")
+@pytest.mark.parametrize("error", [KeyError("no such thing"), WorkerError("it broke")])
+def test_the_traceback_of_the_other_process_is_the_cause(trainer, error):
+    with pytest.raises(WorkerError) as caught:
+        trainer.workers.foreach_worker(lambda worker: fail_on_the_second(worker, error))
+    trace = str(caught.value.__cause__)
+    assert "fail_on_the_second" in trace
+    assert "test_worker_set.py" in trace
+
+
+# Faults
+
+
+def test_a_failing_env_is_named_and_so_is_a_dead_process():
+    with make("toy_envs.EnvThatRaises", *TWO_WORKERS) as fragile:
+        def break_one_env(worker):
+            if worker.worker_index == 2:
+                worker.env.envs[1].unwrapped.raises_after = 3
+                return worker.env.envs[1].seed
+            return None
+
+        fragile.workers.sample()
+        seed = fragile.workers.foreach_worker(break_one_env)[2]
+        with pytest.raises(WorkerError) as caught:
+            fragile.train()
+        assert str(caught.value) == (
+            f"Worker 2 failed in env.step ('toy_envs.EnvThatRaises', env 1, seed {seed}): "
+            f"ZeroDivisionError: the toy env broke"
+        )
+
+        def end_one_process(worker):
+            if worker.worker_index == 1:
+                worker.env.envs[0].unwrapped.exits_after = 0
+            if worker.worker_index == 2:
+                worker.env.envs[1].unwrapped.raises_after = None
+
+        fragile.workers.foreach_worker(end_one_process)
+        with pytest.raises(WorkerError, match=r"^Worker 1 died"):
+            fragile.train()
+
+
+def test_a_run_whose_worker_was_killed_goes_on_from_its_checkpoint(tmp_path, ray_cluster):
+    overrides = ("CartPole-v1", *TWO_WORKERS, "env.observation_filter=MeanStdFilter")
+    with make(*overrides) as first:
+        first.train()
+        checkpoint = first.save(tmp_path)
+        expected = [first.train() for _ in range(5)]
+        weights = first.get_weights()["default_policy"]
+        ray_cluster.kill(first.workers.remote_workers()[1])
+        with pytest.raises(WorkerError, match=r"^Worker 2 died"):
+            first.train()
+    with make(*overrides, seed=99) as second:
+        second.restore(checkpoint)
+        again = [second.train() for _ in range(5)]
+        assert_all_equal([weights, *weights_of(second)])
+        state = second.workers.state_dict()
+    for result, other in zip(again, expected, strict=True):
+        assert stats_of(result) == stats_of(other)
+        for key in ("timesteps_total", "episodes_total", "episode_reward_mean", "hist_stats"):
+            np.testing.assert_equal(result[key], other[key], err_msg=key)
+    assert expected[-1]["episodes_total"] > 1
+    with make(*overrides, LOCAL) as local:
+        # Fewer workers take over what they can: policies, counters and filters.
+        local.restore(checkpoint)
+        assert local.workers.num_env_steps_sampled == 24
+        assert local.workers.local_worker().filter.state_dict()["count"] == 4 + 24
+        assert local.train()["timesteps_total"] == 48
+    assert state["num_env_steps_sampled"] == 6 * 24
+    assert len(state["remote"]) == 2
+
+
+@pytest.mark.xfail(strict=True, reason="only the first line of Ray's own message is passed on")
+def test_an_error_while_a_worker_is_made_says_what_it_was():
+    with pytest.raises((ConfigError, WorkerError), match=r"no_such_argument"):
+        make(
+            "toy_envs.CountingEnv",
+            "resources.num_workers=1",
+            "resources.num_cpus_per_worker=0.5",
+            "env.env_config.no_such_argument=1",
+        )
+
+
+def test_more_workers_than_the_cluster_has_cpus_are_refused_at_once():
+    with pytest.raises(ResourceError, match=r"num_workers=5 workers need 5 CPU in all.*has 4"):
+        make("CartPole-v1", "resources.num_workers=5")
+
+
+# Without remote workers
+
+WITHOUT_RAY = """
+import sys
+sys.path.insert(0, {tests!r})
+from rlrun.run import make_trainer
+with make_trainer("ppo", env="toy_envs.CountingEnv", overrides={overrides!r}, seed=1) as trainer:
+    assert trainer.train()["timesteps_total"] == 24
+    assert "evaluation" in trainer.evaluate()
+print([name for name in sys.modules if name.split(".")[0] == "ray"])
+"""
+
+
+def test_without_remote_workers_ray_is_never_imported():
+    program = WITHOUT_RAY.format(
+        tests=str(Path(__file__).parents[1]),
+        overrides=[*SMALL, "env.env_config.terminates_at=3", "evaluation.duration=1"],
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_local_worker_is_the_learners_own_if_there_are_no_others():
+    with make("CartPole-v1") as local:
+        assert local.workers.foreach_worker(lambda worker: worker.worker_index) == [0]
+        assert local.workers.remote_workers() == []
+        assert local.workers.local_worker().get_policy() is local.get_policy()
+        assert len(local.workers.foreach_env(lambda env: env)[0]) == 2
+
+
+def test_envs_in_processes_of_their_own_are_out_of_reach_of_foreach_env():
+    with make("CartPole-v1", "env.vectorization=async") as local, pytest.raises(
+        WorkerError, match=r"env\.vectorization=sync"
+    ):
+        local.workers.foreach_env(lambda env: env)
