@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -134,8 +134,7 @@ class Run:
         except OSError as error:
             raise RlrunError(f"The results in {self.folder} cannot be written: {error}") from error
         finally:
-            for each in loggers:
-                each.close(status)
+            _close_all(loggers, status)
 
     def _start_loggers(self, iteration: int) -> list[Logger]:
         info = RunInfo(
@@ -151,8 +150,7 @@ class Run:
                 each.start(info)
                 started.append(each)
         except BaseException:
-            for each in started:
-                each.close("failed")
+            _close_all(started, "failed")
             raise
         return started
 
@@ -251,6 +249,13 @@ class Run:
         if self.status == "interrupted":
             return 128 + (self._signal or signal.SIGINT)
         return 1 if self.settings.pass_mark and not self.reached_pass_mark else 0
+
+
+def _close_all(loggers: list[Logger], status: str) -> None:
+    """Close every logger, even if one of them fails to."""
+    with ExitStack() as stack:
+        for each in loggers:
+            stack.callback(each.close, status)
 
 
 class _StopRules:

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TINY = ("algo.timesteps_per_iteration=0", "logger=none", "seed=1")
 """Overrides of the smallest useful run; a stop rule is still to be given."""
 
-TIME_LIKE = frozenset({"timestamp", "date", "pid", "experiment_id", "warmup_time", "timers"})
+TIME_LIKE = frozenset(
+    {"timestamp", "date", "pid", "experiment_id", "trial_id", "warmup_time", "timers"}
+)
 TIME_LIKE_PARTS = ("time_", "_since_restore", "perf")
 """Keys of a result, and parts of keys, that no two runs have in common."""
 
@@ -45,12 +49,14 @@ def command_line(folder: Path, monkeypatch: Any) -> Iterator[Any]:
         from rlrun.cli import main
 
         stdout, stderr = io.StringIO(), io.StringIO()
-        with _process_put_back(folder), contextlib.redirect_stdout(stdout):
-            with contextlib.redirect_stderr(stderr):
-                try:
-                    main(list(arguments))
-                except SystemExit as leaving:
-                    status = leaving.code
+        with (
+            _process_put_back(folder),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            pytest.raises(SystemExit) as leaving,
+        ):
+            main(list(arguments))
+        status = leaving.value.code
         assert isinstance(status, int)
         return Outcome(status, stdout.getvalue(), stderr.getvalue())
 
@@ -132,8 +138,8 @@ def _run_in_child(folder: Path, arguments: tuple[str, ...], stdout: Path, stderr
     os.chdir(folder)
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv = ["rlrun"]
     from rlrun.cli import main
 

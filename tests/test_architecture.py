@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 import rlrun
 
 PACKAGE = Path(rlrun.__file__).resolve().parent
@@ -172,16 +173,24 @@ def edges(imports: list[Import]) -> dict[str, set[str]]:
 
 
 def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
-    """`start` and all that is imported with it, packages of modules included."""
+    """`start` and all modules that it imports, directly or not."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
-            parents = {module.rpartition(".")[0]} - {""}
-            waiting += graph.get(module, set()) | parents
+            waiting += graph.get(module, set())
     return seen
+
+
+def with_packages(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same, each module also importing the package that it lies in, as Python does."""
+    modules = set(graph).union(*graph.values())
+    return {
+        module: graph.get(module, set()) | ({module.rpartition(".")[0]} - {""})
+        for module in modules
+    }
 
 
 def test_every_module_has_a_floor():
@@ -222,17 +231,16 @@ def test_nobody_inside_imports_the_package_root():
     assert [each.by for each in OURS if each.module == "rlrun"] == []
 
 
+def test_the_package_root_imports_nothing_of_ours():
+    assert [each.module for each in OURS if each.by == ""] == []
+
+
 def test_no_module_imports_itself_by_way_of_others():
     graph = edges(AT_THE_TOP)
     in_circles = [
         module
         for module in graph
-        if any(
-            module in reachable(imported, graph)
-            for imported in graph[module]
-            # A package and its own modules stand for one another.
-            if not imported.startswith(f"{module}.")
-        )
+        if any(module in reachable(imported, graph) for imported in graph[module])
     ]
     assert in_circles == []
 
@@ -274,7 +282,6 @@ def test_only_workers_import_gymnasium_beyond_its_spaces():
 
 @pytest.mark.parametrize("module", ["cli", "compose", "config"])
 def test_the_command_line_imports_no_torch_with_itself(module):
-    graph = edges(AT_THE_TOP)
-    together = reachable(module, graph)
+    together = reachable(module, with_packages(edges(AT_THE_TOP)))
     importers = {each.by for each in AT_THE_TOP if top(each.module) in ("torch", "gymnasium")}
     assert together & importers == set()

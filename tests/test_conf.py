@@ -1,0 +1,143 @@
+"""Every YAML file below conf/ and tuned_examples/ composes, builds, and lists what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrun.compose import OPEN_NODES, compose, plain_config
+from rlrun.config import RunSettings, conf_dir, field_keys
+from rlrun.core.imports import import_object
+from rlrun.core.resources import Resources
+from rlrun.evaluation import EvaluationConfig
+from rlrun.parts import GROUPS, Parts, read_config
+from rlrun.workers.envs import EnvConfig
+
+CONF = conf_dir()
+TUNED_EXAMPLES = sorted((CONF / "tuned_examples").rglob("*.yaml"))
+
+NEEDED = {
+    "env/gym": ["env.id=CartPole-v1"],
+    "model/custom": ["model.module=torch.nn.Identity"],
+}
+"""What a choice cannot go without."""
+
+DATACLASSES = {"env": EnvConfig, "resources": Resources, "evaluation": EvaluationConfig}
+"""Groups whose class is always the same, so that their files do not name it."""
+
+
+def choices(*groups: str) -> list[str]:
+    """group/choice for every file of the groups."""
+    return [
+        path.relative_to(CONF).with_suffix("").as_posix()
+        for group in groups
+        for path in sorted((CONF / group).glob("*.yaml"))
+    ]
+
+
+@cache
+def composed(choice: str, *overrides: str) -> dict[str, Any]:
+    """The config with that choice (shared by all tests, which only read it)."""
+    group, _, name = choice.partition("/")
+    config = compose([f"{group}={name}", "seed=1", *NEEDED.get(choice, []), *overrides])
+    return plain_config(config)
+
+
+def targets_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping with a `_target_` below `node`, with its dotted key."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield key, dict(node)
+        for name, child in node.items():
+            yield from targets_in(child, f"{key}.{name}")
+
+
+def test_every_folder_of_conf_is_a_group_of_the_config():
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert folders == GROUPS | {"tuned_examples"}
+
+
+@pytest.mark.parametrize("choice", choices(*sorted(GROUPS)))
+def test_every_choice_composes_builds_and_lists_every_key_of_its_class(choice):
+    group = choice.partition("/")[0]
+    plain = composed(choice)
+    assert isinstance(read_config(plain), Parts)
+    if group in DATACLASSES:
+        assert set(plain[group]) == field_keys(DATACLASSES[group])
+    for key, node in targets_in(plain[group], group):
+        listed = node.keys() - {"_target_"}
+        assert listed == field_keys(import_object(node["_target_"], key)), key
+
+
+def test_the_top_level_lists_every_key_of_no_group():
+    top_level = set(plain_config(compose([]))) - GROUPS
+    assert top_level == field_keys(RunSettings)
+
+
+@pytest.mark.parametrize("choice", choices("algo", "env", "exploration", "model", "logger"))
+def test_every_file_says_first_what_it_is_for(choice):
+    lines = (CONF / f"{choice}.yaml").read_text().splitlines()
+    comments = [line for line in lines if not line.startswith("# @package")]
+    assert comments[0].startswith("# ")
+
+
+@pytest.mark.parametrize("algo", choices("algo"))
+def test_every_algorithm_cites_its_paper(algo):
+    first = (CONF / f"{algo}.yaml").read_text().splitlines()[0]
+    assert "et al., " in first
+
+
+@pytest.mark.parametrize("file", TUNED_EXAMPLES, ids=lambda file: file.stem)
+def test_every_tuned_example_composes_stops_by_itself_and_has_a_pass_mark(file: Path):
+    choice = file.relative_to(CONF / "tuned_examples").with_suffix("").as_posix()
+    settings = read_config(composed(f"tuned_examples/{choice}")).settings
+    assert settings.pass_mark
+    assert {"timesteps_total", "training_iteration"} & settings.stop.keys()
+
+
+@pytest.mark.parametrize("file", TUNED_EXAMPLES, ids=lambda file: file.stem)
+def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file: Path):
+    choice = file.relative_to(CONF / "tuned_examples").with_suffix("")
+    assert choice.name.endswith(f"-{choice.parent.name}")
+    plain = composed(f"tuned_examples/{choice.as_posix()}")
+    of_algorithm = composed(f"algo/{choice.parent.name}")["algo"]
+    assert plain["algo"]["_target_"] == of_algorithm["_target_"]
+
+
+def test_any_key_below_an_open_node_may_be_set_without_a_plus():
+    new_keys = {f"{node}.some_new_key": number for number, node in enumerate(OPEN_NODES)}
+    plain = plain_config(compose([f"{key}={value}" for key, value in new_keys.items()]))
+    for key, value in new_keys.items():
+        node: Any = plain
+        for name in key.split("."):
+            node = node[name]
+        assert node == value
+
+
+def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
+    plain = plain_config(compose(["stop.evaluation/episode_reward_mean=100", "stop.info.x=1"]))
+    assert plain["stop"] == {"evaluation": {"episode_reward_mean": 100}, "info": {"x": 1}}
+
+
+def test_an_algorithm_brings_its_natural_exploration():
+    assert (
+        composed("algo/dqn")["exploration"] == composed("exploration/epsilon_greedy")["exploration"]
+    )
+    assert composed("algo/rainbow")["exploration"] == composed("exploration/greedy")["exploration"]
+
+
+def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():
+    chosen = composed("algo/dqn", "exploration=greedy", "env=pong", "model=mlp")
+    assert chosen["exploration"] == composed("exploration/greedy")["exploration"]
+    assert chosen["model"] == composed("model/mlp")["model"]
+
+
+def test_a_tuned_example_wins_over_group_files_and_loses_to_the_command_line():
+    chosen = composed("tuned_examples/ppo/pendulum-ppo", "algo.gamma=0.5")
+    assert chosen["algo"]["gae_lambda"] == 0.95 != composed("algo/ppo")["algo"]["gae_lambda"]
+    assert chosen["algo"]["gamma"] == 0.5
+    assert chosen["stop"]["timesteps_total"] == 200_000

@@ -1,0 +1,82 @@
+"""Each algorithm learns: seconds on small envs here, the tuned examples among the slow tests."""
+
+from pathlib import Path
+
+import pytest
+
+from rlrun.compose import conf_dir
+from rlrun.run import make_trainer
+
+TUNED_EXAMPLES = sorted((conf_dir() / "tuned_examples").rglob("*.yaml"))
+
+
+def best_mean_reward(trainer, num_iterations):
+    with trainer:
+        return max(trainer.train()["episode_reward_mean"] for _ in range(num_iterations))
+
+
+def test_ppo_learns_to_balance_the_pole_for_longer():
+    # A random policy lasts for about 22 steps.
+    trainer = make_trainer("ppo", env="cartpole", seed=1)
+    assert best_mean_reward(trainer, 20) > 120
+
+
+def test_ppo_learns_a_continuous_action():
+    # Pendulum's random policy gets about -1200, and 12 iterations in place of the tuned ones do.
+    trainer = make_trainer(
+        "ppo",
+        env="pendulum",
+        overrides=[
+            "algo.gamma=0.9",
+            "algo.gae_lambda=0.95",
+            "algo.train_batch_size=2048",
+            "algo.minibatch_size=64",
+            "algo.num_epochs=10",
+        ],
+        seed=1,
+    )
+    assert best_mean_reward(trainer, 16) > -1000
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["algo.double_q=false", "algo.dueling=false"], id="plain"),
+        pytest.param(["algo.double_q=true", "algo.dueling=true"], id="double-dueling"),
+        pytest.param(["algo.prioritized_replay=true"], id="prioritized"),
+        pytest.param(["algo.num_atoms=21", "algo.v_min=0", "algo.v_max=2"], id="c51"),
+        pytest.param(["algo.noisy=true", "exploration=greedy"], id="noisy"),
+        pytest.param(["algo.n_step=3"], id="n-step"),
+    ],
+)
+def test_dqn_crosses_the_frozen_lake_that_is_not_slippery(overrides):
+    # A random walk reaches the goal in 1 of 70 episodes; a learned one in every.
+    trainer = make_trainer(
+        "dqn",
+        env="frozenlake",
+        overrides=[
+            "env.env_config.is_slippery=false",
+            "exploration.epsilon_timesteps=4000",
+            "algo.learning_starts=300",
+            "algo.gamma=0.9",
+            "algo.lr=1e-3",
+            "algo.train_batch_size=64",
+            "algo.rollout_fragment_length=4",
+            "algo.target_network_update_freq=100",
+            *overrides,
+        ],
+        seed=3,
+    )
+    assert best_mean_reward(trainer, 8) > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("path", TUNED_EXAMPLES, ids=lambda path: path.stem)
+def test_tuned_example_reaches_its_pass_mark(path: Path, tmp_path, monkeypatch):
+    from rlrun.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["-f", str(path), "seed=1", "logger=none"])
+    assert exit_.value.code == 0
