@@ -20,7 +20,7 @@ if TESTS not in sys.path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
-    """One local Ray of four CPUs for the whole session; rlrun uses a Ray that is running already."""
+    """One local Ray of four CPUs for the whole session; rlrun uses the Ray that it finds."""
     import ray
 
     auth_mode = os.environ.get("RAY_AUTH_MODE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,46 @@ def python_process(folder: Path, *arguments: str, **environ: str) -> Outcome:
         timeout=120,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def config(*choices: str, **values: Any) -> dict[str, Any]:
+    """The config that `choices` compose, with values set; "__" in a key stands for "."."""
+    from rlrun.compose import set_value
+
+    plain = copy.deepcopy(_composed(choices))
+    for key, value in values.items():
+        set_value(plain, key.replace("__", "."), value)
+    return plain
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    from rlrun.compose import compose, plain_config
+
+    return plain_config(compose([*TINY, *choices]))
+
+
+def tiny_ppo(*choices: str, **values: Any) -> dict[str, Any]:
+    """A config of PPO whose iterations take 64 steps of two envs and a few milliseconds."""
+    sizes = {
+        "algo__num_envs_per_worker": 2,
+        "algo__train_batch_size": 64,
+        "algo__minibatch_size": 32,
+        "algo__num_epochs": 2,
+    }
+    return config(*choices, **sizes, **values)
+
+
+def tiny_dqn(*choices: str, **values: Any) -> dict[str, Any]:
+    """A config of DQN that learns from its second iteration of 60 steps on."""
+    sizes = {
+        "algo__learning_starts": 50,
+        "algo__train_batch_size": 32,
+        "algo__target_network_update_freq": 40,
+        "algo__timesteps_per_iteration": 60,
+        "algo__num_envs_per_worker": 2,
+    }
+    return config(*(choices or ("algo=dqn",)), **sizes, **values)
 
 
 def results_of(run_dir: Path) -> list[dict[str, Any]]:

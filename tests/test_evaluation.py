@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import toy_envs
+
 from rlrun.core import seeding
 from rlrun.core.errors import ConfigError
 from rlrun.run import make_trainer
@@ -14,10 +14,20 @@ from rlrun.trainer import Trainer
 from rlrun.workers.vector_env import env_seeds
 
 COUNTING = "toy_envs.CountingEnv"
-OF_TRAINING = (
-    "episode_reward_mean episode_reward_min episode_reward_max episode_len_mean episodes_this_iter "
-    "episodes_total timesteps_total hist_stats custom_metrics counters info training_iteration"
-).split()
+OF_TRAINING = [
+    "training_iteration",
+    "timesteps_total",
+    "episodes_total",
+    "episodes_this_iter",
+    "episode_reward_mean",
+    "episode_reward_min",
+    "episode_reward_max",
+    "episode_len_mean",
+    "hist_stats",
+    "custom_metrics",
+    "counters",
+    "info",
+]
 """Keys of a result that an evaluation has no part in."""
 
 
@@ -45,9 +55,11 @@ def evaluation_worker(trainer: Trainer) -> Any:
 
 
 def test_the_interval_counts_training_iterations():
-    with make("evaluation.interval=3", "evaluation.duration=1", "env.env_config.terminates_at=2") as t:
-        has = ["evaluation" in t.train() for _ in range(7)]
-        assert t.evaluation.num_rounds == 2
+    with make(
+        "evaluation.interval=3", "evaluation.duration=1", "env.env_config.terminates_at=2"
+    ) as trainer:
+        has = ["evaluation" in trainer.train() for _ in range(7)]
+        assert trainer.evaluation.num_rounds == 2
     assert has == [False, False, True, False, False, True, False]
 
 
@@ -209,6 +221,7 @@ def test_a_wrong_key_of_the_evaluation_config_is_named():
 
 def test_evaluation_has_seeds_of_its_own_that_change_with_each_round():
     with make("env.env_config.length_range=[1,9]", "evaluation.duration=6") as trainer:
+
         def seeds(worker: Any) -> list[int]:
             return [env.seed for env in worker.env.get_sub_environments()]
 
@@ -304,8 +317,8 @@ def test_evaluation_changes_nothing_in_training(algo, overrides):
 
 def count_rows(trainer: Trainer, workers: Any) -> dict[str, Any]:
     rows = workers.sample()["default_policy"]
-    return {"rows": rows.num_rows, "iteration": trainer.iteration, "explore": workers
-            .local_worker().config.explore}
+    explore = workers.local_worker().config.explore
+    return {"rows": rows.num_rows, "iteration": trainer.iteration, "explore": explore}
 
 
 def give_nothing(trainer: Trainer, workers: Any) -> None:
@@ -323,15 +336,19 @@ def test_a_function_of_the_user_replaces_the_built_in_one():
 
 def test_a_function_of_the_user_must_return_a_dict():
     name = f"{__name__}.give_nothing"
-    with make(f"evaluation.custom_eval_function={name}") as trainer, pytest.raises(
-        ConfigError, match=rf"custom_eval_function={name} returned NoneType; it must return a dict"
+    with (
+        make(f"evaluation.custom_eval_function={name}") as trainer,
+        pytest.raises(
+            ConfigError,
+            match=rf"custom_eval_function={name} returned NoneType; it must return a dict",
+        ),
     ):
         trainer.evaluate()
 
 
 def test_a_function_that_is_not_there_is_refused_before_training():
-    with pytest.raises(ConfigError, match=r"evaluation\.custom_eval_function='test_evaluation\.no'"):
-        make("evaluation.custom_eval_function=test_evaluation.no")
+    with pytest.raises(ConfigError, match=r"evaluation\.custom_eval_function='test_evaluation\.n'"):
+        make("evaluation.custom_eval_function=test_evaluation.n")
 
 
 @pytest.mark.parametrize(

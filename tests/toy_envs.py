@@ -27,8 +27,8 @@ class CountingEnv(gym.Env):
 
     def __init__(
         self,
-        terminates_at: int | None | Sequence[int | None] = None,
-        truncates_at: int | None | Sequence[int | None] = None,
+        terminates_at: int | Sequence[int | None] | None = None,
+        truncates_at: int | Sequence[int | None] | None = None,
         length_range: Sequence[int] | None = None,
         rewards: str = "steps",
         num_actions: int = 2,
@@ -60,7 +60,7 @@ class CountingEnv(gym.Env):
         truncated = self.steps == self._this_episodes(self.truncates_at)
         return self._observation(), self._reward(), terminated, truncated, {}
 
-    def _this_episodes(self, ends: int | None | Sequence[int | None]) -> int | None:
+    def _this_episodes(self, ends: int | Sequence[int | None] | None) -> int | None:
         if ends is None or isinstance(ends, int):
             return ends
         return ends[self.episode_number % len(ends)]

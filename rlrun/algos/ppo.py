@@ -13,6 +13,7 @@ from rlrun.algos import loops
 from rlrun.core import losses, returns
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
+from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam
@@ -109,21 +110,18 @@ class PPO(Algorithm):
         clip_range = self.clip_schedule(self.timestep)
         entropy_coeff = self.entropy_schedule(self.timestep)
         rows = batch.to(self.device)
-        history = []
+        history: list[torch.Tensor] = []
         for minibatch in rows.minibatches(self.minibatch_size, self.num_epochs, self.rng):
             if minibatch.num_rows < 2:
                 continue  # One row has no standard deviation.
-            loss, parts = self._loss(minibatch, clip_range, entropy_coeff)
+            loss, policy_loss, vf_loss = self._loss(minibatch, clip_range, entropy_coeff)
             grad_norm = self.optimizer.step(loss, lr, self.grad_clip)
-            history.append(torch.stack([loss.detach(), *parts, grad_norm]))
-        names = ("total_loss", "policy_loss", "vf_loss", "entropy", "kl", "clip_fraction")
-        means = torch.stack(history).mean(0).tolist()
-        metrics: dict[str, Any] = dict(zip((*names, "grad_norm"), means, strict=True))
-        metrics["vf_explained_var"] = losses.explained_variance(
-            rows["values"], rows["value_targets"]
-        ).item()
+            history += [loss.detach(), policy_loss.detach(), vf_loss.detach(), grad_norm]
+        means = torch.stack(history).view(-1, 4).mean(0).tolist()
+        names = ("total_loss", "policy_loss", "vf_loss", "grad_norm")
+        metrics: dict[str, Any] = dict(zip(names, means, strict=True))
+        metrics |= self._measure_update(rows, clip_range)
         if self.use_kl_loss:
-            metrics["kl"] = self._kl_to_old_policy(rows)
             self._adapt_kl_coeff(metrics["kl"])
         return metrics | {
             "cur_lr": lr,
@@ -134,37 +132,48 @@ class PPO(Algorithm):
 
     def _loss(
         self, batch: Batch, clip_range: float, entropy_coeff: float
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Equation 9 with the KL penalty of section 4, and its parts without gradients."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(loss, policy loss, value loss): equation 9 with the KL penalty of section 4."""
         dist, values = self.policy(batch["obs"])
-        log_probs = dist.log_prob(batch["actions"])
         advantages = batch["advantages"]
         if self.normalize_advantages:
             std, mean = torch.std_mean(advantages)
             advantages = (advantages - mean) / (std + 1e-8)
-        policy_loss, ratios = losses.clipped_surrogate(
-            log_probs, batch["log_probs"], advantages, clip_range
+        policy_loss = losses.clipped_surrogate(
+            dist.log_prob(batch["actions"]), batch["log_probs"], advantages, clip_range
         )
         vf_loss = losses.clipped_value_loss(
             values, batch["values"], batch["value_targets"], self.vf_clip_range
         )
-        entropy = dist.entropy().mean()
-        loss = policy_loss + self.vf_coeff * vf_loss - entropy_coeff * entropy
-        with torch.no_grad():
-            # Schulman (2020, joschu.net/blog/kl-approx.html): unbiased and never negative.
-            kl = ((ratios - 1.0) - (log_probs - batch["log_probs"])).mean()
-            clip_fraction = ((ratios - 1.0).abs() > clip_range).float().mean()
+        loss = policy_loss + self.vf_coeff * vf_loss
+        if entropy_coeff > 0.0:
+            loss = loss - entropy_coeff * dist.entropy().mean()
         if self.use_kl_loss:
-            old_dist = self.policy.family(batch["dist_inputs"])  # type: ignore[operator]
-            kl = old_dist.kl(dist).mean()
-            loss = loss + self.current_kl_coeff * kl
-        return loss, [part.detach() for part in (policy_loss, vf_loss, entropy, kl, clip_fraction)]
+            loss = loss + self.current_kl_coeff * self._old_dist(batch).kl(dist).mean()
+        return loss, policy_loss, vf_loss
 
-    def _kl_to_old_policy(self, rows: Batch) -> float:
-        with torch.no_grad():
-            dist, _ = self.policy(rows["obs"])
-            old_dist = self.policy.family(rows["dist_inputs"])  # type: ignore[operator]
-            return float(old_dist.kl(dist).mean())
+    @torch.no_grad()
+    def _measure_update(self, rows: Batch, clip_range: float) -> dict[str, float]:
+        """How far the whole update moved the policy on its train batch."""
+        dist, _ = self.policy(rows["obs"])
+        log_ratios = dist.log_prob(rows["actions"]) - rows["log_probs"]
+        ratios = log_ratios.exp()
+        if self.use_kl_loss:
+            kl = self._old_dist(rows).kl(dist).mean()
+        else:
+            # Schulman (2020, joschu.net/blog/kl-approx.html): unbiased and never negative.
+            kl = (ratios - 1.0 - log_ratios).mean()
+        return {
+            "kl": kl.item(),
+            "entropy": dist.entropy().mean().item(),
+            "clip_fraction": ((ratios - 1.0).abs() > clip_range).float().mean().item(),
+            "vf_explained_var": losses.explained_variance(
+                rows["values"], rows["value_targets"]
+            ).item(),
+        }
+
+    def _old_dist(self, rows: Batch) -> Distribution:
+        return self.policy.family(rows["dist_inputs"])  # type: ignore[operator]
 
     def _adapt_kl_coeff(self, kl: float) -> None:
         """Section 4: halve or double the penalty when KL leaves [target / 1.5, 1.5 target]."""

@@ -121,14 +121,26 @@ class MultiCategorical(Distribution):
 class DiagGaussian(Distribution):
     """Independent normal distributions; inputs [..., 2 d] are means, then log standard deviations.
 
-    Actions are neither squashed nor clipped here: log-probabilities are those of the raw sample.
+    With `log_std` [d] given, one for all rows, inputs are the means alone. Actions are neither
+    squashed nor clipped here: log-probabilities are those of the raw sample.
     """
 
-    def __init__(self, inputs: Array) -> None:
-        self.inputs = inputs
-        half = inputs.shape[-1] // 2
+    def __init__(self, inputs: Array, log_std: Array = None) -> None:
+        half = inputs.shape[-1] if log_std is not None else inputs.shape[-1] // 2
         self.mean = inputs[..., :half]
-        self.log_std = inputs[..., half:]
+        self.log_std = inputs[..., half:] if log_std is None else log_std
+        self._inputs = inputs if log_std is None else None
+
+    @property
+    def inputs(self) -> Array:  # type: ignore[override]
+        """Means and log standard deviations of every row, [..., 2 d]."""
+        if self._inputs is None:
+            if isinstance(self.mean, torch.Tensor):
+                self._inputs = torch.cat([self.mean, self.log_std.expand_as(self.mean)], -1)
+            else:
+                log_std = np.broadcast_to(self.log_std, self.mean.shape)
+                self._inputs = np.concatenate([self.mean, log_std], -1)
+        return self._inputs
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         noise = rng.standard_normal(self.mean.shape, dtype=np.float32)
@@ -141,10 +153,15 @@ class DiagGaussian(Distribution):
 
     def log_prob(self, actions: Array) -> Array:
         scaled = (actions - self.mean) * _exp(-self.log_std)
-        return -(0.5 * scaled * scaled + self.log_std + 0.5 * LOG_2PI).sum(-1)
+        size = self.mean.shape[-1]
+        return -0.5 * ((scaled * scaled).sum(-1) + LOG_2PI * size) - self.log_std.sum(-1)
 
     def entropy(self) -> Array:
-        return (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1)
+        entropy = (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1)
+        rows = self.mean.shape[:-1]
+        if isinstance(entropy, torch.Tensor):
+            return entropy.expand(rows)
+        return np.broadcast_to(entropy, rows)
 
     def kl(self, other: Distribution) -> Array:
         assert isinstance(other, DiagGaussian)
@@ -175,13 +192,13 @@ class DistributionFamily:
                 f"wrap the env so that it has one of these."
             )
 
-    def __call__(self, inputs: Array) -> Distribution:
-        """The distribution that `inputs` [..., num_inputs] describe."""
+    def __call__(self, inputs: Array, log_std: Array = None) -> Distribution:
+        """The distribution that `inputs` [..., num_inputs] describe (Gaussians: see there)."""
         if isinstance(self.action_space, spaces.Discrete):
             return Categorical(inputs)
         if self.nvec:
             return MultiCategorical(inputs, self.nvec)
-        return DiagGaussian(inputs)
+        return DiagGaussian(inputs, log_std)
 
 
 def is_float_vector(space: spaces.Space | None) -> bool:

@@ -9,15 +9,12 @@ Tensor = torch.Tensor
 
 def clipped_surrogate(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_range: float
-) -> tuple[Tensor, Tensor]:
-    """PPO's policy loss (Schulman et al., 2017, arXiv:1707.06347, eq. 7), to be minimised.
-
-    -mean(min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)) with r = pi / pi_old.
-    Returns (loss, ratios [N]).
-    """
+) -> Tensor:
+    """PPO's policy loss (Schulman et al., 2017, arXiv:1707.06347, eq. 7), to be minimised:
+    -mean(min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)) with r = pi / pi_old."""
     ratios = (log_probs - old_log_probs).exp()
     clipped = ratios.clamp(1.0 - clip_range, 1.0 + clip_range)
-    return -torch.min(ratios * advantages, clipped * advantages).mean(), ratios
+    return -torch.min(ratios * advantages, clipped * advantages).mean()
 
 
 def clipped_value_loss(

@@ -87,9 +87,7 @@ class ActorCritic(Policy):
         features = self.pi_encoder(obs)
         vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
         outputs = self.pi_head(features)
-        if self.log_std is not None:
-            outputs = torch.cat([outputs, self.log_std.expand_as(outputs)], -1)
-        return self.family(outputs), self.vf_head(vf_features).squeeze(-1)
+        return self.family(outputs, self.log_std), self.vf_head(vf_features).squeeze(-1)
 
     def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
         if self.vf_encoder is None:
@@ -98,10 +96,8 @@ class ActorCritic(Policy):
         else:
             pi, vf = self._forward_functions()
             outputs, values = pi(obs), vf(obs)[:, 0]
-        if self.log_std is not None:
-            log_std = self.log_std.detach().cpu().numpy()
-            outputs = np.concatenate([outputs, np.broadcast_to(log_std, outputs.shape)], -1)
-        return self.family(outputs), {"values": values}
+        log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
+        return self.family(outputs, log_std), {"values": values}
 
     def values(self, obs: np.ndarray) -> np.ndarray:
         if self.vf_encoder is None:

@@ -181,9 +181,11 @@ def test_learning_on_all_rows_equals_an_update_written_with_torch_alone(kind, nu
         reference.step(optimizer, losses["total_loss"])
     metrics = algo.learn(batch)
     reference.assert_equals(policy)
+    entropy_afterwards = reference.losses(batch, algo)["entropy"].item()
+    assert number(metrics["entropy"]) == pytest.approx(entropy_afterwards, rel=1e-4, abs=1e-5)
     if num_epochs == 1:
-        for name, loss in first.items():
-            assert number(metrics[name]) == pytest.approx(loss, rel=1e-4, abs=1e-5), name
+        for name in ("total_loss", "policy_loss", "vf_loss"):
+            assert number(metrics[name]) == pytest.approx(first[name], rel=1e-4, abs=1e-5), name
     assert np.isfinite(number(metrics["kl"]))
 
 
@@ -248,7 +250,8 @@ def test_an_epoch_takes_each_row_once_in_minibatches():
 
     policy.forward = spy
     algo.learn(batch)
-    assert [len(rows) for rows in taken] == [8] * 12
+    # Twelve minibatches, and the whole batch once more, to measure the update.
+    assert [len(rows) for rows in taken] == [8] * 12 + [32]
     for epoch in range(3):
         rows = np.concatenate(taken[4 * epoch : 4 * epoch + 4])
         np.testing.assert_array_equal(np.sort(rows), np.sort(batch["obs"][:, 0]))

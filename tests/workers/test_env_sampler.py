@@ -90,8 +90,9 @@ def test_columns_are_usual_ones_and_those_that_the_algorithm_asks_for(make_worke
     plain = make_worker(COUNTING)
     assert rows_of(plain).keys() == USUAL
     asking = make_worker(
-        COUNTING, num_envs=2, algorithm=PPO(num_envs_per_worker=2, train_batch_size=10,
-                                            minibatch_size=5)
+        COUNTING,
+        num_envs=2,
+        algorithm=PPO(num_envs_per_worker=2, train_batch_size=10, minibatch_size=5),
     )
     columns = asking.sampler.sample(5, 0, True)
     assert columns.keys() == USUAL | {"log_probs", "values", "dist_inputs"}
@@ -188,9 +189,7 @@ def test_multi_discrete_actions_stay_together(make_worker, vectorization):
 
 def known_rows(steps: np.ndarray) -> np.ndarray:
     """DictObsEnv's observations at `steps` as one vector each: flags, one-hot phase, position."""
-    return np.array(
-        [[k % 2, k // 2 % 2, *np.eye(3)[k % 3], k, -k] for k in steps], np.float32
-    )
+    return np.array([[k % 2, k // 2 % 2, *np.eye(3)[k % 3], k, -k] for k in steps], np.float32)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -338,8 +337,9 @@ def test_whole_episodes_of_cart_pole_are_as_long_as_their_returns(make_worker, v
     lengths = np.diff(ends, prepend=-1)
     assert ends[-1] == rows.num_rows - 1
     assert sorted(lengths) == sorted(int(reward) for reward, _ in episodes_of(worker))
-    np.testing.assert_array_equal(rows["obs"][1:][~rows["terminated"][:-1]],
-                                  rows["next_obs"][:-1][~rows["terminated"][:-1]])
+    np.testing.assert_array_equal(
+        rows["obs"][1:][~rows["terminated"][:-1]], rows["next_obs"][:-1][~rows["terminated"][:-1]]
+    )
 
 
 # Windows of n steps
@@ -412,8 +412,11 @@ def test_windows_of_whole_episodes_are_those_of_the_stream(make_worker):
         return {
             (*obs, reward, *next_obs, discount)
             for obs, reward, next_obs, discount in zip(
-                batch["obs"].tolist(), batch["rewards"].tolist(),
-                batch["next_obs"].tolist(), batch["discounts"].tolist(), strict=True,
+                batch["obs"].tolist(),
+                batch["rewards"].tolist(),
+                batch["next_obs"].tolist(),
+                batch["discounts"].tolist(),
+                strict=True,
             )
         }
 

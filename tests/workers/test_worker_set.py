@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +39,7 @@ def stats_of(result: dict) -> dict:
 
 
 def weights_of(trainer) -> list[dict]:
-    return trainer.workers.foreach_worker(
-        lambda worker: worker.get_weights()["default_policy"]
-    )
+    return trainer.workers.foreach_worker(lambda worker: worker.get_weights()["default_policy"])
 
 
 def assert_all_equal(trees: list[dict]) -> None:
@@ -57,14 +58,8 @@ def trainer(ray_cluster):
         "env.env_config.length_range=[2,9]",
         "env.env_config.rewards=random",
         "env.observation_filter=MeanStdFilter",
-        callbacks={"x": {"_target_": f"{__name__}.WhereEpisodesEnd"}},
     ) as made:
         yield made
-
-
-class WhereEpisodesEnd(Callbacks):
-    def on_episode_end(self, *, worker, episode, **kwargs):
-        episode.custom_metrics["worker"] = worker.worker_index
 
 
 # Who is there
@@ -164,12 +159,6 @@ def test_episodes_of_all_workers_are_counted_once(trainer):
     assert trainer.workers.take_metrics() == []
 
 
-def test_callbacks_work_in_every_process_and_their_metrics_come_together(trainer):
-    trainer.workers.sample(min_rows=72)
-    metrics = trainer.train()["custom_metrics"]
-    assert (metrics["worker_min"], metrics["worker_max"]) == (1.0, 2.0)
-
-
 # Weights and filters
 
 
@@ -216,15 +205,20 @@ def test_all_filters_hold_the_statistics_of_all_observations(trainer):
 
 
 def test_merged_statistics_are_those_of_the_observations_themselves(trainer):
-    def observations(worker):
-        return None if worker.env is None else np.array([e.unwrapped._observation() for e in worker.env.envs])
+    def step_and_observe(worker):
+        if worker.sampler is None:
+            return np.empty((0, 2))
+        worker.sampler.sample(1, 0, True)
+        return np.array([[env.episode_number, env.steps] for env in worker.foreach_env(bare)])
+
+    def bare(env):
+        return env
 
     trainer.train()
     before = trainer.workers.local_worker().filter.state_dict()
     acted_on = []
     for _ in range(24):
-        trainer.workers.foreach_worker(lambda worker: worker.sampler and worker.sampler.sample(1, 0, True))
-        acted_on += [obs for obs in trainer.workers.foreach_worker(observations) if obs is not None]
+        acted_on += trainer.workers.foreach_worker(step_and_observe)
     trainer.workers.sync_filters()
     after = trainer.workers.local_worker().filter.state_dict()
     rows = np.concatenate(acted_on).astype(np.float64)
@@ -285,7 +279,7 @@ def test_errors_for_the_user_keep_their_type_and_words(trainer):
         )
 
 
-@pytest.mark.xfail(strict=True, reason="RemotePool._get raises it `from None`, which drops the cause")
+@pytest.mark.xfail(strict=True, reason="RemotePool._get raises `from None`, which drops the cause")
 @pytest.mark.parametrize("error", [KeyError("no such thing"), WorkerError("it broke")])
 def test_the_traceback_of_the_other_process_is_the_cause(trainer, error):
     with pytest.raises(WorkerError) as caught:
@@ -298,62 +292,116 @@ def test_the_traceback_of_the_other_process_is_the_cause(trainer, error):
 # Faults
 
 
-def test_a_failing_env_is_named_and_so_is_a_dead_process():
-    with make("toy_envs.EnvThatRaises", *TWO_WORKERS) as fragile:
-        def break_one_env(worker):
-            if worker.worker_index == 2:
-                worker.env.envs[1].unwrapped.raises_after = 3
-                return worker.env.envs[1].seed
-            return None
+@dataclass
+class FailedRun:
+    """What became of a run whose workers fail one after the other."""
 
-        fragile.workers.sample()
-        seed = fragile.workers.foreach_worker(break_one_env)[2]
-        with pytest.raises(WorkerError) as caught:
-            fragile.train()
-        assert str(caught.value) == (
-            f"Worker 2 failed in env.step ('toy_envs.EnvThatRaises', env 1, seed {seed}): "
-            f"ZeroDivisionError: the toy env broke"
-        )
-
-        def end_one_process(worker):
-            if worker.worker_index == 1:
-                worker.env.envs[0].unwrapped.exits_after = 0
-            if worker.worker_index == 2:
-                worker.env.envs[1].unwrapped.raises_after = None
-
-        fragile.workers.foreach_worker(end_one_process)
-        with pytest.raises(WorkerError, match=r"^Worker 1 died"):
-            fragile.train()
+    checkpoint: Path
+    """After the first iteration."""
+    results: list[dict[str, Any]]
+    """Of the iterations after the checkpoint."""
+    weights: dict[str, np.ndarray]
+    env_seed: int
+    errors: list[WorkerError]
+    """Of an env that raised, a process that ended in an env, and one that was killed."""
 
 
-def test_a_run_whose_worker_was_killed_goes_on_from_its_checkpoint(tmp_path, ray_cluster):
-    overrides = ("CartPole-v1", *TWO_WORKERS, "env.observation_filter=MeanStdFilter")
-    with make(*overrides) as first:
+def break_an_env(worker) -> int | None:
+    def step(action):
+        raise ZeroDivisionError("the env broke")
+
+    if worker.worker_index != 2:
+        return None
+    worker.env.envs[1].unwrapped.step = step
+    return worker.env.envs[1].seed
+
+
+def end_the_process_in_a_step(worker) -> None:
+    if worker.worker_index == 2:
+        worker.env.envs[1].unwrapped.step = lambda action: os._exit(17)
+
+
+CART_POLE = ("CartPole-v1", *TWO_WORKERS, "env.observation_filter=MeanStdFilter")
+
+
+@pytest.fixture(scope="module")
+def failed_run(ray_cluster, tmp_path_factory) -> FailedRun:
+    errors = []
+    with make(*CART_POLE) as first:
         first.train()
-        checkpoint = first.save(tmp_path)
-        expected = [first.train() for _ in range(5)]
+        checkpoint = first.save(tmp_path_factory.mktemp("failed_run"))
+        results = [first.train() for _ in range(5)]
         weights = first.get_weights()["default_policy"]
-        ray_cluster.kill(first.workers.remote_workers()[1])
-        with pytest.raises(WorkerError, match=r"^Worker 2 died"):
+        seed = first.workers.foreach_worker(break_an_env)[2]
+        with pytest.raises(WorkerError) as caught:
             first.train()
-    with make(*overrides, seed=99) as second:
-        second.restore(checkpoint)
+        errors.append(caught.value)
+        first.workers.foreach_worker(end_the_process_in_a_step)
+        with pytest.raises(WorkerError) as caught:
+            first.train()
+        errors.append(caught.value)
+        ray_cluster.kill(first.workers.remote_workers()[0])
+        with pytest.raises(WorkerError) as caught:
+            first.train()
+        errors.append(caught.value)
+    return FailedRun(checkpoint, results, weights, seed, errors)
+
+
+def test_a_failing_env_is_named_with_its_worker(failed_run):
+    assert str(failed_run.errors[0]) == (
+        f"Worker 2 failed in env.step ('CartPole-v1', env 1, seed {failed_run.env_seed}): "
+        f"ZeroDivisionError: the env broke"
+    )
+
+
+def test_a_process_that_ends_is_named(failed_run):
+    assert str(failed_run.errors[1]).startswith("Worker 2 died")
+    assert str(failed_run.errors[2]).startswith("Worker 1 died")
+
+
+def test_a_run_whose_workers_died_goes_on_from_its_checkpoint(failed_run):
+    with make(*CART_POLE, seed=99) as second:
+        second.restore(failed_run.checkpoint)
         again = [second.train() for _ in range(5)]
-        assert_all_equal([weights, *weights_of(second)])
+        assert_all_equal([failed_run.weights, *weights_of(second)])
         state = second.workers.state_dict()
-    for result, other in zip(again, expected, strict=True):
+    for result, other in zip(again, failed_run.results, strict=True):
         assert stats_of(result) == stats_of(other)
         for key in ("timesteps_total", "episodes_total", "episode_reward_mean", "hist_stats"):
             np.testing.assert_equal(result[key], other[key], err_msg=key)
-    assert expected[-1]["episodes_total"] > 1
-    with make(*overrides, LOCAL) as local:
-        # Fewer workers take over what they can: policies, counters and filters.
-        local.restore(checkpoint)
+    assert again[-1]["episodes_total"] > 1
+    assert state["num_env_steps_sampled"] == 6 * 24
+    assert len(state["remote"]) == 2
+
+
+def test_fewer_workers_take_over_what_they_can(failed_run):
+    with make(*CART_POLE, LOCAL) as local:
+        local.restore(failed_run.checkpoint)
         assert local.workers.num_env_steps_sampled == 24
         assert local.workers.local_worker().filter.state_dict()["count"] == 4 + 24
         assert local.train()["timesteps_total"] == 48
-    assert state["num_env_steps_sampled"] == 6 * 24
-    assert len(state["remote"]) == 2
+
+
+class WhereEpisodesEnd(Callbacks):
+    def on_episode_end(self, *, worker, episode, **kwargs):
+        episode.custom_metrics["worker"] = worker.worker_index
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=WorkerError,
+    reason="the worker's config is unpickled before the driver's sys.path is taken over",
+)
+def test_callbacks_from_anywhere_on_the_drivers_path_work_in_every_process():
+    with make(
+        "toy_envs.CountingEnv",
+        "resources.num_workers=1",
+        "resources.num_cpus_per_worker=0.5",
+        "env.env_config.terminates_at=2",
+        callbacks={"x": {"_target_": f"{__name__}.WhereEpisodesEnd"}},
+    ) as made:
+        metrics = made.train()["custom_metrics"]
+    assert metrics == {"worker_mean": 1.0, "worker_min": 1.0, "worker_max": 1.0}
 
 
 @pytest.mark.xfail(strict=True, reason="only the first line of Ray's own message is passed on")
@@ -404,7 +452,8 @@ def test_the_local_worker_is_the_learners_own_if_there_are_no_others():
 
 
 def test_envs_in_processes_of_their_own_are_out_of_reach_of_foreach_env():
-    with make("CartPole-v1", "env.vectorization=async") as local, pytest.raises(
-        WorkerError, match=r"env\.vectorization=sync"
+    with (
+        make("CartPole-v1", "env.vectorization=async") as local,
+        pytest.raises(WorkerError, match=r"env\.vectorization=sync"),
     ):
         local.workers.foreach_env(lambda env: env)

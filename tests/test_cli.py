@@ -1,0 +1,522 @@
+"""The command line: what it answers, with which exit status, and what it leaves behind."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_cli import (
+    TINY,
+    Child,
+    Outcome,
+    command_line,
+    console_script,
+    python_process,
+    results_of,
+    top_folders,
+)
+
+ONE_ITERATION = (*TINY, "stop.training_iteration=1")
+
+OWN_ENV = '''
+import logging
+import gymnasium
+import numpy as np
+
+class Env(gymnasium.Env):
+    """Five steps of reward 1; raises where `raises_in` says."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, raises_in="nowhere"):
+        self.raises_in = raises_in
+        self._maybe_raise("init")
+        logging.getLogger("my_env").info("an INFO record of mine")
+        logging.getLogger("my_env").debug("a DEBUG record of mine")
+
+    def _maybe_raise(self, place):
+        if self.raises_in == place:
+            raise ZeroDivisionError("no luck in " + place)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._maybe_raise("reset")
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self._maybe_raise("step")
+        self.steps += 1
+        return np.zeros(2, np.float32), 1.0, self.steps == 5, False, {}
+'''
+
+USE_OWN_ENV = ("env=gym", "env.id=my_env.Env")
+
+Rlrun = Callable[..., Outcome]
+
+
+@pytest.fixture
+def rlrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rlrun]:
+    """A function that runs `rlrun <arguments>` in this process, in an empty folder."""
+    with command_line(tmp_path, monkeypatch) as run:
+        yield run
+
+
+def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
+    """It left with `status` and one message, for people, that has all the words."""
+    assert outcome.status == status, outcome.stderr
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("rlrun: ")
+    assert outcome.stderr.count("rlrun: ") == 1
+    assert "Traceback" not in outcome.stderr
+    assert "Warning" not in outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+
+
+# Errors before anything starts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["algo=dqnn"], ["algo=dqnn", "Did you mean dqn", "ppo", "rainbow"]),
+        (["algo.learning_rate=1"], ["algo.learning_rate", "Did you mean algo.lr?"]),
+        (["+algo.typo=1"], ["algo.typo", "train_batch_size"]),
+        (["algo.lr=fast"], ["algo.lr=fast", "a number"]),
+        (["algo.gamma=1.5"], ["algo.gamma=1.5", "between 0 and 1"]),
+        (
+            ["algo.minibatch_size=512", "algo.train_batch_size=256"],
+            ["algo.minibatch_size=512", "algo.train_batch_size=256", "Lower it"],
+        ),
+        (["env=gym"], ["env.id must be given"]),
+        (["algo._target_=os.system"], ["algo._target_='os.system'"]),
+        (["algo.lr"], ["algo.lr"]),
+        (["~model"], ["model"]),
+        (["tuned_examples=ppo/nothing"], ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"]),
+        (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn.yaml"]),
+        (["-f"], ["-f needs a file"]),
+        (["resume"], ["Usage: rlrun resume RUN_DIR"]),
+        (["resume", "nothing"], ["nothing is not the folder of a run", "params.json"]),
+        (["rollout"], ["Usage: rlrun rollout CHECKPOINT"]),
+        (["list", "algos"], ["rlrun list algos", "no such group", "'algo'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_bad_command_gets_status_2_one_message_and_leaves_nothing(
+    rlrun, tmp_path, arguments, words
+):
+    command = arguments if arguments[0] in ("resume", "rollout", "list", "-f") else None
+    outcome = rlrun(*(command or [*arguments, *ONE_ITERATION]))
+    assert_refused(outcome, 2, *words)
+    assert top_folders(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stop: [", ["is not valid YAML"]),
+        ("- 1\n- 2\n", ["must hold a mapping"]),
+        ("algo:\n  lrr: 3\n", ["algo.lrr", "Did you mean algo.lr"]),
+        ("defaults:\n  - override /algo: dqnn\n", ["algo=dqnn", "Did you mean dqn"]),
+        ("stop:\n  timesteps_total: soon\n", ["stop.timesteps_total='soon'", "a number"]),
+    ],
+)
+def test_a_bad_file_of_ones_own_is_refused(rlrun, tmp_path, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert_refused(rlrun("-f", "mine.yaml", *ONE_ITERATION[:2]), 2, *words)
+    assert top_folders(tmp_path) == {"mine.yaml"}
+
+
+def test_the_users_variable_gives_the_traceback_of_a_config_error(tmp_path):
+    outcome = console_script(tmp_path, "algo.gamma=2", HYDRA_FULL_ERROR="1")
+    assert outcome.status == 2
+    assert "Traceback" in outcome.stderr
+    assert outcome.stderr.endswith("rlrun: algo.gamma=2.0 must be between 0 and 1.\n")
+    assert top_folders(tmp_path) == set()
+
+
+# Errors when a run starts
+
+
+def test_an_algorithm_that_cannot_act_in_the_env_leaves_no_run_folder(rlrun, tmp_path):
+    outcome = rlrun("algo=dqn", "env=pendulum", *ONE_ITERATION)
+    assert_refused(outcome, 2, "algo=dqn needs a Discrete action space", "Pendulum-v1", "Box")
+    assert list(tmp_path.rglob("params.json")) == []
+    assert top_folders(tmp_path) <= {"results"}
+    assert list((tmp_path / "results").rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "amount"), [("num_gpus", "0.2"), ("num_gpus", "1"), ("num_gpus_per_worker", "0.5")]
+)
+def test_a_missing_gpu_gives_status_1_and_says_what_was_asked_and_what_is_there(
+    rlrun, tmp_path, monkeypatch, key, amount
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    outcome = rlrun(f"resources.{key}={amount}", *ONE_ITERATION)
+    assert_refused(
+        outcome, 1, f"resources.{key}={amount} was asked for", "finds 0 GPUs", f"resources.{key}=0"
+    )
+    assert list(tmp_path.rglob("params.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        ("CartPoll-v1", ["env.id='CartPoll-v1'", "CartPole"]),
+        ("LunarLander-v2", ["env.id='LunarLander-v2'", "LunarLander-v3"]),
+        ("nowhere_at_all.Env", ["env.id='nowhere_at_all.Env'", "no module 'nowhere_at_all'"]),
+        ("my_env.Envy", ["env.id='my_env.Envy'", "has no 'Envy'"]),
+        ("collections.OrderedDict", ["OrderedDict", "not a gymnasium.Env"]),
+    ],
+)
+def test_an_env_that_does_not_exist_is_named_with_a_suggestion(rlrun, tmp_path, env_id, words):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = rlrun("env=gym", f"env.id={env_id}", *ONE_ITERATION)
+    assert_refused(outcome, 2, *words)
+    assert list(tmp_path.rglob("params.json")) == []
+
+
+@pytest.mark.parametrize("place", ["init", "reset", "step"])
+def test_an_env_that_raises_is_named_and_its_own_traceback_shown(rlrun, tmp_path, place):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = rlrun(*USE_OWN_ENV, f"env.env_config.raises_in={place}", *ONE_ITERATION)
+    assert outcome.status == 1
+    assert 'my_env.py", line' in outcome.stderr
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith("rlrun: Worker 0 failed in env.")
+    assert "my_env.Env" in last
+    assert "env 0" in last
+    assert last.endswith(f"ZeroDivisionError: no luck in {place}")
+
+
+def test_a_refused_run_takes_nothing_of_the_users_away(rlrun, tmp_path):
+    own = tmp_path / "mine" / "thesis.txt"
+    own.parent.mkdir()
+    own.write_text("years of work")
+    outcome = rlrun("algo=dqn", "env=pendulum", "hydra.run.dir=mine", *ONE_ITERATION)
+    assert_refused(outcome, 2, "Discrete")
+    assert own.read_text() == "years of work"
+
+
+def test_a_refused_run_leaves_the_current_folder_where_it_is(rlrun, tmp_path):
+    rlrun("algo=dqn", "env=pendulum", "hydra.run.dir=out", *ONE_ITERATION)
+    assert tmp_path.is_dir()
+
+
+# Runs
+
+
+def test_an_env_class_of_ones_own_is_found_in_the_current_folder(rlrun, tmp_path):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = rlrun(*USE_OWN_ENV, "hydra.run.dir=run", *ONE_ITERATION)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert results_of(tmp_path / "run")[0]["episode_len_mean"] == 5
+
+
+def test_a_plain_run_lands_in_results_by_algorithm_and_env(rlrun, tmp_path):
+    assert rlrun(*ONE_ITERATION).status == 0
+    (folder,) = (tmp_path / "results" / "ppo_cartpole").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
+    assert (folder / "params.json").is_file()
+
+
+def test_two_runs_of_the_same_second_have_folders_of_their_own(rlrun, tmp_path, monkeypatch):
+    class StoppedClock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            return cls(2024, 2, 29, 12, 0, 0)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", StoppedClock)
+    for _ in range(2):
+        assert rlrun(*USE_OWN_ENV[:1], "env.id=CartPole-v1", *ONE_ITERATION).status == 0
+    folders = sorted((tmp_path / "results" / "ppo_CartPole-v1").iterdir())
+    assert len(folders) == 2
+    assert {folder.name[:-7] for folder in folders} == {"2024-02-29_12-00-00"}
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(rlrun, tmp_path):
+    assert rlrun("hydra.run.dir=mine", *ONE_ITERATION).status == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")}
+    outcome = rlrun("hydra.run.dir=mine", *ONE_ITERATION)
+    assert_refused(outcome, 2, "hydra.run.dir=mine", "holds a run already", "rlrun resume mine")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "level", "shown"),
+    [([], "WARN", []), (["-v"], "INFO", ["INFO"]), (["-vv"], "DEBUG", ["INFO", "DEBUG"])],
+)
+def test_more_is_said_with_v_and_everything_with_vv(tmp_path, flags, level, shown):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = Child(tmp_path, *flags, *USE_OWN_ENV, "hydra.run.dir=run", *ONE_ITERATION).wait()
+    assert outcome.status == 0
+    said = [line for line in outcome.stderr.splitlines() if "record of mine" in line]
+    assert {line.split()[0] for line in said} == set(shown)
+    assert "record of mine" not in outcome.stdout
+    assert json.loads((tmp_path / "run" / "params.json").read_text())["log_level"] == level
+    assert "an INFO record of mine" in (tmp_path / "run" / "rlrun.log").read_text()
+
+
+def test_an_algorithm_of_ones_own_needs_only_a_class_and_a_yaml_file(rlrun, tmp_path):
+    write_own_algorithm(tmp_path)
+    outcome = rlrun(
+        "--config-dir", "my_conf", "algo=mine", "algo.bonus=7", "hydra.run.dir=run", *ONE_ITERATION
+    )
+    assert (outcome.status, outcome.stderr) == (0, "")
+    stats = results_of(tmp_path / "run")[0]["info"]["learner"]["default_policy"]["learner_stats"]
+    assert stats["bonus"] == 7.0
+    params = json.loads((tmp_path / "run" / "params.json").read_text())
+    assert params["algo"]["_target_"] == "my_algo.Mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("algo.bonnus=7", ["algo.bonnus", "Did you mean algo.bonus"]),
+        ("algo.bonus=much", ["algo.bonus=much", "a number"]),
+        ("algo.bonus=-1", ["algo.bonus=-1.0", "at least 0"]),
+    ],
+)
+def test_keys_of_an_algorithm_of_ones_own_are_checked_like_any_other(
+    rlrun, tmp_path, override, words
+):
+    write_own_algorithm(tmp_path)
+    assert_refused(rlrun("--config-dir", "my_conf", "algo=mine", override), 2, *words)
+
+
+def write_own_algorithm(folder: Path) -> None:
+    (folder / "my_conf" / "algo").mkdir(parents=True)
+    (folder / "my_conf" / "algo" / "mine.yaml").write_text(
+        "defaults:\n  - ppo\n  - _self_\n_target_: my_algo.Mine\nbonus: 2\n"
+    )
+    (folder / "my_algo.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from rlrun import PPO\n"
+        "from rlrun.core.errors import ConfigError\n"
+        "@dataclass(kw_only=True)\n"
+        "class Mine(PPO):\n"
+        "    bonus: float = 1.0\n"
+        "    def __post_init__(self):\n"
+        "        super().__post_init__()\n"
+        "        if self.bonus < 0:\n"
+        "            raise ConfigError(f'algo.bonus={self.bonus} must be at least 0.')\n"
+        "    def learn(self, batch):\n"
+        "        return {**super().learn(batch), 'bonus': self.bonus}\n"
+    )
+
+
+# Tuned examples
+
+
+@pytest.mark.parametrize(("mark", "verdict", "status"), [(5, "PASSED", 0), (400, "FAILED", 1)])
+def test_a_file_with_a_pass_mark_ends_with_a_verdict(rlrun, tmp_path, mark, verdict, status):
+    (tmp_path / "mine.yaml").write_text(
+        "defaults:\n  - override /algo: ppo\n  - override /env: cartpole\n"
+        f"stop:\n  training_iteration: 1\npass_mark:\n  episode_reward_mean: {mark}\n"
+    )
+    outcome = rlrun("-f", "mine.yaml", "hydra.run.dir=run", *TINY)
+    assert outcome.status == status
+    reached = results_of(tmp_path / "run")[-1]["episode_reward_mean"]
+    assert outcome.stdout == f"{verdict}: episode_reward_mean {mark} (now {reached:.1f})\n"
+    assert outcome.stderr == ""
+
+
+def test_a_pass_mark_gets_its_verdict_where_the_objective_is_not_in_the_result(rlrun, tmp_path):
+    outcome = rlrun("pass_mark.episodes_total=1", "objective=nothing", *ONE_ITERATION)
+    assert outcome.status == 0
+    assert outcome.stdout.startswith("PASSED: episodes_total 1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-f", "tuned_examples/ppo/cartpole-ppo.yaml"],
+        ["-f", "ppo/cartpole-ppo"],
+        ["tuned_examples=ppo/cartpole-ppo"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_a_shipped_example_is_replayed_by_its_path_its_name_or_its_choice(
+    rlrun, tmp_path, arguments
+):
+    outcome = rlrun(*arguments, "hydra.run.dir=run", *ONE_ITERATION)
+    assert outcome.stdout.startswith("FAILED: episode_reward_mean 475 (now ")
+    assert outcome.status == 1
+    params = json.loads((tmp_path / "run" / "params.json").read_text())
+    assert params["stop"] == {
+        "episode_reward_mean": 475,
+        "timesteps_total": 80_000,
+        "training_iteration": 1,
+    }
+
+
+def test_the_recorded_command_can_be_given_again(rlrun, tmp_path):
+    (tmp_path / "mine.yaml").write_text("stop:\n  training_iteration: 1\n")
+    command = ["-f", "mine.yaml", "-v", "hydra.run.dir=run", *TINY, "stop.episodes_total=1000"]
+    assert rlrun(*command).status == 0
+    versions = json.loads((tmp_path / "run" / "versions.json").read_text())
+    assert versions["command"][1:] == command
+
+
+# Sweeps
+
+SPY = """
+import json
+from pathlib import Path
+from hydra.experimental.callback import Callback
+
+class Spy(Callback):
+    def on_job_end(self, config, job_return, **kwargs):
+        with open("objectives.jsonl", "a") as file:
+            file.write(json.dumps(job_return.return_value) + "\\n")
+"""
+
+
+def test_a_sweep_runs_all_combinations_and_returns_their_objectives(rlrun, tmp_path):
+    (tmp_path / "spy.py").write_text(SPY)
+    outcome = rlrun(
+        "-m",
+        "algo.lr=1e-3,1e-4",
+        "seed=1,2",
+        "objective=timers/training_iteration_time_ms",
+        "hydra.sweep.dir=sweep",
+        "+hydra.callbacks.spy._target_=spy.Spy",
+        "algo.timesteps_per_iteration=0",
+        "logger=none",
+        "stop.training_iteration=1",
+    )
+    assert (outcome.status, outcome.stderr) == (0, "")
+    jobs = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert [path.name for path in jobs] == ["0", "1", "2", "3"]
+    configs = [json.loads((path / "params.json").read_text()) for path in jobs]
+    given = [(config["algo"]["lr"], config["seed"]) for config in configs]
+    assert given == [(1e-3, 1), (1e-3, 2), (1e-4, 1), (1e-4, 2)]
+    objectives = [json.loads(line) for line in (tmp_path / "objectives.jsonl").open()]
+    measured = [results_of(path)[-1]["timers"]["training_iteration_time_ms"] for path in jobs]
+    assert objectives == measured
+
+
+def test_a_failing_job_does_not_end_the_others(rlrun, tmp_path):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    (tmp_path / "spy.py").write_text(SPY)
+    outcome = rlrun(
+        "-m",
+        *USE_OWN_ENV,
+        "env.env_config.raises_in=step,nowhere",
+        "algo.gamma=2,0.9",
+        "hydra.sweep.dir=sweep",
+        "+hydra.callbacks.spy._target_=spy.Spy",
+        *ONE_ITERATION,
+    )
+    assert outcome.status == 2
+    assert outcome.stderr.count("algo.gamma=2.0 must be between 0 and 1.") == 2
+    assert outcome.stderr.count("ZeroDivisionError: no luck in step\n") == 2
+    objectives = [json.loads(line) for line in (tmp_path / "objectives.jsonl").open()]
+    assert objectives == [None, None, None, 5.0]
+    assert len(results_of(tmp_path / "sweep" / "3")) == 1
+
+
+def test_an_env_that_cannot_be_made_does_not_end_the_other_jobs(rlrun, tmp_path):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = rlrun(
+        "-m",
+        *USE_OWN_ENV,
+        "env.env_config.raises_in=init,nowhere",
+        "hydra.sweep.dir=sweep",
+        *ONE_ITERATION,
+    )
+    assert outcome.status == 1
+    assert len(results_of(tmp_path / "sweep" / "1")) == 1
+
+
+def test_an_unknown_key_in_a_sweep_is_answered_before_the_first_job(rlrun, tmp_path):
+    outcome = rlrun("-m", "algo.learning_rate=1,2", "hydra.sweep.dir=sweep", *ONE_ITERATION)
+    assert_refused(outcome, 2, "algo.learning_rate", "Did you mean algo.lr?")
+    assert list(tmp_path.rglob("params.json")) == []
+
+
+# Looking without running
+
+LOOK = """
+import sys
+from rlrun.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as leaving:
+    assert leaving.code == 0, leaving.code
+heavy = {"torch", "gymnasium", "ray", "wandb", "rich", "msgspec"} & set(sys.modules)
+print("LOADED", sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--info", "defaults"], ["algo/ppo", "exploration/stochastic_sampling"]),
+        (["--cfg", "job", "algo=dqn"], ["double_q: true", "initial_epsilon: 1.0"]),
+        (["list"], ["algo:", "Proximal policy optimisation", "Balance a pole on a cart"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_looking_at_the_config_loads_nothing_heavy_and_leaves_nothing(tmp_path, arguments, words):
+    outcome = python_process(tmp_path, "-c", LOOK, *arguments)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    for word in [*words, "LOADED []"]:
+        assert word in outcome.stdout
+    assert top_folders(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("rlrun algo=", ["algo=dqn", "algo=ppo", "algo=rainbow"]),
+        ("rlrun algo=dqn algo.dou", ["algo.double_q="]),
+    ],
+)
+def test_the_shell_completes_choices_and_keys_without_torch(tmp_path, line, expected):
+    outcome = python_process(
+        tmp_path,
+        *("-c", LOOK, "-sc", "query=bash"),
+        COMP_LINE=line,
+        COMP_POINT=str(len(line)),
+    )
+    assert (outcome.status, outcome.stderr) == (0, "")
+    *completions, loaded = outcome.stdout.splitlines()
+    assert " ".join(completions).split() == expected
+    assert loaded == "LOADED []"
+
+
+def test_help_shows_commands_choices_and_keys(rlrun, tmp_path):
+    outcome = rlrun("--help")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    for word in ("rlrun resume RUN_DIR", "algo: dqn, ppo, rainbow", "train_batch_size: 256"):
+        assert word in outcome.stdout
+    assert top_folders(tmp_path) == set()
+
+
+def test_list_of_one_group_shows_its_choices_with_a_sentence_each(rlrun):
+    lines = rlrun("list", "exploration").stdout.splitlines()
+    assert lines[0] == "exploration:"
+    assert [line.split()[0] for line in lines[1:]] == [
+        "epsilon_greedy",
+        "greedy",
+        "stochastic_sampling",
+    ]
+    assert lines[2].endswith("Always the best action")
+
+
+def test_the_module_is_the_command(tmp_path):
+    outcome = python_process(tmp_path, "-m", "rlrun", "list", "algo")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert outcome.stdout == console_script(tmp_path, "list", "algo").stdout
+    assert outcome.stdout.startswith("algo:\n  dqn ")

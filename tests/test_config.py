@@ -1,0 +1,562 @@
+"""From YAML values to objects: types, ranges, relations, and what an error says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import pytest
+
+from rlrun.compose import compose, parse_assignments, plain_config, set_value
+from rlrun.config import RunSettings, build, build_all, convert, flatten_keys, unknown_key
+from rlrun.core.errors import ConfigError
+from rlrun.core.schedules import LinearSchedule
+from rlrun.parts import Parts, read_config
+
+
+@dataclass(kw_only=True)
+class Spoon:
+    """What `build` is tried on."""
+
+    length: float
+    num_holes: int = 0
+    shape: Literal["round", "flat"] = "round"
+    sizes: list[int] = field(default_factory=list)
+    maker: str | None = None
+    is_clean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_holes > 8:
+            raise ConfigError(f"spoon.num_holes={self.num_holes} must be at most 8.")
+
+
+def picky(length: int = 1) -> int:
+    raise ValueError(f"{length} is not to my liking")
+
+
+SPOON = f"{__name__}.Spoon"
+
+
+@cache
+def shared_base(algo: str) -> dict[str, Any]:
+    return plain_config(compose([f"algo={algo}", "seed=1"]))
+
+
+def read(algo: str = "ppo", **values: Any) -> Parts:
+    """The parts of the default config with some values changed; "__" in a key stands for "."."""
+    plain = copy.deepcopy(shared_base(algo))
+    for key, value in values.items():
+        set_value(plain, key.replace("__", "."), value)
+    return read_config(plain)
+
+
+def refusal(algo: str = "ppo", **values: Any) -> str:
+    """What the error says."""
+    with pytest.raises(ConfigError) as refused:
+        read(algo, **values)
+    return str(refused.value)
+
+
+def refusal_of(*overrides: str) -> str:
+    """What the command line says of overrides that do not compose."""
+    with pytest.raises(ConfigError) as refused:
+        read_config(plain_config(compose(["seed=1", *overrides])))
+    return str(refused.value)
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("given", "annotation", "expected"),
+    [
+        (3, float, 3.0),
+        (0.5, float, 0.5),
+        (3, int, 3),
+        (True, bool, True),
+        ("a", str, "a"),
+        (None, int | None, None),
+        (3, int | None, 3),
+        ([1, 2], list[int], [1, 2]),
+        ([], list[int], []),
+        ([[0, 1], [10, 0]], list[list[float]], [[0.0, 1.0], [10.0, 0.0]]),
+        ("auto", int | Literal["auto"], "auto"),
+        (5, int | Literal["auto"], 5),
+        ({"a": 1}, dict[str, float], {"a": 1.0}),
+        ("whatever", Any, "whatever"),
+        ({"a": [1]}, dict[str, Any], {"a": [1]}),
+    ],
+)
+def test_values_of_the_annotated_type_pass(given, annotation, expected):
+    converted = convert(given, annotation, "key")
+    assert converted == expected
+    assert type(converted) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "annotation", "allowed"),
+    [
+        (2.5, int, "a whole number"),
+        (True, int, "a whole number"),
+        ("3", int, "a whole number"),
+        (None, int, "a whole number"),
+        ("abc", float, "a number"),
+        (True, float, "a number"),
+        ([1.0], float, "a number"),
+        (1, bool, "true or false"),
+        ("yes", bool, "true or false"),
+        (None, bool, "true or false"),
+        (5, str, "text"),
+        (None, str, "text"),
+        ("square", Literal["round", "flat"], "one of round, flat"),
+        (None, Literal["round", "flat"], "one of round, flat"),
+        (7, list[int], "a list (each a whole number)"),
+        ([1.5], list[int], "a list (each a whole number)"),
+        (["a"], list[int], "a list (each a whole number)"),
+        (2.5, int | None, "a whole number or null"),
+        ("all", int | Literal["auto"], "a whole number or one of auto"),
+        ([1], dict[str, float], "a mapping"),
+        ({"a": "b"}, dict[str, float], "a mapping"),
+    ],
+)
+def test_values_of_another_type_are_refused_with_key_value_and_what_is_allowed(
+    given, annotation, allowed
+):
+    with pytest.raises(ConfigError) as refused:
+        convert(given, annotation, "spoon.handle.size")
+    message = str(refused.value)
+    shown = given if isinstance(given, str) else repr(given)
+    assert message.startswith(f"spoon.handle.size={shown} must be {allowed}: ")
+
+
+def test_a_value_with_a_target_becomes_its_object_wherever_it_stands():
+    node = {"_target_": SPOON, "length": 2}
+    assert convert(node, float, "drawer.left") == Spoon(length=2.0)
+    assert convert(node, Any, "drawer.left") == Spoon(length=2.0)
+
+
+def test_a_nested_target_names_its_full_key_in_errors():
+    node = {"_target_": SPOON, "length": 2, "num_holes": 1.5}
+    with pytest.raises(ConfigError, match=r"^drawer\.left\.num_holes=1\.5 must be a whole number"):
+        convert(node, float, "drawer.left")
+
+
+# Building
+
+
+def test_build_gives_the_object_that_the_target_names():
+    node = {"_target_": SPOON, "length": 3, "shape": "flat", "sizes": [1]}
+    assert build(node, "spoon") == Spoon(length=3.0, shape="flat", sizes=[1])
+
+
+def test_build_leaves_the_node_as_it_is():
+    node = {"_target_": SPOON, "length": 3, "sizes": [1]}
+    before = copy.deepcopy(node)
+    build(node, "spoon")
+    assert node == before
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one_and_all_that_are_allowed():
+    with pytest.raises(ConfigError) as refused:
+        build({"_target_": SPOON, "length": 3, "num_hole": 1}, "spoon")
+    message = str(refused.value)
+    assert message.startswith("There is no key 'spoon.num_hole'. Did you mean spoon.num_holes")
+    assert message.endswith(
+        "Allowed below 'spoon': is_clean, length, maker, num_holes, shape, sizes."
+    )
+
+
+@pytest.mark.parametrize("given", [{}, {"length": "???"}])
+def test_a_key_that_must_be_given_is_named(given):
+    with pytest.raises(ConfigError, match=r"spoon\.length must be given: spoon\.length=<value>"):
+        build({"_target_": SPOON, **given}, "spoon")
+
+
+def test_an_error_of_the_constructor_keeps_the_full_key():
+    with pytest.raises(ConfigError, match=r"^spoon\.num_holes=9 must be at most 8\.$"):
+        build({"_target_": SPOON, "length": 1, "num_holes": 9}, "spoon")
+    with pytest.raises(ConfigError, match=r"^drawer\.left: spoon\.num_holes=9 must be at most 8"):
+        build({"_target_": SPOON, "length": 1, "num_holes": 9}, "drawer.left")
+
+
+def test_a_value_error_of_the_constructor_becomes_one_of_the_config():
+    with pytest.raises(ConfigError, match="taste: picky refuses these values: 4 is not to my"):
+        build({"_target_": f"{__name__}.picky", "length": 4}, "taste")
+
+
+@pytest.mark.parametrize("node", [None, 3, "spoon", [1]])
+def test_a_node_that_is_no_mapping_is_refused(node):
+    with pytest.raises(ConfigError, match=r"^spoon=.* must be a mapping with the key _target_"):
+        build(node, "spoon")
+
+
+def test_a_node_without_a_target_is_refused():
+    with pytest.raises(ConfigError, match="spoon needs the key _target_, the import path"):
+        build({"length": 1}, "spoon")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("Spoon", "must be the import path of a class or function"),
+        ("nowhere_at_all.Spoon", "there is no module 'nowhere_at_all'"),
+        ("rlrun.core.nowhere.Spoon", r"there is no module 'rlrun\.core\.nowhere'"),
+        (f"{__name__}.Fork", f"module '{__name__}' has no 'Fork'"),
+        ("", "must be the import path of a class or function"),
+    ],
+)
+def test_a_target_that_cannot_be_imported_is_named(path, reason):
+    with pytest.raises(ConfigError, match=rf"^spoon\._target_='{path}'.*{reason}"):
+        build({"_target_": path}, "spoon")
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "subprocess.run", "builtins.eval", "shutil.rmtree", "sys.exit", "posix.x"]
+)
+def test_a_target_that_runs_commands_is_refused_before_it_is_called(path):
+    with pytest.raises(ConfigError, match=rf"spoon\._target_='{path}' must be the import path"):
+        build({"_target_": path, "command": "true"}, "spoon")
+
+
+def test_a_group_may_hold_none_one_several_by_name_or_a_list():
+    node = {"_target_": SPOON, "length": 1}
+    spoon = Spoon(length=1.0)
+    assert build_all(None, "spoons") == []
+    assert build_all({}, "spoons") == []
+    assert build_all(node, "spoons") == [spoon]
+    assert build_all({"left": node, "right": None}, "spoons") == [spoon]
+    assert build_all([node, node], "spoons") == [spoon, spoon]
+    with pytest.raises(ConfigError, match="spoons='x' must be null, a mapping with _target_, or"):
+        build_all("x", "spoons")
+    with pytest.raises(ConfigError, match=r"spoons\.left\.lenght"):
+        build_all({"left": {"_target_": SPOON, "lenght": 1}}, "spoons")
+    with pytest.raises(ConfigError, match=r"spoons\[1\]\.lenght"):
+        build_all([node, {"_target_": SPOON, "lenght": 1}], "spoons")
+
+
+# The composed config
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "value", "allowed"),
+    [
+        ("ppo", "algo.lr", "abc", "a number"),
+        ("ppo", "algo.lr", True, "a number"),
+        ("ppo", "algo.num_epochs", 2.5, "a whole number"),
+        ("ppo", "algo.num_epochs", True, "a whole number"),
+        ("ppo", "algo.gamma", None, "a number"),
+        ("ppo", "algo.batch_mode", "whole", "one of truncate_episodes, complete_episodes"),
+        ("ppo", "algo.normalize_advantages", 1, "true or false"),
+        ("dqn", "algo.hiddens", 64, "a list (each a whole number)"),
+        ("dqn", "algo.hiddens", [64, 1.5], "a list (each a whole number)"),
+        ("ppo", "model.fcnet_activation", "gelu", "one of tanh, relu, silu, elu, linear"),
+        ("ppo", "env.vectorization", "threads", "one of sync, async, native"),
+        ("ppo", "env.id", 5, "text"),
+        ("ppo", "resources.num_workers", 1.5, "a whole number"),
+        ("ppo", "resources.num_gpus", "all", "a number"),
+        ("ppo", "evaluation.duration_unit", "hours", "one of episodes, timesteps"),
+        ("ppo", "logger.console.plain_interval_s", "5s", "a number"),
+        ("ppo", "explore", "maybe", "true or false"),
+        ("ppo", "log_level", "LOUD", "one of DEBUG, INFO, WARN, ERROR"),
+        ("ppo", "checkpoint_freq", 0.5, "a whole number"),
+        ("ppo", "stop.timesteps_total", "many", "a number"),
+        ("ppo", "pass_mark.episode_reward_mean", True, "a number"),
+    ],
+)
+def test_a_wrong_type_in_the_config_names_key_value_and_what_is_allowed(algo, key, value, allowed):
+    message = refusal(algo, **{key: value})
+    assert key in message
+    assert str(value) in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "value", "bound"),
+    [
+        ("ppo", "algo.gamma", 1.5, "between 0 and 1"),
+        ("ppo", "algo.gamma", float("nan"), "between 0 and 1"),
+        ("ppo", "algo.gae_lambda", -0.1, "between 0 and 1"),
+        ("ppo", "algo.lr", -1.0, "at least 0"),
+        ("ppo", "algo.lr", [[0.0, 0.1], [100.0, -0.1]], "at least 0"),
+        ("ppo", "algo.clip_range", -0.2, "at least 0"),
+        ("ppo", "algo.num_epochs", 0, "at least 1"),
+        ("ppo", "algo.train_batch_size", 0, "at least 1"),
+        ("ppo", "algo.rollout_fragment_length", 0, "at least 1"),
+        ("ppo", "algo.timesteps_per_iteration", -1, "at least 0"),
+        ("dqn", "algo.n_step", 0, "at least 1"),
+        ("dqn", "algo.tau", 1.5, "between 0 and 1"),
+        ("dqn", "algo.prioritized_replay_beta", [[0.0, 0.4], [10.0, 2.0]], "between 0 and 1"),
+        ("dqn", "algo.hiddens", [64, 0], "at least 1"),
+        ("dqn", "exploration.final_epsilon", 1.5, "between 0 and 1"),
+        ("dqn", "exploration.warmup_timesteps", -5, "at least 0"),
+        ("ppo", "exploration.random_timesteps", -1, "at least 0"),
+        ("ppo", "model.fcnet_hiddens", [0], "at least 1"),
+        ("ppo", "env.horizon", 0, "at least 1"),
+        ("ppo", "env.clip_rewards", -1.0, "at least 0"),
+        ("ppo", "resources.num_workers", -1, "at least 0"),
+        ("ppo", "resources.num_gpus", -0.5, "at least 0"),
+        ("ppo", "resources.num_gpus", float("nan"), "at least 0"),
+        ("ppo", "resources.num_gpus", 2, "between 0 and 1"),
+        ("ppo", "resources.num_cpus_for_driver", 0, "at least 1"),
+        ("ppo", "evaluation.interval", 0, "at least 1"),
+        ("ppo", "evaluation.duration", 0, "at least 1"),
+        ("ppo", "evaluation.num_workers", -1, "at least 0"),
+        ("ppo", "seed", -1, "at least 0"),
+        ("ppo", "checkpoint_freq", -1, "at least 0"),
+        ("ppo", "keep_checkpoints_num", 0, "at least 1"),
+    ],
+)
+def test_a_value_out_of_range_names_key_value_and_bounds(algo, key, value, bound):
+    message = refusal(algo, **{key: value})
+    assert key in message
+    assert str(value) in message
+    assert bound in message
+
+
+@pytest.mark.parametrize(
+    ("algo", "values", "named"),
+    [
+        (
+            "ppo",
+            {"algo.minibatch_size": 512, "algo.train_batch_size": 256},
+            ["algo.minibatch_size=512", "algo.train_batch_size=256"],
+        ),
+        (
+            "dqn",
+            {"algo.buffer_size": 32, "algo.train_batch_size": 64},
+            ["algo.buffer_size=32", "algo.train_batch_size=64"],
+        ),
+        (
+            "dqn",
+            {"algo.num_atoms": 51, "algo.v_min": 5.0, "algo.v_max": 5.0},
+            ["algo.v_min=5.0", "algo.v_max=5.0"],
+        ),
+        (
+            "ppo",
+            {"env.normalize_actions": True, "env.clip_actions": True},
+            ["env.normalize_actions=true", "env.clip_actions=true"],
+        ),
+        (
+            "ppo",
+            {"env.vectorization": "native", "env.wrappers": [{"_target_": "a.B"}]},
+            ["env.wrappers", "env.vectorization=native"],
+        ),
+    ],
+)
+def test_an_impossible_pair_of_values_names_both_keys(algo, values, named):
+    message = refusal(algo, **values)
+    for each in named:
+        assert each in message
+
+
+def test_a_schedule_may_be_a_number_points_or_an_object():
+    node = {
+        "_target_": "rlrun.core.schedules.LinearSchedule",
+        "initial": 1,
+        "final": 0,
+        "timesteps": 10,
+    }
+    for value, at_five in ((1, 1.0), ([[0, 1], [10, 0]], 0.5), (node, 0.5)):
+        algorithm = read(algo__lr=value).trainer.worker.algorithm
+        assert algorithm.lr_schedule(5) == at_five
+    assert read(algo__lr=node).trainer.worker.algorithm.lr == LinearSchedule(
+        initial=1.0, final=0.0, timesteps=10
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"initail": 1}, ["algo.lr.initail", "Did you mean algo.lr.initial"]),
+        ({"timesteps": 0}, ["algo.lr", "timesteps=0 must be at least 1"]),
+        ({"timesteps": 1.5}, ["algo.lr.timesteps=1.5", "a whole number"]),
+        ({"_target_": "rlrun.core.schedules.Lin"}, ["algo.lr._target_", "has no 'Lin'"]),
+    ],
+)
+def test_an_error_inside_a_schedule_names_the_full_key(change, words):
+    node = {
+        "_target_": "rlrun.core.schedules.LinearSchedule",
+        "initial": 1,
+        "final": 0,
+        "timesteps": 10,
+    }
+    message = refusal(algo__lr={**node, **change})
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("points", [[[0, 1], [0, 2]], [[5, 1], [2, 1]], [[1]], []])
+def test_points_of_a_schedule_must_be_pairs_with_rising_timesteps(points):
+    message = refusal(algo__lr=points)
+    assert "algo.lr" in message
+    assert "rising timesteps" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "node", "base"),
+    [
+        ("algo", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.algorithm.Algorithm"),
+        ("exploration", {"_target_": "rlrun.core.networks.MLP"}, "Exploration"),
+        ("model", {"_target_": "rlrun.algos.ppo.PPO"}, "encoder(obs_space)"),
+        ("logger", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.loggers.base.Logger"),
+        ("callbacks", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.callbacks.Callbacks"),
+        ("curriculum", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.callbacks.Callbacks"),
+    ],
+)
+def test_a_class_of_the_wrong_kind_is_refused_with_the_kind_that_is_needed(key, node, base):
+    plain = {**shared_base("ppo"), key: node}
+    with pytest.raises(ConfigError) as refused:
+        read_config(plain)
+    assert key in str(refused.value)
+    assert base in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["algo", "exploration", "model", "logger", "callbacks"])
+def test_a_target_of_the_wrong_kind_is_never_called(key, tmp_path):
+    # timeit.timeit runs any Python that it is given, as a hundred other functions do.
+    trap = tmp_path / "was_called"
+    node = {"_target_": "timeit.timeit", "stmt": f"open({str(trap)!r}, 'w')", "number": 1}
+    with pytest.raises(ConfigError):
+        read_config({**shared_base("ppo"), key: node})
+    assert not trap.exists()
+
+
+def test_a_missing_group_is_named():
+    for group in ("algo", "env", "exploration", "model", "resources", "evaluation"):
+        plain = {key: value for key, value in shared_base("ppo").items() if key != group}
+        with pytest.raises(ConfigError, match=group):
+            read_config(plain)
+
+
+def test_overrides_of_evaluation_are_checked_before_anything_starts():
+    assert "evaluation.config" in refusal(evaluation__config={"algo": {"lrr": 1}})
+    assert "algo.lrr" in refusal(evaluation__config={"algo": {"lrr": 1}})
+    assert "gamma" in refusal(evaluation__config={"algo": {"gamma": 3}})
+    assert "explore" in refusal(evaluation__config={"explore": "no"})
+
+
+def test_overrides_of_evaluation_change_only_evaluation():
+    trainer = read(evaluation__config={"explore": False, "env": {"horizon": 7}}).trainer
+    assert (trainer.worker.explore, trainer.evaluation_worker.explore) == (True, False)
+    assert (trainer.worker.env.horizon, trainer.evaluation_worker.env.horizon) == (None, 7)
+
+
+def test_validation_never_edits_a_value():
+    plain = copy.deepcopy(shared_base("dqn"))
+    before = copy.deepcopy(plain)
+    parts = read_config(plain)
+    assert plain == before
+    assert parts.trainer.plain == before
+
+
+def test_stop_rules_may_be_nested_flat_or_null():
+    settings = RunSettings(stop={"evaluation": {"episode_reward_mean": 5}, "a/b": 2, "c": None})
+    assert settings.stop == {"evaluation/episode_reward_mean": 5.0, "a/b": 2.0}
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x", True, [1]])
+def test_a_stop_rule_that_could_never_be_met_is_refused(value):
+    with pytest.raises(ConfigError, match=r"stop\.timesteps_total"):
+        RunSettings(stop={"timesteps_total": value})
+
+
+# The nearest valid name
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("algo.learning_rate=1", "algo.lr"),
+        ("algo.lambda=1", "algo.gae_lambda"),
+        ("algo.clip_param=1", "algo.clip_range"),
+        ("algo.train_batchsize=1", "algo.train_batch_size"),
+        ("resources.num_envs_per_worker=2", "algo.num_envs_per_worker"),
+        ("algo.num_workers=2", "resources.num_workers"),
+        ("num_workers=2", "resources.num_workers"),
+        ("algo.model=lstm", "model"),
+        ("env.max_episode_steps=5", "env.horizon"),
+        ("checkpoint_frequency=5", "checkpoint_freq"),
+        ("algo=dqnn", "dqn"),
+        ("env=cart_pole", "cartpole"),
+        ("exploration=epsilongreedy", "epsilon_greedy"),
+        ("algoo=dqn", "algo"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_valid_one(override, meant):
+    message = refusal_of(override)
+    hints = message.partition("Did you mean ")[2].partition("?")[0].split(" or ")
+    assert meant in hints
+    assert override.partition("=")[0] in message
+
+
+def test_a_key_that_hydra_lets_through_with_a_plus_is_refused_all_the_same():
+    assert "There is no key 'algo.typo'." in refusal_of("+algo.typo=1")
+
+
+def test_hints_come_from_the_algorithm_that_is_chosen():
+    message = refusal_of("algo=dqn", "algo.buffersize=5")
+    assert "Did you mean algo.buffer_size?" in message
+    assert "Allowed below 'algo': adam_epsilon, batch_mode, buffer_size" in message
+
+
+def test_an_unknown_choice_lists_all_choices():
+    assert "Allowed: dqn, ppo, rainbow" in refusal_of("algo=dqnn")
+
+
+def test_an_unknown_key_lists_its_siblings_only():
+    message = str(unknown_key("model.depth", flatten_keys(shared_base("ppo"))))
+    allowed = message.partition("Allowed below 'model': ")[2].rstrip(".").split(", ")
+    assert allowed == sorted(shared_base("ppo")["model"].keys() - {"_target_"})
+
+
+def test_an_unknown_key_below_nothing_lists_the_top_level_only():
+    message = str(unknown_key("bogus.x", flatten_keys(shared_base("ppo"))))
+    allowed = message.partition("Allowed")[2]
+    assert "checkpoint_freq" in allowed
+    assert "fcnet_hiddens" not in allowed
+    assert "below 'bogus'" not in allowed
+
+
+# Values by dotted key, as `rlrun resume` takes them
+
+
+def test_assignments_have_yaml_values_and_dots_for_slashes():
+    given = ["a.b=1", "c/d=[1, 2]", "e=1e-3", "f=null", "g={h: true}", "i=text", "j="]
+    assert parse_assignments(given) == {
+        "a.b": 1,
+        "c.d": [1, 2],
+        "e": 1e-3,
+        "f": None,
+        "g": {"h": True},
+        "i": "text",
+        "j": None,
+    }
+
+
+@pytest.mark.parametrize("argument", ["a", "=1", "--flag", "a=[1", "a={b: ", "a=${nowhere}"])
+def test_an_assignment_that_cannot_be_read_is_named(argument):
+    with pytest.raises(ConfigError) as refused:
+        parse_assignments([argument])
+    assert argument in str(refused.value)
+
+
+def test_a_value_can_only_be_set_where_there_is_a_key():
+    plain = copy.deepcopy(shared_base("ppo"))
+    set_value(plain, "algo.lr", 1.0)
+    set_value(plain, "stop.evaluation.episode_reward_mean", 5)
+    assert plain["algo"]["lr"] == 1.0
+    assert plain["stop"] == {"evaluation": {"episode_reward_mean": 5}}
+    for key in ("algo.lrr", "algo.lr.x", "nothing", "model.a.b", "stopp.x"):
+        with pytest.raises(ConfigError, match=f"There is no key '{key}'"):
+            set_value(plain, key, 1)
+
+
+def test_callables_without_annotations_take_any_value():
+    def plain_function(a, b=2):
+        return a, b
+
+    function: Callable[..., Any] = plain_function
+    assert build({"a": [1]}, "call", target=function) == ([1], 2)
