@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,8 +120,18 @@ class Child:
 
     def wait_for_result(self, run_dir: Path, iteration: int) -> None:
         """Return as soon as result.json holds the result of `iteration`."""
-        results = run_dir / "result.json"
-        while num_lines(results) < iteration:
+        self._wait_until(lambda: num_lines(run_dir / "result.json") >= iteration)
+
+    def wait_for_file(self, path: Path) -> None:
+        """Return as soon as `path` exists."""
+        self._wait_until(path.exists)
+
+    def wait_for_text(self, text: str) -> None:
+        """Return as soon as stderr has `text`."""
+        self._wait_until(lambda: text in self.stderr)
+
+    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
             assert self._process.is_alive(), self.stderr
             self._process.join(0.005)
 
@@ -192,7 +202,7 @@ def tiny_ppo(*choices: str, **values: Any) -> dict[str, Any]:
         "algo__minibatch_size": 32,
         "algo__num_epochs": 2,
     }
-    return config(*choices, **sizes, **values)
+    return config(*choices, **{**sizes, **values})
 
 
 def tiny_dqn(*choices: str, **values: Any) -> dict[str, Any]:
@@ -204,7 +214,7 @@ def tiny_dqn(*choices: str, **values: Any) -> dict[str, Any]:
         "algo__timesteps_per_iteration": 60,
         "algo__num_envs_per_worker": 2,
     }
-    return config(*(choices or ("algo=dqn",)), **sizes, **values)
+    return config(*(choices or ("algo=dqn",)), **{**sizes, **values})
 
 
 def results_of(run_dir: Path) -> list[dict[str, Any]]:

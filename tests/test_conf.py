@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 
 from rlrun.compose import OPEN_NODES, compose, plain_config
 from rlrun.config import RunSettings, conf_dir, field_keys
+from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
@@ -116,6 +119,31 @@ def test_any_key_below_an_open_node_may_be_set_without_a_plus():
         for name in key.split("."):
             node = node[name]
         assert node == value
+
+
+@pytest.mark.parametrize("node", ["stop", "env.env_config", "model.module_config"])
+def test_an_open_node_may_be_set_as_a_whole(node):
+    choices = ["model=custom", "model.module=a.B"] if node.startswith("model") else []
+    plain: Any = plain_config(compose([*choices, f"{node}={{some_new_key: 3}}"]))
+    for name in node.split("."):
+        plain = plain[name]
+    assert plain == {"some_new_key": 3}
+
+
+@pytest.mark.parametrize("override", ["algo={typo: 1}", "callbacks={mine: {x: 1}}"])
+def test_a_group_that_is_given_as_a_mapping_is_answered_without_endless_attempts(
+    override, monkeypatch
+):
+    compose_once, calls = hydra.compose, []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        assert len(calls) < 5, "composing goes round in circles"
+        return compose_once(*args)
+
+    monkeypatch.setattr(hydra, "compose", counted)
+    with contextlib.suppress(ConfigError):
+        compose([override])
 
 
 def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():

@@ -57,7 +57,7 @@ def _numpy_steps(module: nn.Module) -> list[Forward] | None:
     # Exactly these classes: a subclass may have a forward of its own.
     if type(module) in (nn.Sequential, Layers):
         steps: list[Forward] = []
-        for layer in module:
+        for layer in module.children():
             layer_steps = _numpy_steps(layer)
             if layer_steps is None:
                 return None

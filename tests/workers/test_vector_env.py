@@ -138,7 +138,9 @@ def test_void_rows_reach_no_batch_and_no_count(make_worker):
         pytest.param(
             "native",
             marks=pytest.mark.xfail(
-                strict=True, reason="void rows leave a round short, and a second whole one follows"
+                strict=True,
+                raises=AssertionError,
+                reason="void rows leave a round short, and a second whole one follows",
             ),
         ),
     ],
@@ -156,7 +158,7 @@ def test_void_rows_do_not_double_the_train_batch(vectorization):
         seed=1,
     ) as trainer:
         num_trained = trainer.train()["num_env_steps_trained"]
-    assert 256 <= num_trained <= 1.25 * 256
+    assert 0.75 * 256 < num_trained < 1.25 * 256
 
 
 @pytest.mark.parametrize(("vectorization", "num_void"), [("sync", 0), ("native", 1)])

@@ -279,7 +279,11 @@ def test_errors_for_the_user_keep_their_type_and_words(trainer):
         )
 
 
-@pytest.mark.xfail(strict=True, reason="RemotePool._get raises `from None`, which drops the cause")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="RemotePool._get raises `from None`, which drops the cause",
+)
 @pytest.mark.parametrize("error", [KeyError("no such thing"), WorkerError("it broke")])
 def test_the_traceback_of_the_other_process_is_the_cause(trainer, error):
     with pytest.raises(WorkerError) as caught:
@@ -404,7 +408,11 @@ def test_callbacks_from_anywhere_on_the_drivers_path_work_in_every_process():
     assert metrics == {"worker_mean": 1.0, "worker_min": 1.0, "worker_max": 1.0}
 
 
-@pytest.mark.xfail(strict=True, reason="only the first line of Ray's own message is passed on")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="only the first line of Ray's own message is passed on",
+)
 def test_an_error_while_a_worker_is_made_says_what_it_was():
     with pytest.raises((ConfigError, WorkerError), match=r"no_such_argument"):
         make(
