@@ -66,7 +66,11 @@ class Evaluation:
         """The evaluation workers; a local one shares the policies."""
         if self._workers is None:
             self._workers = WorkerSet(
-                self._worker_config, self._resources, self.config.num_workers, policies
+                self._worker_config,
+                self._resources,
+                self.config.num_workers,
+                policies,
+                self._resources.num_workers,
             )
         return self._workers
 

@@ -121,8 +121,6 @@ def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
         for name, value in node.items():
             if isinstance(value, Mapping) and "_target_" not in value and value:
                 lay_over(value, f"{prefix}{name}.")
-            elif isinstance(value, Mapping) and "_target_" in value:
-                changed[f"{prefix}{name}"] = dict(value)
             else:
                 set_value(changed, f"{prefix}{name}", value)
 

@@ -60,7 +60,10 @@ class Trainer:
             require_gpu("resources.num_gpus_per_worker", resources.num_gpus_per_worker)
         torch.set_num_threads(resources.num_cpus_for_driver)
         seeding.seed_process(config.worker.seed, "driver")
-        self.workers = WorkerSet(config.worker, resources, resources.num_workers)
+        num_evaluators = 0 if config.evaluation.interval is None else config.evaluation.num_workers
+        self.workers = WorkerSet(
+            config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
+        )
         local = self.workers.local_worker()
         # The workers' copy of the algorithm stays a bundle of hyperparameters.
         algorithm = copy.copy(config.worker.algorithm)

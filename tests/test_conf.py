@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from rlrun.compose import OPEN_NODES, compose, plain_config
 from rlrun.config import RunSettings, conf_dir, field_keys
@@ -165,7 +167,16 @@ def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():
 
 
 def test_a_tuned_example_wins_over_group_files_and_loses_to_the_command_line():
+    own = OmegaConf.load(CONF / "tuned_examples" / "ppo" / "pendulum-ppo.yaml")
     chosen = composed("tuned_examples/ppo/pendulum-ppo", "algo.gamma=0.5")
-    assert chosen["algo"]["gae_lambda"] == 0.95 != composed("algo/ppo")["algo"]["gae_lambda"]
-    assert chosen["algo"]["gamma"] == 0.5
-    assert chosen["stop"]["timesteps_total"] == 200_000
+    assert own.algo.gae_lambda != composed("algo/ppo")["algo"]["gae_lambda"]
+    assert chosen["algo"]["gae_lambda"] == own.algo.gae_lambda
+    assert chosen["algo"]["gamma"] == 0.5 != own.algo.gamma
+    assert chosen["stop"] == own.stop
+
+
+def test_the_wheel_carries_every_group_along():
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())
+    carried = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    needed = {"conf/config.yaml", "tuned_examples", *(f"conf/{group}" for group in GROUPS)}
+    assert set(carried) == needed

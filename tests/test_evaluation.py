@@ -124,11 +124,6 @@ def test_timesteps_are_counted_exactly_over_several_envs(duration):
     assert metrics["timesteps_this_iter"] == metrics["episodes_this_iter"] == duration
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rows that only reset a native env are counted as steps",
-)
 def test_timesteps_of_native_envs_are_those_of_real_steps():
     with make(
         "env.vectorization=native",

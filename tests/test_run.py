@@ -332,9 +332,7 @@ def test_a_stop_key_of_evaluation_has_time_until_the_first_evaluation(tmp_path):
     run = execute(tmp_path / "fine", {**plain, "stop": {"evaluation/episode_reward_mean": 1}})
     assert run.result["training_iteration"] == 5
     run = Run({**plain, "stop": {"evaluation/episode_reward": 1}}, tmp_path / "wrong")
-    with pytest.raises(
-        ConfigError, match=r"after 5 iterations.*Did you mean evaluation/epis"
-    ):
+    with pytest.raises(ConfigError, match=r"after 5 iterations.*Did you mean evaluation/epis"):
         run.execute()
 
 

@@ -62,9 +62,9 @@ class ActionConverter:
             dtype = space.dtype
             if normalize_actions and space.is_bounded("both"):
                 middle, half = (high + low) / 2, (high - low) / 2
-                self._convert = lambda actions: np.clip(
-                    middle + half * actions, low, high
-                ).astype(dtype)
+                self._convert = lambda actions: np.clip(middle + half * actions, low, high).astype(
+                    dtype
+                )
             elif clip_actions:
                 self._convert = lambda actions: np.clip(actions, low, high).astype(dtype)
 

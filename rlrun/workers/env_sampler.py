@@ -58,6 +58,8 @@ class EnvSampler:
         self.episodes = _EpisodeTracker(env, callbacks, worker)
         self.seeds = seeds
         self.finished: list[EpisodeReport] = []
+        self.num_finished = 0
+        """Episodes that ended so far, reported or not."""
         self.has_begun = False
         self.obs = np.zeros(0)
         """The observations to act on next, preprocessed and filtered [B, *shape]."""
@@ -118,11 +120,11 @@ class EnvSampler:
         state: dict[str, Any] = {
             "started": True,
             "can_replay": self.env.can_replay,
-            "obs": self.obs,
-            "unfiltered": self._unfiltered,
-            "returns": self._returns,
-            "lengths": self._lengths,
-            "num_episodes": self.episodes.num_started,
+            "obs": self.obs.copy(),
+            "unfiltered": self._unfiltered.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "num_finished": self.num_finished,
         }
         if self.env.can_replay:
             state["episode_starts"] = self.env.episode_starts()
@@ -135,7 +137,13 @@ class EnvSampler:
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
         """Go on where `state_dict` was taken. Returns the mask [B] of envs whose episode could
         not be reproduced: those were cut, and start a new episode."""
+        self._void_rows[:] = False
         if not state["started"]:
+            self.has_begun = False
+            self.num_finished = 0
+            self._returns[:] = 0.0
+            self._lengths[:] = 0
+            self._actions_taken.clear()
             return np.zeros(self.env.num_envs, bool)
         cut = self._restore_envs(state)
         for i in np.flatnonzero(cut):
@@ -148,6 +156,7 @@ class EnvSampler:
             )
         self._returns = np.where(cut, 0.0, state["returns"])
         self._lengths = np.where(cut, 0, state["lengths"])
+        self.episodes.resume(self._returns, self._lengths)
         return cut
 
     def restart(self, seeds: list[int]) -> None:
@@ -191,6 +200,7 @@ class EnvSampler:
         self._returns += rewards
         self._lengths += ~self._void_rows if self.env.skips_reset_rows else 1
         if self.episodes.is_on:
+            self.episodes.start(raw, self._void_rows)
             self.episodes.step(raw, actions, rewards, terminated, truncated, self._void_rows)
         if np.count_nonzero(done):
             self._end_episodes(t, raw, done, fragment)
@@ -209,9 +219,13 @@ class EnvSampler:
             )
         self._returns[done] = 0.0
         self._lengths[done] = 0
+        self.num_finished += int(np.count_nonzero(done))
         after_reset = self.env.reset_done(done)
         self._observe(after_reset)
-        self.episodes.start(after_reset, done)
+        # Of envs that go on, next_obs is the very row that is acted on next.
+        fragment.columns["next_obs"][t][~done] = self.obs[~done]
+        if not self.env.skips_reset_rows:
+            self.episodes.start(after_reset, done)
 
     def _forget_old_actions(self) -> None:
         longest = int(self._lengths.max())
@@ -224,10 +238,9 @@ class EnvSampler:
     def _restore_envs(self, state: dict[str, Any]) -> np.ndarray:
         """Replay the running episodes; returns the mask of envs that came out elsewhere."""
         self.has_begun = True
-        num_episodes = int(state["num_episodes"])
+        self.num_finished = int(state["num_finished"])
         # Envs that cannot replay must not see the run's first episodes again.
-        raw = self.env.reset([(seed + num_episodes + 1) % 2**31 for seed in self.seeds])
-        self.episodes.num_started = num_episodes
+        raw = self.env.reset([(seed + self.num_finished + 1) % 2**31 for seed in self.seeds])
         cut = np.ones(self.env.num_envs, bool)
         if self.env.can_replay and state["can_replay"]:
             actions = state["actions_taken"]
@@ -235,7 +248,7 @@ class EnvSampler:
             self._actions_taken = _by_step(actions)
             for i, observation in enumerate(observations):
                 cut[i] = observation is None or not np.array_equal(
-                    self.preprocessor.single(observation)[0], state["unfiltered"][i]
+                    self.preprocessor.single(observation)[0], state["unfiltered"][i], equal_nan=True
                 )
             if cut.any():
                 raw = self.env.reset_done(cut)
@@ -305,6 +318,13 @@ class _EpisodeTracker:
             for i in np.flatnonzero(done):
                 self.episodes[i] = self._new(int(i), raw)
                 self._call(self.on_start, "on_episode_start", int(i))
+
+    def resume(self, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """The running episodes go on where they were; their user_data is what on_episode_start
+        has just put there."""
+        for i, episode in enumerate(self.episodes):
+            episode.total_reward = float(returns[i])
+            episode.length = int(lengths[i])
 
     def step(
         self,

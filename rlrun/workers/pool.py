@@ -24,10 +24,16 @@ class RemotePool:
     An actor does what it is told in the order of the telling.
     """
 
-    def __init__(self, make: Callable[[int], Any], num_workers: int, resources: Resources) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Any],
+        num_workers: int,
+        resources: Resources,
+        num_other_workers: int = 0,
+    ) -> None:
         ray = _connect(resources)
         self._ray = ray
-        _check_capacity(ray, num_workers, resources)
+        _check_capacity(ray, num_workers + num_other_workers, resources)
         actor_class = ray.remote(
             num_cpus=resources.num_cpus_per_worker,
             num_gpus=0 if resources.fake_gpus else resources.num_gpus_per_worker,
@@ -35,14 +41,14 @@ class RemotePool:
         )(_Actor)
         threads = max(int(resources.num_cpus_per_worker), 1)
         self.actors = [
-            actor_class.remote(make, index, _driver_path(), threads)
+            actor_class.remote(ray.cloudpickle.dumps(make), index, _driver_path(), threads)
             for index in range(1, num_workers + 1)
         ]
-        self.call_all("ping", timeout_s=CREATION_TIMEOUT_S)
+        self._get([actor.make_worker.remote() for actor in self.actors], CREATION_TIMEOUT_S)
 
-    def call_all(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
+    def call_all(self, method: str, *args: Any) -> list[Any]:
         """`method(*args)` of every worker at once; their results in order. Raises WorkerError."""
-        return self._get([actor.call.remote(method, *args) for actor in self.actors], timeout_s)
+        return self._get([actor.call.remote(method, *args) for actor in self.actors])
 
     def call_each(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """`method(*arguments[i])` of the i-th worker, at once; their results in order."""
@@ -79,7 +85,8 @@ class RemotePool:
             try:
                 results.append(self._ray.get(ref, timeout=timeout_s))
             except self._ray.exceptions.RayTaskError as error:
-                raise _as_worker_error(error, position + 1) from None
+                failure = _as_worker_error(error, position + 1)
+                raise failure from failure.__cause__
             except self._ray.exceptions.GetTimeoutError as error:
                 raise ResourceError(
                     f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no "
@@ -96,18 +103,24 @@ class RemotePool:
 class _Actor:
     """Holds one worker in a process of its own."""
 
-    def __init__(
-        self, make: Callable[[int], Any], index: int, import_path: list[str], num_threads: int
-    ) -> None:
+    def __init__(self, make: bytes, index: int, import_path: list[str], num_threads: int) -> None:
         import torch
 
         sys.path.extend(path for path in import_path if path not in sys.path)
         # More threads than cores make small policies slow each other down.
         torch.set_num_threads(num_threads)
-        self.worker = make(index)
+        self.make = make
+        self.index = index
+        self.worker: Any = None
+
+    def make_worker(self) -> None:
+        import ray
+
+        # Only now: the user's classes are found by the import path that was set above.
+        self.worker = ray.cloudpickle.loads(self.make)(self.index)
 
     def call(self, method: str, *args: Any) -> Any:
-        return None if method == "ping" else getattr(self.worker, method)(*args)
+        return getattr(self.worker, method)(*args)
 
 
 def _driver_path() -> list[str]:
@@ -157,9 +170,9 @@ def _check_capacity(ray: Any, num_workers: int, resources: Resources) -> None:
     for name, amount in asked.items():
         if amount > total.get(name, 0.0):
             raise ResourceError(
-                f"resources.num_workers={num_workers} workers need {amount:g} {name} in all; this "
-                f"Ray cluster has {total.get(name, 0.0):g}. Lower resources.num_workers or what "
-                f"each takes (resources.num_cpus_per_worker may be a fraction)."
+                f"{num_workers} workers (resources.num_workers and evaluation.num_workers) need "
+                f"{amount:g} {name} in all; this Ray cluster has {total.get(name, 0.0):g}. "
+                f"Take fewer, or less for each (resources.num_cpus_per_worker may be a fraction)."
             )
 
 

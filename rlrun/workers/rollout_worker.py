@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +74,8 @@ class Sample:
 
     batches: dict[str, Batch]
     env_steps: int
+    void_rows: int = 0
+    """Rows in which a native env only reset; they were sampled, and dropped."""
 
 
 class RolloutWorker:
@@ -149,11 +150,12 @@ class RolloutWorker:
         policy.resample_noise(self.rng)
         num_steps = self.algorithm.fragment_length(self.num_workers)
         parts: list[Batch] = []
-        env_steps = 0
+        env_steps = void_rows = 0
         while not parts:
             fragment = self.sampler.sample(num_steps, self.timestep, self.config.explore)
             num_new = _count_rows(fragment)
             env_steps += num_new
+            void_rows += fragment["rewards"].size - num_new
             self.timestep += num_new * max(self.num_workers, 1)
             parts = [
                 self._postprocess(policy, trajectory)
@@ -164,7 +166,7 @@ class RolloutWorker:
         batch = concat(parts) if parts else Batch()
         if self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
-        return Sample({DEFAULT_POLICY_ID: batch}, env_steps)
+        return Sample({DEFAULT_POLICY_ID: batch}, env_steps, void_rows)
 
     def run_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
@@ -182,20 +184,20 @@ class RolloutWorker:
         self.sampler.restart(env_seeds(seed, self.worker_index, num_envs))
         share = _shares(num_episodes if num_episodes is not None else num_steps or 0, num_envs)
         episodes_done = np.zeros(num_envs, np.int64)
+        steps_done = np.zeros(num_envs, np.int64)
         counted: list[EpisodeReport] = []
-        env_steps = 0
-        for step in itertools.count():
-            is_running = (episodes_done if num_episodes is not None else step) < share
+        while True:
+            is_running = (episodes_done if num_episodes is not None else steps_done) < share
             if not is_running.any():
                 break
-            self.sampler.sample(1, self.timestep, self.config.explore)
-            env_steps += int(is_running.sum())
+            row = self.sampler.sample(1, self.timestep, self.config.explore)
+            steps_done += is_running & row.get("valid", np.ones((1, num_envs), bool))[0]
             for report in self.sampler.take_finished():
                 if is_running[report.env_index]:
                     counted.append(report)
                     episodes_done[report.env_index] += 1
         self.sampler.finished = counted
-        return env_steps
+        return int(steps_done.sum())
 
     def _postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
         trajectory = self.algorithm.postprocess(policy, trajectory)

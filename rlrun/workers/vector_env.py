@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
+from rlrun.core.errors import WorkerError
 from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_env
 
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
@@ -136,21 +139,28 @@ class SyncVectorEnv(VectorEnv):
 class AsyncVectorEnv(VectorEnv):
     """Envs in a process each, by gymnasium's class of that name."""
 
-    def __init__(self, vector_env: gym.vector.AsyncVectorEnv, env_id: str) -> None:
+    def __init__(
+        self, vector_env: gym.vector.AsyncVectorEnv, env_id: str, worker_index: int
+    ) -> None:
         self.vector_env = vector_env
         self.env_id = env_id
         self.num_envs = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
+        self.worker_index = worker_index
+        self._is_broken = False
 
     def reset(self, seeds: list[int]) -> Any:
-        return self.vector_env.reset(seed=list(seeds))[0]
+        with self._watched():
+            return self.vector_env.reset(seed=list(seeds))[0]
 
     def step(self, actions: np.ndarray) -> StepResult:
-        return self.vector_env.step(actions)[:4]
+        with self._watched():
+            return self.vector_env.step(actions)[:4]
 
     def reset_done(self, done: np.ndarray) -> Any:
-        return self.vector_env.reset(options={"reset_mask": done})[0]
+        with self._watched():
+            return self.vector_env.reset(options={"reset_mask": done})[0]
 
     def episode_starts(self) -> list[dict[str, Any]]:
         return list(self.vector_env.get_attr("episode_start"))
@@ -162,10 +172,28 @@ class AsyncVectorEnv(VectorEnv):
             {"start": start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
         ]
         self.vector_env.set_attr("pending_restore", pending)
-        return list(self.vector_env.call("restore_episode"))
+        with self._watched():
+            return list(self.vector_env.call("restore_episode"))
 
     def close(self) -> None:
-        self.vector_env.close()
+        # What does not answer any more cannot be asked to close.
+        self.vector_env.close(terminate=self._is_broken)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """An env's process that has died is named as that. Raises WorkerError."""
+        try:
+            yield
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self._is_broken = True
+            raise WorkerError(
+                f"Worker {self.worker_index} failed: the process of one of its {self.num_envs} "
+                f"envs of {self.env_id!r} died ({type(error).__name__}). "
+                f"With env.vectorization=sync its error would show here."
+            ) from error
+        except WorkerError:
+            self._is_broken = True
+            raise
 
 
 class NativeVectorEnv(VectorEnv):
@@ -217,6 +245,7 @@ def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> Vect
             makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
         ),
         config.id,
+        worker_index,
     )
 
 

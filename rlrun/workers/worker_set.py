@@ -17,6 +17,7 @@ class WorkerSet:
     """Samples on the remote workers, or on the local one if there are none.
 
     The local worker shares the learner's policies; remote ones get weights by `sync_weights`.
+    `num_other_workers` is how many remote ones other sets of the run take.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class WorkerSet:
         resources: Resources,
         num_workers: int,
         policies: Mapping[str, Policy] | None = None,
+        num_other_workers: int = 0,
     ) -> None:
         self.num_env_steps_sampled = 0
         self._pool: Any = None
@@ -35,7 +37,9 @@ class WorkerSet:
             return
         from rlrun.workers.pool import RemotePool
 
-        self._pool = RemotePool(partial(RolloutWorker, config), num_workers, resources)
+        self._pool = RemotePool(
+            partial(RolloutWorker, config), num_workers, resources, num_other_workers
+        )
         spaces: Spaces = self._pool.call(0, "get_spaces")
         self._local = RolloutWorker(
             config,
@@ -69,7 +73,11 @@ class WorkerSet:
             samples = self._on_samplers("sample")
             self.num_env_steps_sampled += sum(sample.env_steps for sample in samples)
             rounds += [sample.batches for sample in samples]
-            num_rows += sum(batch.num_rows for s in samples for batch in s.batches.values())
+            # Void rows count, or they would call for a whole second round.
+            num_rows += sum(
+                sample.void_rows + sum(batch.num_rows for batch in sample.batches.values())
+                for sample in samples
+            )
             if num_rows >= min_rows or min_rows <= 1:
                 break
         policy_ids = rounds[0].keys()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from rlrun.loggers.base import Logger, finite_scalars, flatten, lookup, to_json
 
 

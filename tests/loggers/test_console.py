@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from rlrun.loggers import console
 from rlrun.loggers.console import ConsoleLogger
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rlrun.core.errors import CheckpointError
 from rlrun.loggers.files import CsvLogger, JsonLogger, replace_file
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rlrun.loggers.tensorboard import TensorBoardLogger, crc32c
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+from rlrun.loggers.tensorboard import TensorBoardLogger, crc32c
 
 
 def log(logger, run, results):

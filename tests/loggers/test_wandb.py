@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rlrun.loggers.wandb import WandbLogger
 
 FAKE_KEY = "0123456789abcdef" * 3

@@ -307,11 +307,6 @@ class FirstObservation(Callbacks):
         "sync",
         pytest.param(
             "native",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="on_episode_start comes before the reset that the next step makes",
-            ),
         ),
     ],
 )

@@ -241,12 +241,6 @@ def test_the_filter_counts_each_observation_that_is_acted_on_once(make_worker):
         1,
         pytest.param(
             2,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="where another env's episode ends, next_obs is filtered before this step's "
-                "observations are counted, and the obs of the next row after",
-            ),
         ),
     ],
 )

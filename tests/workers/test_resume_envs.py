@@ -250,11 +250,6 @@ def test_native_envs_are_cut_and_begin_other_episodes(make_worker, carry_over, c
     assert not (first == again).any()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the offset of the seeds is the episodes that callbacks counted: 0 without",
-)
 def test_every_resume_of_native_envs_begins_other_episodes(make_worker, carry_over):
     worker, second, third = (
         make_worker("CartPole-v1", num_envs=2, fragment=60, vectorization="native")
@@ -267,11 +262,6 @@ def test_every_resume_of_native_envs_begins_other_episodes(make_worker, carry_ov
     assert (rows_of(third)["obs"][:2] != after_second).any()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the void rows that a native env owed before the restore stay in place",
-)
 def test_a_used_native_worker_keeps_its_first_rows_after_a_restore(
     make_worker, sample_columns, tmp_path
 ):
@@ -283,9 +273,6 @@ def test_a_used_native_worker_keeps_its_first_rows_after_a_restore(
     assert sample_columns(worker, 3)["valid"].all()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a state from before the first reset resets no env"
-)
 def test_a_used_worker_is_put_back_to_before_its_first_step(make_worker, assert_same_rows):
     worker = make_worker("CartPole-v1", num_envs=2, fragment=30)
     state = worker.state_dict()
@@ -294,11 +281,6 @@ def test_a_used_worker_is_put_back_to_before_its_first_step(make_worker, assert_
     assert_same_rows(rows_of(worker), then)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="state_dict gives the living arrays of returns and lengths",
-)
 def test_the_state_may_be_kept_while_the_worker_goes_on(make_worker, assert_same_rows):
     worker = make_worker("CartPole-v1", num_envs=2, fragment=30)
     worker.sample()
@@ -315,11 +297,6 @@ class LengthAtEnd(Callbacks):
         episode.custom_metrics["length"] = episode.length
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a restored worker's Episode objects count from 0 again",
-)
 def test_callbacks_see_the_running_episode_where_it_was(make_worker, carry_over):
     worker, restored = (
         make_worker("Pendulum-v1", fragment=150, callbacks=LengthAtEnd()) for _ in range(2)

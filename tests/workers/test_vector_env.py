@@ -137,11 +137,6 @@ def test_void_rows_reach_no_batch_and_no_count(make_worker):
         "sync",
         pytest.param(
             "native",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="void rows leave a round short, and a second whole one follows",
-            ),
         ),
     ],
 )
@@ -289,7 +284,6 @@ def test_the_error_of_an_env_in_this_process_is_the_cause(make_worker):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.xfail(strict=True, raises=EOFError, reason="gymnasium's own EOFError comes through")
 def test_an_async_env_whose_process_ends_is_a_worker_error(make_worker):
     worker = make_worker(
         "toy_envs.EnvThatRaises", num_envs=2, vectorization="async", env_config={"exits_after": 2}
