@@ -45,7 +45,8 @@ def open_override(override: str) -> str:
         return override
     key = match[1]
     dotted = key.replace("/", ".")
-    if any(dotted.startswith(f"{node}.") for node in OPEN_NODES):
+    is_whole_node = dotted in OPEN_NODES and override[len(key) :].startswith("={")
+    if is_whole_node or any(dotted.startswith(f"{node}.") for node in OPEN_NODES):
         return f"++{dotted}{override[len(key) :]}"
     return override
 
@@ -69,20 +70,25 @@ def choice_of_target(group: str, target: str) -> str | None:
 
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    register_resolvers()
-    GlobalHydra.instance().clear()
     overrides = [open_override(override) for override in overrides]
     try:
-        with initialize_config_dir(str(conf_dir()), version_base=None):
-            return hydra_compose("config", overrides)
+        return _compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        return hydra_compose("config", overrides)
 
 
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -160,12 +166,15 @@ def _known_keys(plain: dict[str, Any]) -> list[str]:
 
 def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     """The config that the group choices among `overrides` make, or the default one."""
-    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    choices = [o for o in overrides if o.partition("=")[0] in groups and "," not in o]
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = "|".join(path.name for path in conf_dir().iterdir() if path.is_dir())
+    choices = [o for o in overrides if re.fullmatch(rf"({groups})=[\w/-]+", o)]
     try:
-        return plain_config(compose(choices))
-    except ConfigError:
-        return plain_config(compose([]))
+        return plain_config(_compose(choices))
+    except (HydraException, OmegaConfBaseException):
+        return plain_config(_compose([]))
 
 
 def _env_name(choice: str, env_id: str) -> str:
