@@ -21,7 +21,12 @@ from rlrun.compose import (
     use_tuned_example,
 )
 from rlrun.config import conf_dir
-from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
+from rlrun.core.errors import (
+    ConfigError,
+    MissingExtraError,
+    ResourceError,
+    RlrunError,
+)
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
 VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
@@ -60,6 +65,7 @@ def train(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     register_resolvers()
+    given = [sys.argv[0], *arguments]
     arguments = translate_arguments(arguments)
     statuses: list[int] = []
 
@@ -70,6 +76,7 @@ def train(arguments: list[str]) -> int:
 
         try:
             run = Run(config, HydraConfig.get().runtime.output_dir)
+            run.command = given
             statuses.append(execute(run))
         except RlrunError as error:
             # Reported here, so that the other jobs of a sweep go on.
@@ -180,7 +187,7 @@ def execute(run: Any) -> int:
     if run.settings.pass_mark:
         marks = ", ".join(f"{key} {mark:g}" for key, mark in run.settings.pass_mark.items())
         verdict = "PASSED" if run.reached_pass_mark else "FAILED"
-        print(f"{verdict}: {marks} (now {run.objective:.1f})", flush=True)
+        print(f"{verdict}: {marks}", flush=True)
     return run.exit_status
 
 
@@ -224,17 +231,21 @@ def _first_sentence(path: Path) -> str:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Delete the folder of a run that was refused before its first result."""
+    """Take back what was written for a run that was refused before its first result; no more."""
     import shutil
 
-    from rlrun.run_folder import RESULTS
+    from rlrun.run_folder import OWN_FILES, RESULTS
 
     results = folder / RESULTS
     if (results.exists() and results.stat().st_size) or list(folder.glob("checkpoint_*")):
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    for name in OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    parent = folder.parent
+    for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
 
 
 def _shortest(folder: Path) -> str:

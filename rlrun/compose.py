@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlrun.config import conf_dir, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
@@ -71,7 +73,6 @@ def choice_of_target(group: str, target: str) -> str | None:
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     overrides = [open_override(override) for override in overrides]
     try:
@@ -120,18 +121,18 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
 
 def parse_assignments(arguments: list[str]) -> dict[str, Any]:
     """key=value arguments with YAML values, as a dict. Raises ConfigError."""
-    values = {}
+    values: dict[str, Any] = {}
     for argument in arguments:
         key, separator, text = argument.partition("=")
         if not separator or not key:
             raise ConfigError(f"{argument!r} is not of the form key=value.")
-        values[key.replace("/", ".")] = OmegaConf.select(
-            OmegaConf.create(f"value: {text}"), "value"
-        )
-    return {
-        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for key, value in values.items()
-    }
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ConfigError(f"{argument!r}: the value is not valid YAML: {error}") from error
+        assert isinstance(parsed, dict)
+        values[key.replace("/", ".")] = parsed["value"]
+    return values
 
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
@@ -167,7 +168,6 @@ def _known_keys(plain: dict[str, Any]) -> list[str]:
 def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     """The config that the group choices among `overrides` make, or the default one."""
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     groups = "|".join(path.name for path in conf_dir().iterdir() if path.is_dir())
     choices = [o for o in overrides if re.fullmatch(rf"({groups})=[\w/-]+", o)]
@@ -207,7 +207,7 @@ def use_tuned_example(path: str) -> str:
     name = re.sub(r"[^\w-]", "_", file.stem)
     try:
         node = OmegaConf.load(file)
-    except Exception as error:  # PyYAML and OmegaConf have no common base of their errors.
+    except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig):
         raise ConfigError(

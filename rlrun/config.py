@@ -56,7 +56,7 @@ class RunSettings:
     """Whether actions are explored in training; off: always the most likely action."""
     stop: dict[str, Any] = field(default_factory=dict)
     """The run ends when one of these result keys reaches its value."""
-    pass_mark: dict[str, float] = field(default_factory=dict)
+    pass_mark: dict[str, Any] = field(default_factory=dict)
     """What a tuned example must reach; the run then ends with a verdict and an exit status."""
     checkpoint_freq: int = 0
     """Training iterations between checkpoints; 0: none on the way."""
@@ -85,17 +85,19 @@ class RunSettings:
         self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
 
 
-def build(node: Any, key: str, *, target: Any = None) -> Any:
+def build(node: Any, key: str, *, target: Any = None, kind: type | None = None) -> Any:
     """The object that a YAML node describes.
 
-    node: a mapping with `_target_` (an import path), or plain arguments of `target`.
-    Raises ConfigError for an unknown or missing key, a wrong type, a value out of range.
+    node: a mapping with `_target_` (the import path of a class, a subclass of `kind` if that is
+    given), or plain arguments of `target`. Raises ConfigError for an unknown or missing key, a
+    wrong type, a value out of range.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key}={node!r} must be a mapping with the key _target_.")
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     if "_target_" in node:
         target = import_object(str(node["_target_"]), f"{key}._target_")
+        _check_kind(target, kind, key)
     if target is None:
         raise ConfigError(f"{key} needs the key _target_, the import path of its class.")
     checked = check_arguments(target, arguments, key)
@@ -165,9 +167,11 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     parent = given.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    allowed = f" Allowed below {parent!r}: " if parent else " Allowed: "
-    listing = ", ".join(name.rpartition(".")[2] for name in siblings or names)
-    return ConfigError(f"There is no key {given!r}.{hint}{allowed}{listing}.")
+    shown = siblings or [name for name in names if "." not in name] or names
+    parent = parent if siblings else ""
+    listing = ", ".join(name.rpartition(".")[2] for name in shown)
+    allowed = f"Allowed below {parent!r}" if parent else "Allowed"
+    return ConfigError(f"There is no key {given!r}.{hint} {allowed}: {listing}.")
 
 
 def field_keys(target: type) -> set[str]:
@@ -185,18 +189,28 @@ def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def build_all(node: Any, key: str) -> list[Any]:
+def build_all(node: Any, key: str, kind: type) -> list[Any]:
     """The objects of a group that may hold none, one (`_target_`), a list, or several by name."""
     if node is None:
         return []
     if isinstance(node, Mapping) and "_target_" in node:
-        return [build(node, key)]
+        return [build(node, key, kind=kind)]
     if isinstance(node, Mapping):
-        pairs: list[tuple[Any, Any]] = list(node.items())
-        return [build(child, f"{key}.{name}") for name, child in pairs if child is not None]
+        named: list[tuple[Any, Any]] = list(node.items())
+        return [
+            build(child, f"{key}.{name}", kind=kind) for name, child in named if child is not None
+        ]
     if isinstance(node, list):
-        return [build(child, f"{key}[{i}]") for i, child in enumerate(node)]
+        return [build(child, f"{key}[{i}]", kind=kind) for i, child in enumerate(node)]
     raise ConfigError(f"{key}={node!r} must be null, a mapping with _target_, or a list of these.")
+
+
+def _check_kind(target: Any, kind: type | None, key: str) -> None:
+    """Before anything is called: YAML from elsewhere must not run whatever function it names."""
+    expected = "a class" if kind is None else f"a subclass of {kind.__module__}.{kind.__name__}"
+    if not isinstance(target, type) or (kind is not None and not issubclass(target, kind)):
+        name = getattr(target, "__qualname__", repr(target))
+        raise ConfigError(f"{key}._target_={name} must be {expected}.")
 
 
 def _with_key(error: ConfigError, key: str) -> ConfigError:
@@ -273,7 +287,7 @@ def _flat_numbers(key: str, tree: Mapping[str, Any], prefix: str = "") -> dict[s
     for name, value in tree.items():
         if isinstance(value, Mapping):
             flat |= _flat_numbers(key, value, f"{prefix}{name}/")
-        elif isinstance(value, bool) or not isinstance(value, int | float | None):
+        elif isinstance(value, bool) or not isinstance(value, int | float | None) or value != value:
             raise ConfigError(
                 f"{key}.{prefix}{name}={value!r} must be a number: {key}.<result key>=<value>."
             )

@@ -12,6 +12,7 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks, MultiCallbacks
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
+from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
 from rlrun.loggers.base import Logger, to_json
@@ -45,6 +46,12 @@ class Parts:
 
 def read_config(plain: Mapping[str, Any]) -> Parts:
     """All objects of a composed config with a seed, validated. Raises ConfigError."""
+    for group in sorted(GROUPS - {"logger", "callbacks", "curriculum"}):
+        if not isinstance(plain.get(group), Mapping):
+            raise ConfigError(
+                f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
+                f"with {group}=<choice>; see `rlrun list {group}`."
+            )
     settings = _settings(plain)
     resources = build(plain["resources"], "resources", target=Resources)
     evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
@@ -58,8 +65,7 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
-    loggers = build_all(plain.get("logger"), "logger")
-    _check_kind("logger", loggers, Logger)
+    loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
         trainer=TrainerConfig(
@@ -82,16 +88,9 @@ def _worker_config(
     plain: Mapping[str, Any], settings: RunSettings, num_workers: int
 ) -> WorkerConfig:
     assert settings.seed is not None
-    algorithm = build(plain["algo"], "algo")
-    exploration = build(plain["exploration"], "exploration")
-    model = build(plain["model"], "model")
-    _check_kind("algo", [algorithm], Algorithm)
-    _check_kind("exploration", [exploration], Exploration)
-    if not hasattr(model, "encoder"):
-        raise ConfigError(
-            f"model._target_={type(model).__name__} must have a method encoder(obs_space); for a "
-            f"torch.nn.Module of your own use model=custom model.module=<its import path>."
-        )
+    algorithm = build(plain["algo"], "algo", kind=Algorithm)
+    exploration = build(plain["exploration"], "exploration", kind=Exploration)
+    model = build(plain["model"], "model", kind=Model)
     return WorkerConfig(
         env=build(plain["env"], "env", target=EnvConfig),
         algorithm=algorithm,
@@ -105,9 +104,8 @@ def _worker_config(
 
 
 def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
-    chain = build_all(plain.get("callbacks"), "callbacks")
-    chain += build_all(plain.get("curriculum"), "curriculum")
-    _check_kind("callbacks", chain, Callbacks)
+    chain = build_all(plain.get("callbacks"), "callbacks", Callbacks)
+    chain += build_all(plain.get("curriculum"), "curriculum", Callbacks)
     if len(chain) == 1:
         return chain[0]
     return MultiCallbacks(chain) if chain else Callbacks()
@@ -129,12 +127,3 @@ def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     except ConfigError as error:
         raise ConfigError(f"evaluation.config: {error}") from error
     return changed
-
-
-def _check_kind(key: str, objects: list[Any], kind: type) -> None:
-    for each in objects:
-        if not isinstance(each, kind):
-            raise ConfigError(
-                f"{key}._target_: {type(each).__module__}.{type(each).__name__} is not a subclass "
-                f"of {kind.__module__}.{kind.__name__}."
-            )

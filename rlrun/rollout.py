@@ -29,7 +29,10 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
     steps = _count(options, "steps")
     if episodes is not None and steps is not None:
         raise ConfigError("Give episodes=N or steps=N, not both.")
-    worker = load_worker(path, options, render=bool(options.pop("render", False)))
+    render = options.pop("render", False)
+    if not isinstance(render, bool):
+        raise ConfigError(f"render={render} must be true or false.")
+    worker = load_worker(path, options, render=render)
     rewards: list[float] = []
     lengths: list[int] = []
 
@@ -69,6 +72,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     plain["explore"] = False
     for key, value in overrides.items():
         set_value(plain, key, value)
+    read_config(plain)
     set_value(plain, "algo.num_envs_per_worker", 1)
     if plain["env"]["vectorization"] == "async" or render:
         plain["env"]["vectorization"] = "sync"
@@ -78,7 +82,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     worker = RolloutWorker(replace(config, in_evaluation=True, num_workers=0, device="cpu"))
     policy = checkpoint.load_checkpoint(folder, ("policy",))["policy"]
     try:
-        worker.set_weights(policy["weights"])
+        worker.set_weights(policy["weights"], checkpoint.read_manifest(folder)["timesteps_total"])
         worker.set_filter(policy["filter"])
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
@@ -102,6 +106,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def _count(options: dict[str, Any], name: str) -> int | None:
     value = options.pop(name, None)
-    if value is not None and (not isinstance(value, int) or value < 1):
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not is_count:
         raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
     return value

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -49,6 +50,8 @@ class Run:
         self.status = "finished"
         self.result: dict[str, Any] = {}
         self.reached_pass_mark = False
+        self.command = sys.argv
+        """What was typed to start this; it is written down."""
         self._signal: int | None = None
         self._restored_from: Path | None = None
 
@@ -66,7 +69,10 @@ class Run:
             raise ConfigError(
                 f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}."
             )
-        plain = json.loads(params.read_text())
+        try:
+            plain = dict(json.loads(params.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{params} is damaged, so this run cannot go on: {error}") from error
         for key, value in (overrides or {}).items():
             set_value(plain, key, value)
         if path is folder:
@@ -87,12 +93,24 @@ class Run:
         `status` is then "finished" or "interrupted". Raises WorkerError and others as they come,
         after loggers and workers are closed.
         """
-        self._claim_folder()
+        is_fresh = self._restored_from is None
+        if is_fresh:
+            run_folder.refuse_taken_folder(self.folder)
+            self._write_facts()
         with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
             trainer = Trainer(self.parts.trainer)
             try:
-                self._restore(trainer)
-                self._train(trainer)
+                stop = _StopRules(self.settings.stop, self.parts.trainer.evaluation.interval)
+                if not is_fresh:
+                    self._restore(trainer)
+                    if self.result and stop.is_met(self.result):
+                        logger.warning(
+                            "The stop rule of %s is met already; raise it to go on.", self.folder
+                        )
+                        return self.result
+                    self._set_newer_checkpoints_aside(trainer.iteration)
+                    self._write_facts()
+                self._train(trainer, stop)
             finally:
                 trainer.stop()
         return self.result
@@ -105,15 +123,7 @@ class Run:
 
     # The outer loop
 
-    def _train(self, trainer: Trainer) -> None:
-        stop = _StopRules(self.settings.stop, self.parts.trainer.evaluation.interval)
-        if self._restored_from is not None:
-            self.result = run_folder.result_of_iteration(self.folder, trainer.iteration)
-            if self.result and stop.is_met(self.result):
-                logger.warning(
-                    "The stop rule of %s is met already; raise it to go on.", self.folder
-                )
-                return
+    def _train(self, trainer: Trainer, stop: _StopRules) -> None:
         loggers = self._start_loggers(trainer.iteration)
         status = "failed"
         try:
@@ -195,25 +205,28 @@ class Run:
                 checkpoint.remove(path)
 
     def _restore(self, trainer: Trainer) -> None:
-        if self._restored_from is None:
-            return
+        assert self._restored_from is not None
         trainer.restore(self._restored_from)
-        # Newer ones belong to a future that is now lived again; the damaged one must not be found.
+        for result in run_folder.results_until(self.folder, trainer.iteration):
+            self.result = result
+            self._note_pass_mark()
+
+    def _set_newer_checkpoints_aside(self, iteration: int) -> None:
+        """They belong to a future that is now lived again, and must not be found any more."""
         for path in checkpoint.list_checkpoints(self.folder):
-            if checkpoint.iteration_of(path) > trainer.iteration:
+            if checkpoint.iteration_of(path) > iteration:
                 path.replace(path.with_name(f"superseded_{time.time_ns()}_{path.name}"))
 
     # Folder and signals
 
-    def _claim_folder(self) -> None:
-        """Make the folder, and write down what runs here. Raises ConfigError if it is taken."""
-        if self._restored_from is None:
-            run_folder.refuse_taken_folder(self.folder)
+    def _write_facts(self) -> None:
+        """Make the folder, and write down what runs here."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.remove_unfinished(self.folder)
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
-            checkpoint.write_json(self.folder / run_folder.VERSIONS, run_folder.versions())
+            versions = run_folder.versions(self.command)
+            checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
         except OSError as error:
             raise RlrunError(
                 f"The run's folder {self.folder} cannot be written: {error}"
@@ -280,6 +293,8 @@ class _StopRules:
             self.never_seen.discard(key)
             is_met = is_met or value >= threshold
         for key in self.never_seen:
+            if key.startswith("info") and not result.get("num_env_steps_trained"):
+                continue  # Learners have no statistics before they learn.
             grace = STOP_KEY_GRACE_ITERATIONS
             if key.startswith("evaluation"):
                 grace = max(grace, self.evaluation_interval)

@@ -21,6 +21,8 @@ PARAMS = "params.json"
 RESULTS = "result.json"
 VERSIONS = "versions.json"
 LOG = "rlrun.log"
+OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, "progress.csv")
+"""What a run writes into its folder before its first result."""
 
 PACKAGES = ("rlrun", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "ray")
 
@@ -34,23 +36,23 @@ def refuse_taken_folder(folder: Path) -> None:
         )
 
 
-def result_of_iteration(folder: Path, iteration: int) -> dict[str, Any]:
-    """The logged result of one iteration; empty if it is not in the file."""
+def results_until(folder: Path, iteration: int) -> list[dict[str, Any]]:
+    """The logged results of all iterations up to `iteration`."""
     path = folder / RESULTS
-    if path.is_file():
-        with path.open() as lines:
-            for line in lines:
-                try:
-                    result = json.loads(line)
-                except ValueError:
-                    continue  # The last line of a killed run may be cut.
-                if result.get("training_iteration") == iteration:
-                    return result
-    return {}
+    results = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            result = json.loads(line)
+        except ValueError:
+            continue  # The last line of a killed run may be cut.
+        if result["training_iteration"] <= iteration:
+            results.append(result)
+    return results
 
 
-def versions() -> dict[str, Any]:
-    """The software that runs: packages, Python, and the commit of the working directory."""
+def versions(command: list[str]) -> dict[str, Any]:
+    """The software that runs: packages, Python, the command, and the commit of the working
+    directory."""
     found = {}
     for package in PACKAGES:
         try:
@@ -61,7 +63,7 @@ def versions() -> dict[str, Any]:
         "packages": found,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "command": sys.argv,
+        "command": command,
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": _git("status", "--porcelain"),
@@ -78,17 +80,16 @@ def log_file(folder: Path, level: str) -> Iterator[None]:
     file = logging.FileHandler(folder / LOG)
     file.setLevel(logging.INFO)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    previous = root.level
+    # Hydra leaves a handler of its own, which writes to stdout.
+    level_before, handlers_before = root.level, root.handlers
     root.setLevel(min(logging.INFO, terminal.level))
-    root.addHandler(terminal)
-    root.addHandler(file)
+    root.handlers = [terminal, file]
     try:
         yield
     finally:
-        root.removeHandler(terminal)
-        root.removeHandler(file)
+        root.handlers = handlers_before
+        root.setLevel(level_before)
         file.close()
-        root.setLevel(previous)
 
 
 def _git(*arguments: str) -> str | None:

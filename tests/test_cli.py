@@ -341,8 +341,9 @@ def test_a_file_with_a_pass_mark_ends_with_a_verdict(rlrun, tmp_path, mark, verd
     )
     outcome = rlrun("-f", "mine.yaml", "hydra.run.dir=run", *TINY)
     assert outcome.status == status
-    reached = results_of(tmp_path / "run")[-1]["episode_reward_mean"]
-    assert outcome.stdout == f"{verdict}: episode_reward_mean {mark} (now {reached:.1f})\n"
+    assert outcome.stdout.startswith(f"{verdict}: episode_reward_mean {mark}")
+    assert len(outcome.stdout.splitlines()) == 1
+    assert len(results_of(tmp_path / "run")) == 1
     assert outcome.stderr == ""
 
 
@@ -366,7 +367,7 @@ def test_a_shipped_example_is_replayed_by_its_path_its_name_or_its_choice(
     rlrun, tmp_path, arguments
 ):
     outcome = rlrun(*arguments, "hydra.run.dir=run", *ONE_ITERATION)
-    assert outcome.stdout.startswith("FAILED: episode_reward_mean 475 (now ")
+    assert outcome.stdout.startswith("FAILED: episode_reward_mean 475")
     assert outcome.status == 1
     params = json.loads((tmp_path / "run" / "params.json").read_text())
     assert params["stop"] == {

@@ -25,6 +25,9 @@ STATE = "state.json"
 LARGE_ARRAY_BYTES = 1 << 24
 """Arrays from this size on get a file of their own, which is written and read without a copy."""
 
+REPLACED = ".replaced.tmp"
+"""Ending of a checkpoint's name while a new one of the same iteration takes its place."""
+
 FOLDER = re.compile(r"checkpoint_(\d{6,})")
 
 
@@ -39,19 +42,26 @@ def save_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) 
     state: parts by name, each a tree of dicts and lists with numbers, strings, None, NumPy arrays
     and torch tensors. `facts` go into the manifest. Raises CheckpointError if the disk refuses.
     """
+    from safetensors import SafetensorError
+
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    replaced = folder.parent / f".{folder.name}{REPLACED}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(temporary, state, facts)
         if folder.exists():
-            remove(folder)
+            # Set aside until the new one is in its place; `list_checkpoints` finds it if not.
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.replace(replaced)
         temporary.replace(folder)
         _sync(folder.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} could not be written: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -80,6 +90,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} is not a complete checkpoint ({MANIFEST}: {error})."
         ) from error
+    if not isinstance(version, int):
+        raise CheckpointError(f"{folder} is damaged: format_version={version!r} in {MANIFEST}.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has checkpoint format {version}; this rlrun reads up to {FORMAT_VERSION}. "
@@ -90,6 +102,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """The complete checkpoints in `run_folder`, oldest iteration first."""
+    for path in run_folder.glob(f".checkpoint_*{REPLACED}"):
+        place = run_folder / path.name.removeprefix(".").removesuffix(REPLACED)
+        if not place.exists():
+            path.replace(place)
     found = [
         path
         for path in run_folder.glob("checkpoint_*")
@@ -111,6 +127,7 @@ def remove(folder: Path) -> None:
 
 def remove_unfinished(run_folder: Path) -> None:
     """Delete what killed processes left half-written in `run_folder`."""
+    list_checkpoints(run_folder)
     for path in run_folder.glob(".checkpoint_*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -160,9 +177,12 @@ def _extract(node: Any, key: str, arrays: dict[str, np.ndarray]) -> Any:
         return node.item()
     if hasattr(node, "detach"):
         node = node.detach().cpu().numpy()
-    if isinstance(node, np.ndarray) and node.dtype != object:
-        arrays[key.lstrip("/")] = np.ascontiguousarray(node).reshape(node.shape)
-        return {"__array__": key.lstrip("/")}
+    name = key.lstrip("/")
+    if isinstance(node, np.ndarray) and node.dtype.kind in "biuf":
+        if any(_large_file("", name) == _large_file("", other) for other in arrays):
+            raise CheckpointError(f"A checkpoint cannot hold two arrays with keys like {name!r}.")
+        arrays[name] = np.ascontiguousarray(node).reshape(node.shape)
+        return {"__array__": name}
     raise CheckpointError(
         f"A checkpoint cannot hold {type(node).__name__} at {key!r}; state_dict() must give "
         f"numbers, strings, arrays, and lists and dicts of these."

@@ -39,13 +39,13 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("num_workers", "num_gpus", "num_gpus_per_worker", "num_cpus_per_worker"):
             value = getattr(self, name)
-            if value < 0:
+            if not value >= 0:
                 raise ConfigError(f"resources.{name}={value} must be at least 0.")
         if self.num_cpus_for_driver < 1:
             raise ConfigError(
                 f"resources.num_cpus_for_driver={self.num_cpus_for_driver} must be at least 1."
             )
-        if self.num_gpus > 1:
+        if not self.num_gpus <= 1:
             raise ConfigError(
                 f"resources.num_gpus={self.num_gpus:g}: a learner on several GPUs is not built "
                 f"yet. Use a value between 0 and 1."

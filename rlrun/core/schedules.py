@@ -108,10 +108,11 @@ def check_schedule_range(name: str, value: Any, *, low: float, high: float = flo
     """Raise ConfigError unless every number that a schedule names lies in [low, high]."""
     if callable(value):
         return
-    numbers = [value] if not isinstance(value, list) else [point[-1] for point in value]
-    if isinstance(value, list):
+    try:
         make_schedule(value)
-    for number in numbers:
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    for number in [point[-1] for point in value] if isinstance(value, list) else [value]:
         if not low <= number <= high:
             bounds = f"at least {low:g}"
             if high != float("inf"):

@@ -244,11 +244,14 @@ class EnvSampler:
         cut = np.ones(self.env.num_envs, bool)
         if self.env.can_replay and state["can_replay"]:
             actions = state["actions_taken"]
-            observations = self.env.restore_episodes(state["episode_starts"], actions)
+            replayed = self.env.restore_episodes(state["episode_starts"], actions)
             self._actions_taken = _by_step(actions)
-            for i, observation in enumerate(observations):
-                cut[i] = observation is None or not np.array_equal(
-                    self.preprocessor.single(observation)[0], state["unfiltered"][i], equal_nan=True
+            for i, end in enumerate(replayed):
+                cut[i] = end is None or not (
+                    end[1] == state["returns"][i]
+                    and np.array_equal(
+                        self.preprocessor.single(end[0])[0], state["unfiltered"][i], equal_nan=True
+                    )
                 )
             if cut.any():
                 raw = self.env.reset_done(cut)

@@ -13,7 +13,13 @@ import gymnasium as gym
 import numpy as np
 
 from rlrun.core.algorithm import check_range
-from rlrun.core.errors import ConfigError, MissingExtraError, WorkerError, missing_extra
+from rlrun.core.errors import (
+    ConfigError,
+    MissingExtraError,
+    RlrunError,
+    WorkerError,
+    missing_extra,
+)
 from rlrun.core.filters import FilterName
 from rlrun.core.imports import import_object
 
@@ -97,11 +103,11 @@ class SubEnv(gym.Wrapper):
         except Exception as error:
             raise self._failure("step", error) from error
 
-    def restore_episode(self) -> Any:
+    def restore_episode(self) -> tuple[Any, float] | None:
         """Go back to the middle of an episode: `pending_restore` holds its `start` and `actions`.
 
-        Returns the observation after the last action (whether it is the right one, the caller
-        must see), or None if the replayed episode ended early.
+        Returns the observation after the last action and the sum of rewards (whether they are the
+        right ones, the caller must see), or None if the replayed episode ended early.
         """
         assert self.pending_restore is not None
         start, actions = self.pending_restore["start"], self.pending_restore["actions"]
@@ -111,11 +117,13 @@ class SubEnv(gym.Wrapper):
         else:
             self.env.unwrapped.np_random.bit_generator.state = start["rng"]
             observation, _ = self.reset()
+        total_reward = 0.0
         for action in actions:
-            observation, _, terminated, truncated, _ = self.step(action)
+            observation, reward, terminated, truncated, _ = self.step(action)
+            total_reward += float(reward)
             if terminated or truncated:
                 return None
-        return observation
+        return observation, total_reward
 
     def _failure(self, verb: str, error: Exception) -> WorkerError:
         return WorkerError(
@@ -203,12 +211,14 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
         is_hinted = "did you mean" in str(error).lower() or "instead" in str(error)
         hint = f" Did you mean {' or '.join(near)}?" if near and not is_hinted else ""
         raise ConfigError(f"env.id={config.id!r}: {error}{hint}") from error
-    except gym.error.Error:
+    except (gym.error.Error, RlrunError):
         raise
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error):
+    except Exception as error:
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             raise ConfigError(f"env.env_config={config.env_config}: {error}") from error
-        raise
+        raise WorkerError(
+            f"The env {config.id!r} could not be made: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _missing_dependency(config: EnvConfig, error: Exception) -> MissingExtraError:

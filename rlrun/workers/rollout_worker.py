@@ -181,6 +181,10 @@ class RolloutWorker:
         assert self.env is not None
         num_envs = self.env.num_envs
         seed = seeding.integer_seed(self.config.seed, self.purpose, evaluation_round)
+        # Each round has its own streams, so that no state of evaluation needs to be saved.
+        self.rng.bit_generator.state = seeding.generator(
+            seed, "actions", self.worker_index
+        ).bit_generator.state
         self.sampler.restart(env_seeds(seed, self.worker_index, num_envs))
         share = _shares(num_episodes if num_episodes is not None else num_steps or 0, num_envs)
         episodes_done = np.zeros(num_envs, np.int64)

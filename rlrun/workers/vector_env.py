@@ -60,7 +60,7 @@ class VectorEnv:
     def restore_episodes(
         self, starts: list[dict[str, Any]], actions: list[np.ndarray]
     ) -> list[Any]:
-        """Replay each env's episode; returns each one's raw observation, None where it ended."""
+        """Replay each env's episode; returns what SubEnv.restore_episode does, for each."""
         raise NotImplementedError
 
     def close(self) -> None:
