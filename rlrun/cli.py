@@ -26,6 +26,7 @@ from rlrun.core.errors import (
     MissingExtraError,
     ResourceError,
     RlrunError,
+    WorkerError,
 )
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
@@ -196,7 +197,7 @@ def report(error: RlrunError, full_error: bool) -> int:
     is_config_error = isinstance(error, ConfigError | MissingExtraError)
     if full_error:
         traceback.print_exception(error)
-    elif not is_config_error and error.__cause__ is not None:
+    elif isinstance(error, WorkerError) and error.__cause__ is not None:
         # An env or worker failed: its own traceback says where.
         traceback.print_exception(error.__cause__)
     sys.stderr.write(f"rlrun: {error}\n")

@@ -142,8 +142,11 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     from hydra.errors import MissingConfigException
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options or [])
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+        folder = conf_dir() / group
+        shipped = {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")}
+        # Hydra knows of the user's own choices too, but not of those in folders below.
+        options = sorted(shipped | ({*(error.options or ())} if "/" not in choice else set()))
         near = difflib.get_close_matches(choice, options, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         return ConfigError(

@@ -189,7 +189,7 @@ def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def build_all(node: Any, key: str, kind: type) -> list[Any]:
+def build_all(node: Any, key: str, kind: type | None = None) -> list[Any]:
     """The objects of a group that may hold none, one (`_target_`), a list, or several by name."""
     if node is None:
         return []

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import CheckpointError, ConfigError
 
 PARAMS = "params.json"
 RESULTS = "result.json"
@@ -37,16 +37,21 @@ def refuse_taken_folder(folder: Path) -> None:
 
 
 def results_until(folder: Path, iteration: int) -> list[dict[str, Any]]:
-    """The logged results of all iterations up to `iteration`."""
+    """The logged results of all iterations up to `iteration`. Raises CheckpointError."""
     path = folder / RESULTS
+    lines = path.read_text().splitlines() if path.is_file() else []
     results = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for number, line in enumerate(lines, start=1):
         try:
             result = json.loads(line)
-        except ValueError:
-            continue  # The last line of a killed run may be cut.
-        if result["training_iteration"] <= iteration:
-            results.append(result)
+            if result["training_iteration"] <= iteration:
+                results.append(result)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break  # The last line of a killed run may be cut.
+            raise CheckpointError(
+                f"{path} has a line that is no result: line {number}, {line[:60]!r}."
+            ) from error
     return results
 
 

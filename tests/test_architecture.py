@@ -53,12 +53,11 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.core.config_store",
         "hydra.core.global_hydra",
         "hydra.errors",
-        "omegaconf.errors",
     },
     "config": {"msgspec"},
     # `DQN(lr=1e-3).build(env=...)`: the one call upward, from the lowest floor to the fourth.
     "core.algorithm": {"rlrun.run"},
-    "core.checkpoint": {"safetensors.numpy"},
+    "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.exploration.stochastic_sampling": {"gymnasium"},
     "core.networks": {"rlrun.core.imports"},
     "core.resources": {"torch"},

@@ -94,7 +94,6 @@ def test_only_the_parts_that_are_asked_for_are_read(saved):
 
 
 @pytest.mark.parametrize("large_array_bytes", [16, 1 << 24])
-@broken("the last one silently takes the place of the others")
 def test_arrays_whose_keys_look_alike_are_never_mixed_up(tmp_path, monkeypatch, large_array_bytes):
     monkeypatch.setattr(checkpoint, "LARGE_ARRAY_BYTES", large_array_bytes)
     arrays = {"a/b": np.zeros(2), "a": {"b": np.ones(2)}, "a.b": np.full(2, 2.0)}
@@ -144,7 +143,7 @@ def test_a_run_resumes_from_memory_mapped_replay(tmp_path, monkeypatch):
         1j,
         Path("x"),
         np.array([object()]),
-        pytest.param(np.array(["text"]), marks=broken("SafetensorError")),
+        np.array(["text"]),
     ],
     ids=lambda value: type(value).__name__ + str(getattr(value, "dtype", "")),
 )
@@ -154,7 +153,6 @@ def test_a_type_that_is_no_plain_data_is_refused_with_its_key(tmp_path, value):
     assert list_checkpoints(tmp_path) == []
 
 
-@broken("only an OSError takes the half-written folder away")
 def test_a_state_that_is_refused_leaves_nothing_behind(tmp_path):
     with pytest.raises(CheckpointError):
         save(tmp_path, {"learner": {"mine": object()}})
@@ -246,7 +244,7 @@ def test_a_damaged_large_array_is_named(tmp_path, monkeypatch):
         "[]",
         "{}",
         "null",
-        pytest.param('{"format_version": "one"}', marks=broken("TypeError")),
+        '{"format_version": "one"}',
     ],
 )
 def test_a_damaged_manifest_is_named(saved, text):
@@ -297,7 +295,7 @@ def test_a_damaged_checkpoint_ends_the_command_with_one_message(rlrun, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["resume", "rollout"])
-@broken("a traceback stands before it")
+
 def test_a_checkpoint_that_is_not_there_ends_the_command_with_one_message(rlrun, tmp_path, command):
     Run(tiny_ppo(stop__training_iteration=1), tmp_path / "run").execute()
     outcome = rlrun(command, "run/checkpoint_000099")
@@ -366,7 +364,6 @@ def forever() -> list[str]:
     ]
 
 
-@broken("the old one is deleted before the new one is in its place")
 def test_a_kill_while_a_checkpoint_is_replaced_leaves_one_of_the_two(tmp_path, monkeypatch):
     folder = save(tmp_path, {"trainer": {"x": 1}})
 
@@ -475,7 +472,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@broken("a full disk is a SafetensorError, which is no OSError")
 def test_a_full_disk_is_an_error_that_leaves_the_older_checkpoint(small_disk):
     older = save_checkpoint(small_disk / checkpoint_name(1), SMALL_STATE, {})
     large = {"learner": {"replay": np.zeros(1 << 18, np.uint8)}}
@@ -485,7 +481,6 @@ def test_a_full_disk_is_an_error_that_leaves_the_older_checkpoint(small_disk):
     assert load_checkpoint(older)["trainer"] == SMALL_STATE["trainer"]
 
 
-@broken("a full disk is a SafetensorError, which is no OSError")
 def test_a_full_disk_does_not_cost_the_checkpoint_that_would_be_replaced(small_disk):
     older = save_checkpoint(small_disk / checkpoint_name(1), SMALL_STATE, {})
     large = {"learner": {"replay": np.zeros(1 << 18, np.uint8)}}
@@ -494,7 +489,6 @@ def test_a_full_disk_does_not_cost_the_checkpoint_that_would_be_replaced(small_d
     assert load_checkpoint(older)["trainer"] == SMALL_STATE["trainer"]
 
 
-@broken("a full disk is a SafetensorError, which is no OSError")
 def test_a_run_on_a_full_disk_ends_with_one_message_and_can_be_resumed(
     small_disk, tmp_path, monkeypatch
 ):

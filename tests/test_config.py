@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, Literal
 
 import pytest
-from helpers_cli import broken
 
 from rlrun.compose import compose, parse_assignments, plain_config, set_value
 from rlrun.config import RunSettings, build, build_all, convert, flatten_keys, unknown_key
@@ -34,8 +33,16 @@ class Spoon:
             raise ConfigError(f"spoon.num_holes={self.num_holes} must be at most 8.")
 
 
-def picky(length: int = 1) -> int:
-    raise ValueError(f"{length} is not to my liking")
+class Picky:
+    """Refuses whatever it is given."""
+
+    def __init__(self, length: int = 1) -> None:
+        raise ValueError(f"{length} is not to my liking")
+
+
+def ladle(length: float) -> Spoon:
+    """Not a class."""
+    return Spoon(length=length)
 
 
 SPOON = f"{__name__}.Spoon"
@@ -183,9 +190,18 @@ def test_an_error_of_the_constructor_keeps_the_full_key():
         build({"_target_": SPOON, "length": 1, "num_holes": 9}, "drawer.left")
 
 
+def test_a_target_must_be_a_class_of_the_kind_that_is_asked_for():
+    node = {"_target_": SPOON, "length": 3}
+    assert build(node, "spoon", kind=Spoon) == Spoon(length=3.0)
+    with pytest.raises(ConfigError, match=rf"^spoon\._target_=Spoon must be .*{__name__}\.Picky"):
+        build(node, "spoon", kind=Picky)
+    with pytest.raises(ConfigError, match=r"^spoon\._target_=ladle must be a class"):
+        build({"_target_": f"{__name__}.ladle", "length": 3}, "spoon")
+
+
 def test_a_value_error_of_the_constructor_becomes_one_of_the_config():
-    with pytest.raises(ConfigError, match="taste: picky refuses these values: 4 is not to my"):
-        build({"_target_": f"{__name__}.picky", "length": 4}, "taste")
+    with pytest.raises(ConfigError, match="taste: Picky refuses these values: 4 is not to my"):
+        build({"_target_": f"{__name__}.Picky", "length": 4}, "taste")
 
 
 @pytest.mark.parametrize("node", [None, 3, "spoon", [1]])
@@ -225,17 +241,17 @@ def test_a_target_that_runs_commands_is_refused_before_it_is_called(path):
 def test_a_group_may_hold_none_one_several_by_name_or_a_list():
     node = {"_target_": SPOON, "length": 1}
     spoon = Spoon(length=1.0)
-    assert build_all(None, "spoons") == []
-    assert build_all({}, "spoons") == []
-    assert build_all(node, "spoons") == [spoon]
-    assert build_all({"left": node, "right": None}, "spoons") == [spoon]
-    assert build_all([node, node], "spoons") == [spoon, spoon]
+    assert build_all(None, "spoons", Spoon) == []
+    assert build_all({}, "spoons", Spoon) == []
+    assert build_all(node, "spoons", Spoon) == [spoon]
+    assert build_all({"left": node, "right": None}, "spoons", Spoon) == [spoon]
+    assert build_all([node, node], "spoons", Spoon) == [spoon, spoon]
     with pytest.raises(ConfigError, match="spoons='x' must be null, a mapping with _target_, or"):
-        build_all("x", "spoons")
+        build_all("x", "spoons", Spoon)
     with pytest.raises(ConfigError, match=r"spoons\.left\.lenght"):
-        build_all({"left": {"_target_": SPOON, "lenght": 1}}, "spoons")
+        build_all({"left": {"_target_": SPOON, "lenght": 1}}, "spoons", Spoon)
     with pytest.raises(ConfigError, match=r"spoons\[1\]\.lenght"):
-        build_all([node, {"_target_": SPOON, "lenght": 1}], "spoons")
+        build_all([node, {"_target_": SPOON, "lenght": 1}], "spoons", Spoon)
 
 
 # The composed config
@@ -264,13 +280,7 @@ def test_a_group_may_hold_none_one_several_by_name_or_a_list():
         ("ppo", "log_level", "LOUD", "one of DEBUG, INFO, WARN, ERROR"),
         ("ppo", "checkpoint_freq", 0.5, "a whole number"),
         ("ppo", "stop.timesteps_total", "many", "a number"),
-        pytest.param(
-            "ppo",
-            "pass_mark.episode_reward_mean",
-            True,
-            "a number",
-            marks=broken("an error inside a mapping or list names the whole, not the entry"),
-        ),
+        ("ppo", "pass_mark.episode_reward_mean", True, "a number"),
     ],
 )
 def test_a_wrong_type_in_the_config_names_key_value_and_what_is_allowed(algo, key, value, allowed):
@@ -305,13 +315,7 @@ def test_a_wrong_type_in_the_config_names_key_value_and_what_is_allowed(algo, ke
         ("ppo", "env.clip_rewards", -1.0, "at least 0"),
         ("ppo", "resources.num_workers", -1, "at least 0"),
         ("ppo", "resources.num_gpus", -0.5, "at least 0"),
-        pytest.param(
-            "ppo",
-            "resources.num_gpus",
-            float("nan"),
-            "at least 0",
-            marks=broken("nan passes the range checks of resources"),
-        ),
+        ("ppo", "resources.num_gpus", float("nan"), "at least 0"),
         ("ppo", "resources.num_gpus", 2, "between 0 and 1"),
         ("ppo", "resources.num_cpus_for_driver", 0, "at least 1"),
         ("ppo", "evaluation.interval", 0, "at least 1"),
@@ -402,7 +406,6 @@ def test_an_error_inside_a_schedule_names_the_full_key(change, words):
 
 
 @pytest.mark.parametrize("points", [[[0, 1], [0, 2]], [[5, 1], [2, 1]], [[1]], []])
-@broken("the error names algo, not the key of the schedule")
 def test_points_of_a_schedule_must_be_pairs_with_rising_timesteps(points):
     message = refusal(algo__lr=points)
     assert "algo.lr" in message
@@ -414,15 +417,10 @@ def test_points_of_a_schedule_must_be_pairs_with_rising_timesteps(points):
     [
         ("algo", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.algorithm.Algorithm"),
         ("exploration", {"_target_": "rlrun.core.networks.MLP"}, "Exploration"),
-        ("model", {"_target_": "rlrun.algos.ppo.PPO"}, "encoder(obs_space)"),
+        ("model", {"_target_": "rlrun.algos.ppo.PPO"}, "rlrun.core.networks.Model"),
         ("logger", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.loggers.base.Logger"),
         ("callbacks", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.callbacks.Callbacks"),
-        pytest.param(
-            "curriculum",
-            {"_target_": "rlrun.core.networks.MLP"},
-            "core.callbacks.Callbacks",
-            marks=broken("a curriculum of the wrong kind is called callbacks"),
-        ),
+        ("curriculum", {"_target_": "rlrun.core.networks.MLP"}, "rlrun.core.callbacks.Callbacks"),
     ],
 )
 def test_a_class_of_the_wrong_kind_is_refused_with_the_kind_that_is_needed(key, node, base):
@@ -434,7 +432,6 @@ def test_a_class_of_the_wrong_kind_is_refused_with_the_kind_that_is_needed(key, 
 
 
 @pytest.mark.parametrize("key", ["algo", "exploration", "model", "logger", "callbacks"])
-@broken("kinds are checked after the call")
 def test_a_target_of_the_wrong_kind_is_never_called(key, tmp_path):
     # timeit.timeit runs any Python that it is given, as a hundred other functions do.
     trap = tmp_path / "was_called"
@@ -444,7 +441,6 @@ def test_a_target_of_the_wrong_kind_is_never_called(key, tmp_path):
     assert not trap.exists()
 
 
-@broken("KeyError")
 def test_a_missing_group_is_named():
     for group in ("algo", "env", "exploration", "model", "resources", "evaluation"):
         plain = {key: value for key, value in shared_base("ppo").items() if key != group}
@@ -478,10 +474,7 @@ def test_stop_rules_may_be_nested_flat_or_null():
     assert settings.stop == {"evaluation/episode_reward_mean": 5.0, "a/b": 2.0}
 
 
-@pytest.mark.parametrize(
-    "value",
-    [pytest.param(float("nan"), marks=broken("a threshold of nan is accepted")), "x", True, [1]],
-)
+@pytest.mark.parametrize("value", [float("nan"), "x", True, [1]])
 def test_a_stop_rule_that_could_never_be_met_is_refused(value):
     with pytest.raises(ConfigError, match=r"stop\.timesteps_total"):
         RunSettings(stop={"timesteps_total": value})
@@ -551,7 +544,6 @@ def test_an_unknown_key_lists_its_siblings_only():
     assert allowed == sorted(shared_base("ppo")["model"].keys() - {"_target_"})
 
 
-@broken("all leaves of the whole config are listed")
 def test_an_unknown_key_below_nothing_lists_the_top_level_only():
     message = str(unknown_key("bogus.x", flatten_keys(shared_base("ppo"))))
     allowed = message.partition("Allowed")[2]
@@ -576,18 +568,7 @@ def test_assignments_have_yaml_values_and_dots_for_slashes():
     }
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "a",
-        "=1",
-        "--flag",
-        *(
-            pytest.param(argument, marks=broken("errors of YAML and OmegaConf come through"))
-            for argument in ("a=[1", "a={b: ", "a=${nowhere}")
-        ),
-    ],
-)
+@pytest.mark.parametrize("argument", ["a", "=1", "--flag", "a=[1", "a={b: ", "a=${nowhere}"])
 def test_an_assignment_that_cannot_be_read_is_named(argument):
     with pytest.raises(ConfigError) as refused:
         parse_assignments([argument])

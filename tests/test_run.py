@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_cli import broken, config, lasting, results_of, tiny_dqn, tiny_ppo
+from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 
 from rlrun.core import checkpoint
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
@@ -248,16 +248,7 @@ Left out: sampler_results (the first block once more), keys of single algorithms
 """
 
 
-MISSING_KEYS = {"num_agent_steps_sampled_this_iter", "num_agent_steps_trained_this_iter"}
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        pytest.param(key, marks=broken("missing")) if key in MISSING_KEYS else key
-        for key in CLASSIC_KEYS
-    ],
-)
+@pytest.mark.parametrize("key", CLASSIC_KEYS)
 def test_a_classic_key_is_there_from_the_first_iteration_on(finished, key):
     for result in results_of(finished):
         assert lookup(result, key) is not None
@@ -345,7 +336,6 @@ def test_a_stop_key_of_evaluation_has_time_until_the_first_evaluation(tmp_path):
         run.execute()
 
 
-@broken("learner statistics are missing instead of nan until then")
 def test_a_stop_key_of_the_learner_has_time_until_learning_starts(tmp_path):
     stop = {"info/learner/default_policy/learner_stats/cur_lr": 0.0}
     run = execute(tmp_path / "run", {**tiny_dqn(algo__learning_starts=300), "stop": stop})
