@@ -173,7 +173,8 @@ def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     groups = "|".join(path.name for path in conf_dir().iterdir() if path.is_dir())
-    choices = [o for o in overrides if re.fullmatch(rf"({groups})=[\w/-]+", o)]
+    wanted = rf"({groups})=[\w/-]+|hydra\.searchpath=.*"
+    choices = [o for o in overrides if re.fullmatch(wanted, o)]
     try:
         return plain_config(_compose(choices))
     except (HydraException, OmegaConfBaseException):

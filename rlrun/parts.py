@@ -34,6 +34,9 @@ GROUPS = frozenset(
     ]
 )
 
+EVALUATION_KEYS = frozenset({"algo", "env", "exploration", "explore"})
+"""What of the config evaluation workers may have otherwise than training ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -56,6 +59,11 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
     resources = build(plain["resources"], "resources", target=Resources)
     evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
     worker = _worker_config(plain, settings, resources.num_workers)
+    if resources.num_gpus_per_worker and not resources.num_workers + evaluation.num_workers:
+        raise ConfigError(
+            f"resources.num_gpus_per_worker={resources.num_gpus_per_worker:g} is for remote "
+            f"workers, and resources.num_workers=0. Use resources.num_gpus for this process."
+        )
     if resources.num_gpus_per_worker and not resources.fake_gpus:
         worker = replace(worker, device="cuda")
     overridden = _with_overrides(plain, evaluation.config)
@@ -114,6 +122,13 @@ def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
 def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The config of evaluation workers: the run's, with `evaluation.config` laid over it."""
     changed = plain_config(plain)
+
+    unused = set(overrides) - EVALUATION_KEYS
+    if unused:
+        raise ConfigError(
+            f"evaluation.config.{min(unused)} has no effect on evaluation workers. Allowed below "
+            f"'evaluation.config': {', '.join(sorted(EVALUATION_KEYS))}."
+        )
 
     def lay_over(node: Mapping[str, Any], prefix: str) -> None:
         for name, value in node.items():

@@ -73,7 +73,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     for key, value in overrides.items():
         set_value(plain, key, value)
     read_config(plain)
-    set_value(plain, "algo.num_envs_per_worker", 1)
+    plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
     if plain["env"]["vectorization"] == "async" or render:
         plain["env"]["vectorization"] = "sync"
     if render:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -132,17 +132,15 @@ class Run:
                 done = stop.is_met(self.result)
                 self.result["done"] = done
                 self._note_pass_mark()
-                for each in loggers:
-                    each.log_result(self.result)
+                self._log(loggers)
                 if done or self._signal is not None:
                     break
                 if self._is_checkpoint_due(trainer.iteration):
                     self._save(trainer)
             status = self.status = "finished" if done else "interrupted"
-            if self.settings.checkpoint_at_end or status == "interrupted":
+            is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
+            if is_wanted or self._is_checkpoint_due(trainer.iteration):
                 self._save(trainer)
-        except OSError as error:
-            raise RlrunError(f"The results in {self.folder} cannot be written: {error}") from error
         finally:
             _close_all(loggers, status)
 
@@ -163,6 +161,13 @@ class Run:
             _close_all(started, "failed")
             raise
         return started
+
+    def _log(self, loggers: list[Logger]) -> None:
+        try:
+            for each in loggers:
+                each.log_result(self.result)
+        except OSError as error:
+            raise RlrunError(f"The results in {self.folder} cannot be written: {error}") from error
 
     def _note_pass_mark(self) -> None:
         marks = self.settings.pass_mark
@@ -295,6 +300,8 @@ class _StopRules:
         for key in self.never_seen:
             if key.startswith("info") and not result.get("num_env_steps_trained"):
                 continue  # Learners have no statistics before they learn.
+            if key.startswith(("custom_metrics", "hist_stats")) and not result["episodes_total"]:
+                continue  # Episodes bring these when they end.
             grace = STOP_KEY_GRACE_ITERATIONS
             if key.startswith("evaluation"):
                 grace = max(grace, self.evaluation_interval)
@@ -334,7 +341,9 @@ def build_trainer(
     target = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
     choices = [f"algo={name}"] if (name := choice_of_target("algo", target)) else []
     plain = plain_config(compose([*choices, *env_overrides(env), *(overrides or [])]))
-    hyperparameters = {f.name: getattr(algorithm, f.name) for f in fields(algorithm) if f.init}
+    hyperparameters = {
+        f.name: _as_node(getattr(algorithm, f.name)) for f in fields(algorithm) if f.init
+    }
     plain["algo"] = {"_target_": target, **hyperparameters}
     return _trainer(plain, settings)
 
@@ -343,6 +352,14 @@ def _trainer(plain: dict[str, Any], settings: Mapping[str, Any]) -> Trainer:
     for key, value in settings.items():
         set_value(plain, key, value)
     return Trainer(read_config(with_seed(plain)).trainer)
+
+
+def _as_node(value: Any) -> Any:
+    """A schedule object as the YAML node that makes it; other values as they are."""
+    if not is_dataclass(value):
+        return value
+    target = f"{type(value).__module__}.{type(value).__qualname__}"
+    return {"_target_": target, **{f.name: getattr(value, f.name) for f in fields(value)}}
 
 
 def with_seed(plain: dict[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
-from rlrun.core.errors import CheckpointError
+from rlrun.core.errors import CheckpointError, RlrunError
 from rlrun.core.metrics import EpisodeWindow, Timers
 from rlrun.core.policy import Policy
-from rlrun.core.resources import Resources, learner_device, require_gpu
+from rlrun.core.resources import Resources, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
@@ -56,8 +56,6 @@ class Trainer:
         self.callbacks: Callbacks = config.worker.callbacks
         resources = config.resources
         device = learner_device(resources)
-        if resources.num_gpus_per_worker and not resources.num_workers:
-            require_gpu("resources.num_gpus_per_worker", resources.num_gpus_per_worker)
         torch.set_num_threads(resources.num_cpus_for_driver)
         seeding.seed_process(config.worker.seed, "driver")
         num_evaluators = 0 if config.evaluation.interval is None else config.evaluation.num_workers
@@ -322,6 +320,8 @@ class Trainer:
             self.workers.load_state_dict(state["workers"])
             trainer = state["trainer"]
             self.episodes.load_state_dict(trainer["episodes"])
+        except RlrunError:
+            raise
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"The checkpoint {checkpoint} does not fit this configuration: {error}"

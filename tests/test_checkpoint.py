@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_cli import Child, broken, command_line, results_of, tiny_dqn, tiny_ppo
+from helpers_cli import Child, command_line, results_of, tiny_dqn, tiny_ppo
 
 from rlrun.core import checkpoint
 from rlrun.core.checkpoint import (
@@ -295,7 +295,6 @@ def test_a_damaged_checkpoint_ends_the_command_with_one_message(rlrun, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["resume", "rollout"])
-
 def test_a_checkpoint_that_is_not_there_ends_the_command_with_one_message(rlrun, tmp_path, command):
     Run(tiny_ppo(stop__training_iteration=1), tmp_path / "run").execute()
     outcome = rlrun(command, "run/checkpoint_000099")

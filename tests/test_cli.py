@@ -101,11 +101,7 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
         (["algo._target_=os.system"], ["algo._target_='os.system'"]),
         (["algo.lr"], ["algo.lr"]),
         (["~model"], ["model"]),
-        pytest.param(
-            ["tuned_examples=ppo/nothing"],
-            ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"],
-            marks=broken("named tuned_examples/ppo=nothing, and no choices are listed"),
-        ),
+        (["tuned_examples=ppo/nothing"], ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"]),
         (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn.yaml"]),
         (["-f"], ["-f needs a file"]),
         (["resume"], ["Usage: rlrun resume RUN_DIR"]),

@@ -14,7 +14,6 @@ import pytest
 from helpers_cli import (
     Child,
     Outcome,
-    broken,
     command_line,
     config,
     lasting,
@@ -227,7 +226,6 @@ def test_a_line_that_a_kill_has_cut_is_dropped(tmp_path):
             file.write('{"training_it')
     resume(tmp_path / "run", 3)
     assert iterations_in(tmp_path / "run") == [1, 2, 3]
-
 
 
 @pytest.mark.parametrize("line", ['{"x": 1}', "5", '"text"'])

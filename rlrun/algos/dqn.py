@@ -164,9 +164,13 @@ class DQN(Algorithm):
         super().setup(policy, device, seed)
         assert isinstance(self.policy, QNetwork)
         self.network: QNetwork = self.policy
-        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.target = copy.deepcopy(self.network)
         self.optimizer = FlatAdam(self.network.parameters(), eps=self.adam_epsilon)
-        self.target_flat = flatten_parameters(list(self.target.parameters()))
+        # The same parameters as the optimiser's: those that learn.
+        self.target_flat = flatten_parameters(
+            [parameter for parameter in self.target.parameters() if parameter.requires_grad]
+        )
+        self.target.requires_grad_(False)
         self.network.parameters_moved()
         self.target.parameters_moved()
         self.updates_owed = 0.0
@@ -275,6 +279,9 @@ class DQN(Algorithm):
         self.last_target_update = self.timestep
         self.num_target_updates += 1
         self.target_flat.lerp_(self.optimizer.flat, self.tau)
+        for name, buffer in self.network.named_buffers():
+            if "noise" not in name:
+                self.target.get_buffer(name).copy_(buffer)
 
     def stats(self) -> dict[str, Any]:
         return {

@@ -59,8 +59,7 @@ def learner_device(resources: Resources) -> torch.device:
     if resources.num_gpus == 0 or resources.fake_gpus:
         return torch.device("cpu")
     require_gpu("resources.num_gpus", resources.num_gpus)
-    if resources.num_gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(resources.num_gpus)
+    torch.cuda.set_per_process_memory_fraction(resources.num_gpus)
     return torch.device("cuda")
 
 

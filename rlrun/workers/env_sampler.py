@@ -81,12 +81,13 @@ class EnvSampler:
         if not self.has_begun:
             self._begin()
         fragment = _Fragment(num_steps)
+        steps_per_row = self.env.num_envs * max(self.exploration.num_workers, 1)
         for t in range(num_steps):
             started = time.perf_counter()
             obs = self.obs
             dist, extras = self.policy.act(obs, explore)
             actions, log_probs = self.exploration.get_exploration_action(
-                dist, timestep + t * self.env.num_envs, explore
+                dist, timestep + t * steps_per_row, explore
             )
             fragment.put(t, "obs", obs)
             fragment.put(t, "actions", actions)
@@ -138,6 +139,11 @@ class EnvSampler:
         """Go on where `state_dict` was taken. Returns the mask [B] of envs whose episode could
         not be reproduced: those were cut, and start a new episode."""
         self._void_rows[:] = False
+        if state["started"] and len(state["lengths"]) != self.env.num_envs:
+            raise ValueError(
+                f"it was saved with algo.num_envs_per_worker={len(state['lengths'])}, "
+                f"not {self.env.num_envs}."
+            )
         if not state["started"]:
             self.has_begun = False
             self.num_finished = 0
@@ -195,7 +201,7 @@ class EnvSampler:
         fragment.put(t, "truncated", truncated & ~terminated)
         if self.env.skips_reset_rows:
             fragment.put(t, "valid", ~self._void_rows)
-        if self.env.can_replay:
+        if self.env.can_replay and self.update_filter:  # Evaluation is never resumed midway.
             self._actions_taken.append(np.array(env_actions))
         self._returns += rewards
         self._lengths += ~self._void_rows if self.env.skips_reset_rows else 1

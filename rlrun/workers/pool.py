@@ -44,7 +44,13 @@ class RemotePool:
             actor_class.remote(ray.cloudpickle.dumps(make), index, _driver_path(), threads)
             for index in range(1, num_workers + 1)
         ]
-        self._get([actor.make_worker.remote() for actor in self.actors], CREATION_TIMEOUT_S)
+        try:
+            self._get([actor.make_worker.remote() for actor in self.actors], CREATION_TIMEOUT_S)
+        except BaseException:
+            # Actors that were made would keep their CPUs.
+            for actor in self.actors:
+                ray.kill(actor)
+            raise
 
     def call_all(self, method: str, *args: Any) -> list[Any]:
         """`method(*args)` of every worker at once; their results in order. Raises WorkerError."""

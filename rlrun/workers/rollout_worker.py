@@ -99,6 +99,8 @@ class RolloutWorker:
         self.num_workers = config.num_workers
         self.callbacks = config.callbacks
         self.algorithm = config.algorithm
+        if worker_index > 0:
+            seeding.seed_process(config.seed, "worker", int(config.in_evaluation), worker_index)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
         self.purpose = "evaluation" if config.in_evaluation else "rollout"
@@ -164,7 +166,7 @@ class RolloutWorker:
             if self.algorithm.batch_mode == "truncate_episodes":
                 break
         batch = concat(parts) if parts else Batch()
-        if self.callbacks.overrides("on_sample_end"):
+        if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
         return Sample({DEFAULT_POLICY_ID: batch}, env_steps, void_rows)
 

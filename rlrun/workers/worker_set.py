@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ from rlrun.core.episode import EpisodeReport
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
+
+logger = logging.getLogger("rlrun.workers")
 
 
 class WorkerSet:
@@ -178,6 +181,13 @@ class WorkerSet:
             return
         self._local.filter.load_state_dict(state["local"]["filter"])
         known = state["remote"][: self.num_workers]
+        if len(state["remote"]) != self.num_workers:
+            logger.warning(
+                "The checkpoint was made with resources.num_workers=%d, now there are %d: workers "
+                "without a counterpart start new episodes.",
+                len(state["remote"]),
+                self.num_workers,
+            )
         for position, worker_state in enumerate(known):
             self._pool.call(position, "load_state_dict", worker_state)
         self.set_filters(self._local.filter.state_dict())
