@@ -15,7 +15,6 @@ from helpers_cli import (
     TINY,
     Child,
     Outcome,
-    broken,
     command_line,
     console_script,
     python_process,
@@ -98,6 +97,10 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
             ["algo.minibatch_size=512", "algo.train_batch_size=256", "Lower it"],
         ),
         (["env=gym"], ["env.id must be given"]),
+        (
+            ["resources.num_gpus_per_worker=1"],
+            ["resources.num_gpus_per_worker=1", "resources.num_workers=0"],
+        ),
         (["algo._target_=os.system"], ["algo._target_='os.system'"]),
         (["algo.lr"], ["algo.lr"]),
         (["~model"], ["model"]),
@@ -155,15 +158,15 @@ def test_an_algorithm_that_cannot_act_in_the_env_leaves_no_run_folder(rlrun, tmp
     assert list((tmp_path / "results").rglob("*")) == []
 
 
-@pytest.mark.parametrize(("key", "amount"), [("num_gpus", "0.2"), ("num_gpus_per_worker", "1")])
+@pytest.mark.parametrize("amount", ["0.2", "1"])
 def test_a_missing_gpu_gives_status_1_and_says_what_was_asked_and_what_is_there(
-    rlrun, tmp_path, monkeypatch, key, amount
+    rlrun, tmp_path, monkeypatch, amount
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    outcome = rlrun(f"resources.{key}={amount}", *ONE_ITERATION)
+    outcome = rlrun(f"resources.num_gpus={amount}", *ONE_ITERATION)
     assert_refused(
-        outcome, 1, f"resources.{key}={amount} was asked for", "finds 0 GPUs", f"resources.{key}=0"
+        outcome, 1, f"num_gpus={amount} was asked for", "finds 0 GPUs", "resources.num_gpus=0"
     )
     assert list(tmp_path.rglob("params.json")) == []
 
@@ -283,11 +286,7 @@ def test_an_algorithm_of_ones_own_needs_only_a_class_and_a_yaml_file(rlrun, tmp_
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        pytest.param(
-            "algo.bonnus=7",
-            ["algo.bonnus", "Did you mean algo.bonus"],
-            marks=broken("hints come from the shipped groups only"),
-        ),
+        ("algo.bonnus=7", ["algo.bonnus", "Did you mean algo.bonus"]),
         ("algo.bonus=much", ["algo.bonus=much", "a number"]),
         ("algo.bonus=-1", ["algo.bonus=-1.0", "at least 0"]),
     ],
@@ -493,7 +492,7 @@ def test_list_of_one_group_shows_its_choices_with_a_sentence_each(rlrun):
         "greedy",
         "stochastic_sampling",
     ]
-    assert lines[2].endswith("Always the best action")
+    assert "Always the best action" in lines[2]
 
 
 def test_the_module_is_the_command(tmp_path):

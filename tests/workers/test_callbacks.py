@@ -538,7 +538,7 @@ def test_a_curriculum_is_called_after_the_callbacks(lines):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"x": {"_target_": "toy_envs.CountingEnv"}}, r"callbacks.*not a subclass.*Callbacks"),
+        ({"x": {"_target_": "toy_envs.CountingEnv"}}, r"callbacks.*must be a subclass.*Callbacks"),
         ({"x": {"_target_": f"{__name__}.NoSuch"}}, r"callbacks\.x\._target_.*no 'NoSuch'"),
         ({"x": {"_target_": f"{__name__}.Scribe"}}, r"callbacks\.x\.name must be given"),
         ([{"_target_": f"{__name__}.Scribe", "nam": "a"}], r"callbacks\[0\]\.nam"),
