@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -79,6 +80,7 @@ def train(arguments: list[str]) -> int:
 
         from rlrun.run import Run
 
+        _silence_hydra()
         try:
             run = Run(config, HydraConfig.get().runtime.output_dir)
             run.command = given
@@ -223,6 +225,14 @@ def translate_arguments(arguments: list[str]) -> list[str]:
         else:
             translated.append(open_override(argument))
     return translated
+
+
+def _silence_hydra() -> None:
+    """Take away the handler that Hydra leaves on the root logger, which writes to stdout."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler and handler.stream is sys.stdout:
+            root.removeHandler(handler)
 
 
 def _search_path(arguments: list[str]) -> list[str]:

@@ -85,14 +85,15 @@ def log_file(folder: Path, level: str) -> Iterator[None]:
     file = logging.FileHandler(folder / LOG)
     file.setLevel(logging.INFO)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # Hydra leaves a handler of its own, which writes to stdout.
-    level_before, handlers_before = root.level, root.handlers
+    level_before = root.level
     root.setLevel(min(logging.INFO, terminal.level))
-    root.handlers = [terminal, file]
+    root.addHandler(terminal)
+    root.addHandler(file)
     try:
         yield
     finally:
-        root.handlers = handlers_before
+        root.removeHandler(terminal)
+        root.removeHandler(file)
         root.setLevel(level_before)
         file.close()
 

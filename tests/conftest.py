@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+# Small networks on two cores: a second thread only gets in the way. Before NumPy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Ray workers take over the driver's sys.path, so toy_envs is found there too.
 TESTS = str(Path(__file__).resolve().parent)
 if TESTS not in sys.path:

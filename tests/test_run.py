@@ -92,7 +92,7 @@ def test_every_iteration_is_one_line_of_json_and_one_row_of_csv(finished):
     loss = "info/learner/default_policy/learner_stats/policy_loss"
     for result, row in zip(results, rows, strict=True):
         assert float(row[loss]) == lookup(result, loss)
-        assert float(row["episode_reward_mean"]) == result["episode_reward_mean"]
+        assert row["episode_reward_mean"] == str(result["episode_reward_mean"])
 
 
 def test_versions_name_packages_python_and_command(finished):

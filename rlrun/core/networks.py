@@ -131,8 +131,10 @@ class CustomModel(Model):
     def encoder(self, obs_space: spaces.Box) -> Encoder:
         from rlrun.core.imports import import_object
 
-        module = import_object(self.module, "model.module")(obs_space, **self.module_config)
-        if not isinstance(module, nn.Module) or not hasattr(module, "output_size"):
+        module_class = import_object(self.module, "model.module")
+        is_module = isinstance(module_class, type) and issubclass(module_class, nn.Module)
+        module = module_class(obs_space, **self.module_config) if is_module else None
+        if not hasattr(module, "output_size"):
             raise ConfigError(
                 f"model.module={self.module} must give a torch.nn.Module with the attribute "
                 f"output_size (the width of its output)."

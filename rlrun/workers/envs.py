@@ -140,11 +140,8 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
     arguments = {**config.env_config, **kwargs}
     if IMPORT_PATH.fullmatch(config.id):
         env_class = import_object(config.id, "env.id")
+        _check_class(env_class, gym.Env, f"env.id={config.id}")
         env = _construct(config, lambda: env_class(**arguments))
-        if not isinstance(env, gym.Env):
-            raise ConfigError(
-                f"env.id={config.id} gave a {type(env).__name__}, not a gymnasium.Env."
-            )
         if config.horizon is not None:
             env = gym.wrappers.TimeLimit(env, config.horizon)
     else:
@@ -164,8 +161,15 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         if path is None:
             raise ConfigError(f"env.wrappers[{index}] needs the key _target_, the wrapper's class.")
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
+        _check_class(wrapper, gym.Wrapper, f"env.wrappers[{index}]._target_={path}")
         env = _construct(config, partial(wrapper, env, **wrapper_config))
     return env
+
+
+def _check_class(found: Any, kind: type, named: str) -> None:
+    """Before it is called: YAML from elsewhere must not run whatever function it names."""
+    if not isinstance(found, type) or not issubclass(found, kind):
+        raise ConfigError(f"{named} must be a subclass of gymnasium.{kind.__name__}.")
 
 
 def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv:
