@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import nn
 
 from rlrun.algos import loops
 from rlrun.core import losses, returns, seeding
@@ -171,8 +170,6 @@ class DQN(Algorithm):
             [parameter for parameter in self.target.parameters() if parameter.requires_grad]
         )
         self.target.requires_grad_(False)
-        self.network.parameters_moved()
-        self.target.parameters_moved()
         self.updates_owed = 0.0
         self.last_target_update = 0
         self.num_target_updates = 0
@@ -232,26 +229,28 @@ class DQN(Algorithm):
 
     def _expected_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(Huber loss, TD errors [N], Q of the actions taken [N])."""
-        next_q = self.target.without_grad(rows["next_obs"])
-        if self.double_q:
-            best = self.network.without_grad(rows["next_obs"]).argmax(1, keepdim=True)
-            next_values = next_q.gather(1, best).squeeze(1)
-        else:
-            next_values = next_q.amax(1)
-        targets = rows["rewards"] + rows["discounts"] * next_values
-        q_values = self.network(rows["obs"]).gather(1, rows["actions"].unsqueeze(1)).squeeze(1)
+        with torch.no_grad():
+            next_q = self.target(rows["next_obs"])
+            if self.double_q:
+                best = self.network(rows["next_obs"]).argmax(1, keepdim=True)
+                next_values = next_q.gather(1, best).squeeze(1)
+            else:
+                next_values = next_q.amax(1)
+        targets = (rows["rewards"] + rows["discounts"] * next_values).unsqueeze(1)
+        q_values = self.network(rows["obs"]).gather(1, rows["actions"].unsqueeze(1))
         # Huber with delta 1 clips the gradient of an error at 1 (Mnih et al., 2015, methods).
-        row_losses = nn.functional.huber_loss(q_values, targets, reduction="none")
-        return self._weighted_mean(row_losses, rows), q_values.detach() - targets, q_values
+        weights = rows["weights"].unsqueeze(1) if "weights" in rows else None
+        loss = losses.huber(q_values, targets, weights)
+        errors = q_values.detach() - targets
+        return loss, errors.squeeze(1), q_values.squeeze(1)
 
     def _distributional_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(cross-entropy loss, KL to the targets [N], expected Q of the actions taken [N])."""
         support = self.network.support
         row_index = torch.arange(rows.num_rows, device=self.device)
-        next_logits = self.target.without_grad(rows["next_obs"])
-        chooser_logits = (
-            self.network.without_grad(rows["next_obs"]) if self.double_q else next_logits
-        )
+        with torch.no_grad():
+            next_logits = self.target(rows["next_obs"])
+            chooser_logits = self.network(rows["next_obs"]) if self.double_q else next_logits
         best = self.network.q_values(chooser_logits).argmax(1)
         targets = losses.categorical_projection(
             next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
@@ -262,10 +261,7 @@ class DQN(Algorithm):
         # Rainbow's priorities are the KL divergence: the loss less the targets' own entropy.
         target_entropy = -torch.special.xlogy(targets, targets).sum(-1)
         errors = cross_entropy.detach() - target_entropy
-        return self._weighted_mean(cross_entropy, rows), errors, q_values
-
-    def _weighted_mean(self, row_losses: torch.Tensor, rows: Batch) -> torch.Tensor:
-        return (row_losses * rows["weights"]).mean() if "weights" in rows else row_losses.mean()
+        return losses.weighted_mean(cross_entropy, rows.get("weights")), errors, q_values
 
     def _resample_noise(self) -> None:
         for network in (self.network, self.target):

@@ -53,7 +53,6 @@ class PPO(Algorithm):
     """Adam's epsilon."""
 
     loop = staticmethod(loops.on_policy)
-    rollout_columns = ("log_probs", "values", "dist_inputs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +72,10 @@ class PPO(Algorithm):
             )
         self.clip_schedule = make_schedule(self.clip_range)
         self.entropy_schedule = make_schedule(self.entropy_coeff)
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        return ("log_probs", "values", "dist_inputs")[: 3 if self.use_kl_loss else 2]
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
@@ -103,7 +106,6 @@ class PPO(Algorithm):
         super().setup(policy, device, seed)
         self.current_kl_coeff = self.kl_coeff
         self.optimizer = FlatAdam(self.policy.parameters(), eps=self.adam_epsilon)
-        self.policy.parameters_moved()
 
     def learn(self, batch: Batch) -> dict[str, Any]:
         lr = self.lr_schedule(self.timestep)

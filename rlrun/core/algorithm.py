@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,10 +47,6 @@ class Algorithm:
     timesteps_per_iteration: int = 0
     """Least number of env steps of one training iteration (0: one round of the loop)."""
 
-    rollout_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns beside the usual ones that postprocess or learn need: log_probs, dist_inputs, or
-    extras of the policy such as values."""
-
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
         check_schedule_range("algo.lr", self.lr, low=0.0)
@@ -79,6 +75,12 @@ class Algorithm:
     def lookahead_steps(self) -> int:
         """Steps after a row that its postprocessing must see (n - 1 for n-step returns)."""
         return 0
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        """Columns beside the usual ones that postprocess or learn need: log_probs, dist_inputs, or
+        extras of the policy such as values."""
+        return ()
 
     @staticmethod
     def loop(algorithms: Mapping[str, Any], workers: Any) -> Metrics:

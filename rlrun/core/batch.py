@@ -83,7 +83,7 @@ def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
 
 
 def _as_tensor(column: Any) -> torch.Tensor:
-    if isinstance(column, torch.Tensor):
+    if not isinstance(column, np.ndarray):
         return column
     if not column.flags.writeable or min(column.strides, default=0) < 0:
         # Arrays from Ray's object store are read-only, which torch cannot express.

@@ -20,6 +20,7 @@ Array = Any
 """A NumPy array or a torch tensor."""
 
 LOG_2PI = math.log(2.0 * math.pi)
+LEAST_FLOAT = float(np.finfo(np.float32).min)
 
 
 class Distribution:
@@ -63,24 +64,26 @@ class Categorical(Distribution):
         return self._log_probs
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        cumulative = np.exp(self.log_probs).cumsum(-1)
-        # Scaled by the last entry, so that rounding can never pick an action of probability zero.
-        draws = rng.random(cumulative.shape[:-1])[..., None]
-        actions = (draws * cumulative[..., -1:] >= cumulative).sum(-1)
+        shifted = self.inputs - self.inputs.max(-1, keepdims=True)
+        cumulative = np.exp(shifted).cumsum(-1)
+        total = cumulative[..., -1]
+        # Scaled by the total, so that rounding can never pick an action of probability zero.
+        draws = rng.random(total.shape) * total
+        actions = (draws[..., None] >= cumulative).sum(-1)
         actions = np.minimum(actions, cumulative.shape[-1] - 1)
-        return actions, self.log_prob(actions)
+        return actions, _taken(shifted, actions) - np.log(total)
 
     def mode(self) -> np.ndarray:
         return self.inputs.argmax(-1)
 
     def log_prob(self, actions: Array) -> Array:
         if isinstance(actions, np.ndarray):
-            rows = self.log_probs.reshape(-1, self.log_probs.shape[-1])
-            return rows[np.arange(len(rows)), actions.ravel()].reshape(actions.shape)
+            return _taken(self.log_probs, actions)
         return self.log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Array:
-        return -_weighted_by(self.log_probs, self.log_probs)
+        # Not -inf, which times the probability 0 would be nan.
+        return -(_exp(self.log_probs) * self.log_probs.clip(min=LEAST_FLOAT)).sum(-1)
 
     def kl(self, other: Distribution) -> Array:
         assert isinstance(other, Categorical)
@@ -219,6 +222,12 @@ def _log_softmax(logits: Array) -> Array:
 
 def _exp(array: Array) -> Array:
     return array.exp() if isinstance(array, torch.Tensor) else np.exp(array)
+
+
+def _taken(rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The entry of each row [..., n] at the index in actions [...]."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat[np.arange(len(flat)), actions.ravel()].reshape(actions.shape)
 
 
 def _weighted_by(log_probs: Array, values: Array) -> Array:

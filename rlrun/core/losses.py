@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 Tensor = torch.Tensor
+
+_NONE, _MEAN = 0, 1
+"""How torch's own operations name the reduction of a loss."""
 
 
 def clipped_surrogate(
@@ -13,8 +18,12 @@ def clipped_surrogate(
     """PPO's policy loss (Schulman et al., 2017, arXiv:1707.06347, eq. 7), to be minimised:
     -mean(min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)) with r = pi / pi_old."""
     ratios = (log_probs - old_log_probs).exp()
-    clipped = ratios.clamp(1.0 - clip_range, 1.0 + clip_range)
-    return -torch.min(ratios * advantages, clipped * advantages).mean()
+    # The minimum is r A, except that r counts up to 1 + clip_range where A > 0, and from
+    # 1 - clip_range on where A < 0: one operation in place of a minimum of two products.
+    is_gain = advantages > 0.0
+    least = torch.where(is_gain, 0.0, 1.0 - clip_range)
+    most = torch.where(is_gain, 1.0 + clip_range, math.inf)
+    return -(ratios.clamp(least, most) * advantages).mean()
 
 
 def clipped_value_loss(
@@ -30,6 +39,24 @@ def clipped_value_loss(
         moved = (values - old_values).clamp(-vf_clip_range, vf_clip_range)
         errors = torch.max(errors, (old_values + moved - value_targets).square())
     return errors.mean()
+
+
+def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean Huber loss with delta 1, each term times its weight if there are weights:
+    e^2 / 2 where |e| < 1, else |e| - 1/2 (Huber, 1964, doi:10.1214/aoms/1177703732).
+
+    All are [N, ...], of one shape.
+    """
+    # The operation under nn.functional.huber_loss, which spends twice its time on broadcasting.
+    if weights is None:
+        return torch.ops.aten.huber_loss.default(predictions, targets, _MEAN, 1.0)
+    terms = torch.ops.aten.huber_loss.default(predictions, targets, _NONE, 1.0)
+    return weighted_mean(terms, weights)
+
+
+def weighted_mean(terms: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of terms [N, ...], each times its weight (None: 1)."""
+    return terms.mean() if weights is None else (terms * weights).mean()
 
 
 def categorical_projection(

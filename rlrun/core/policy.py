@@ -15,8 +15,8 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.distributions import Categorical, Distribution, DistributionFamily
-from rlrun.core.inference import Forward, forward_function
 from rlrun.core.networks import Layers, Model, NoisyLinear, linear
+from rlrun.core.stack import Stack
 
 Extras = dict[str, np.ndarray]
 """What a policy gives beside its distribution, by column name: [N] or [N, ...] arrays."""
@@ -45,9 +45,6 @@ class Policy(nn.Module):
     def noisy_layers(self) -> list[NoisyLinear]:
         """All noisy layers."""
         return [module for module in self.modules() if isinstance(module, NoisyLinear)]
-
-    def parameters_moved(self) -> None:
-        """To be called when parameters get other memory (an optimiser flattens them, a device)."""
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, as NumPy copies."""
@@ -80,51 +77,29 @@ class ActorCritic(Policy):
         # arXiv:2006.05990, sec. 3.2).
         self.pi_head = linear(features, num_outputs, gain=0.01)
         self.vf_head = linear(features, 1, gain=1.0)
-        self._forwards: tuple[Forward, Forward] | None = None
+        self._shared: Stack | None = None
+        if self.vf_encoder is None:
+            self._shared = Stack(self.pi_encoder)
+            self._pi, self._vf = Stack(self.pi_head), Stack(self.vf_head)
+        else:
+            self._pi = Stack(self.pi_encoder, self.pi_head)
+            self._vf = Stack(self.vf_encoder, self.vf_head)
 
     def forward(self, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
         """The distribution over actions and the state values [N]."""
-        features = self.pi_encoder(obs)
-        vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
-        outputs = self.pi_head(features)
-        return self.family(outputs, self.log_std), self.vf_head(vf_features).squeeze(-1)
+        features = obs if self._shared is None else self._shared(obs)
+        outputs, values = self._pi(features), self._vf(features)
+        return self.family(outputs, self.log_std), values.squeeze(-1)
 
     def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
-        if self.vf_encoder is None:
-            features = self._forward_functions()[0](obs)
-            outputs, values = self._heads(features)
-        else:
-            pi, vf = self._forward_functions()
-            outputs, values = pi(obs), vf(obs)[:, 0]
+        features = obs if self._shared is None else self._shared.act(obs)
+        outputs, values = self._pi.act(features), self._vf.act(features)
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
-        return self.family(outputs, log_std), {"values": values}
+        return self.family(outputs, log_std), {"values": values[:, 0]}
 
     def values(self, obs: np.ndarray) -> np.ndarray:
-        if self.vf_encoder is None:
-            return self._heads(self._forward_functions()[0](obs))[1]
-        return self._forward_functions()[1](obs)[:, 0]
-
-    def parameters_moved(self) -> None:
-        self._forwards = None
-
-    def _forward_functions(self) -> tuple[Forward, Forward]:
-        """(pi, vf) as NumPy functions; with a shared encoder (features, both heads at once)."""
-        if self._forwards is None:
-            if self.vf_encoder is None:
-                self._forwards = (
-                    forward_function(self.pi_encoder),
-                    forward_function(_BothHeads(self.pi_head, self.vf_head)),
-                )
-            else:
-                self._forwards = (
-                    forward_function(nn.Sequential(self.pi_encoder, self.pi_head)),
-                    forward_function(nn.Sequential(self.vf_encoder, self.vf_head)),
-                )
-        return self._forwards
-
-    def _heads(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        both = self._forward_functions()[1](features)
-        return both[:, :-1], both[:, -1]
+        features = obs if self._shared is None else self._shared.act(obs)
+        return self._vf.act(features)[:, 0]
 
 
 class QNetwork(Policy):
@@ -166,14 +141,18 @@ class QNetwork(Policy):
         self.advantage = stream(self.num_actions * num_atoms)
         self.value = stream(num_atoms) if dueling else None
         self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
-        self._forwards: tuple[Forward, Forward, Forward | None] | None = None
+        self._shared: Stack | None = None
+        if self.value is None:
+            self._advantage = Stack(self.encoder, self.advantage)
+        else:
+            self._shared = Stack(self.encoder)
+            self._advantage, self._value = Stack(self.advantage), Stack(self.value)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Action values [N, num_actions]; with atoms their logits [N, num_actions, num_atoms]."""
-        features = self.encoder(obs)
-        advantage = self.advantage(features)
-        value = None if self.value is None else self.value(features)
-        return self._combine(advantage, value)
+        features = obs if self._shared is None else self._shared(obs)
+        value = None if self.value is None else self._value(features)
+        return self._combine(self._advantage(features), value)
 
     def q_values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Action values [N, num_actions] from what `forward` gave."""
@@ -181,29 +160,15 @@ class QNetwork(Policy):
             return outputs
         return (outputs.softmax(-1) * self.support).sum(-1)
 
-    def without_grad(self, obs: torch.Tensor) -> torch.Tensor:
-        """What `forward` gives, without gradients, by the fastest way there is."""
-        if obs.device.type == "cpu":
-            return torch.from_numpy(self._outputs(obs.numpy()))
-        with torch.no_grad():
-            return self(obs)
-
     def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
         for layer in self.noisy_layers:
             layer.use_noise = explore
-        outputs = self._outputs(obs)
+        features = obs if self._shared is None else self._shared.act(obs)
+        value = None if self.value is None else self._value.act(features)
+        outputs = self._combine(self._advantage.act(features), value)
         if self.num_atoms > 1:
             outputs = self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
         return Categorical(outputs), {}
-
-    def _outputs(self, obs: np.ndarray) -> np.ndarray:
-        encoder, advantage, value = self._forward_functions()
-        features = encoder(obs)
-        state_value = None if value is None else value(features)
-        return self._combine(advantage(features), state_value)
-
-    def parameters_moved(self) -> None:
-        self._forwards = None
 
     def _combine(self, advantage: Any, value: Any) -> Any:
         if self.num_atoms > 1:
@@ -212,27 +177,6 @@ class QNetwork(Policy):
         if value is None:
             return advantage
         return advantage + (value - advantage.mean(1, keepdims=True))
-
-    def _forward_functions(self) -> tuple[Forward, Forward, Forward | None]:
-        if self._forwards is None:
-            self._forwards = (
-                forward_function(self.encoder),
-                forward_function(self.advantage),
-                None if self.value is None else forward_function(self.value),
-            )
-        return self._forwards
-
-
-class _BothHeads(nn.Module):
-    """Policy outputs and value in one call, where they share an encoder."""
-
-    def __init__(self, pi_head: nn.Linear, vf_head: nn.Linear) -> None:
-        super().__init__()
-        self.pi_head = pi_head
-        self.vf_head = vf_head
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.pi_head(features), self.vf_head(features)], -1)
 
 
 def _stream(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from rlrun.core.errors import ConfigError
@@ -43,7 +44,7 @@ class PiecewiseSchedule:
             )
 
     def __call__(self, timestep: int) -> float:
-        right = bisect_right([point[0] for point in self.points], timestep)
+        right = bisect_right(self.points, timestep, key=itemgetter(0))
         if right == 0:
             return self.points[0][1]
         if right == len(self.points):

@@ -20,6 +20,7 @@ class Preprocessor:
     Boxes of floats become float32, images keep their integers, Discrete and MultiDiscrete become
     one-hot vectors, MultiBinary floats, and Dict and Tuple one flat vector of all their parts
     (Dict in the order of its keys). With `flatten` a Box of any rank becomes a vector as well.
+    The array is always fresh memory: vector envs overwrite what they gave.
     """
 
     space: spaces.Box
@@ -77,14 +78,14 @@ def _is_image(space: spaces.Box) -> bool:
 
 
 def _cast(dtype: np.dtype) -> Transform:
-    return lambda observations: np.asarray(observations).astype(dtype, copy=False)
+    return lambda observations: np.array(observations, dtype)
 
 
 def _flat(space: spaces.Space) -> tuple[int, Transform]:
     """Width of the flat vector of `space`, and the batched transform to it."""
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         size = int(np.prod(space.shape))
-        return size, lambda x: np.asarray(x, np.float32).reshape(-1, size)
+        return size, lambda x: np.array(x, np.float32).reshape(-1, size)
     if isinstance(space, spaces.Discrete):
         return int(space.n), _one_hot(np.array([space.n]), np.array([space.start]))
     if isinstance(space, spaces.MultiDiscrete):

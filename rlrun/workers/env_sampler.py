@@ -66,6 +66,7 @@ class EnvSampler:
         self._unfiltered = np.zeros(0)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
+        self._one_step = np.ones(env.num_envs, np.int64)
         self._void_rows = np.zeros(env.num_envs, bool)
         self._actions_taken: list[np.ndarray] = []
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -84,21 +85,23 @@ class EnvSampler:
         steps_per_row = self.env.num_envs * max(self.exploration.num_workers, 1)
         for t in range(num_steps):
             started = time.perf_counter()
-            obs = self.obs
-            dist, extras = self.policy.act(obs, explore)
+            dist, extras = self.policy.act(self.obs, explore)
             actions, log_probs = self.exploration.get_exploration_action(
                 dist, timestep + t * steps_per_row, explore
             )
-            fragment.put(t, "obs", obs)
-            fragment.put(t, "actions", actions)
-            extras["log_probs"] = log_probs
-            extras["dist_inputs"] = dist.inputs
-            for name in self.rollout_columns:
-                fragment.put(t, name, extras[name])
+            row = {"obs": self.obs, "actions": actions}
+            if self.rollout_columns:
+                extras["log_probs"] = log_probs
+                if "dist_inputs" in self.rollout_columns:
+                    extras["dist_inputs"] = dist.inputs
+                row |= {name: extras[name] for name in self.rollout_columns}
             self._seconds["inference"] += time.perf_counter() - started
-            self._step(t, actions, fragment)
+            self._step(row)
+            fragment.put(t, row)
         self._steps_timed += num_steps
         self._forget_old_actions()
+        # A step that does both is a termination.
+        fragment.columns["truncated"] &= ~fragment.columns["terminated"]
         return fragment.columns
 
     def take_finished(self) -> list[EpisodeReport]:
@@ -183,42 +186,43 @@ class EnvSampler:
     def _observe(self, raw: Any) -> None:
         """Preprocess and filter the observations to act on next."""
         started = time.perf_counter()
-        # A copy: the vector env writes the next observations into the same memory.
-        self._unfiltered = np.array(self.preprocessor(raw))
+        self._unfiltered = self.preprocessor(raw)
         self.obs = self.observation_filter(self._unfiltered, self.update_filter)
         self._seconds["raw_obs_processing"] += time.perf_counter() - started
 
-    def _step(self, t: int, actions: np.ndarray, fragment: _Fragment) -> None:
+    def _step(self, row: dict[str, np.ndarray]) -> None:
+        """One step of every env by the actions in `row`, which gets what they gave, [B, ...]."""
         begun = time.perf_counter()
+        actions = row["actions"]
         env_actions = self.convert_actions(actions)
         converted = time.perf_counter()
         raw, rewards, terminated, truncated = self.env.step(env_actions)
         self._seconds["action_processing"] += converted - begun
         self._seconds["env_wait"] += time.perf_counter() - converted
         done = terminated | truncated
-        fragment.put(t, "rewards", clip_rewards(rewards, self.clip_rewards))
-        fragment.put(t, "terminated", terminated)
-        fragment.put(t, "truncated", truncated & ~terminated)
+        row["rewards"] = clip_rewards(rewards, self.clip_rewards)
+        row["terminated"] = terminated
+        row["truncated"] = truncated
         if self.env.skips_reset_rows:
-            fragment.put(t, "valid", ~self._void_rows)
+            row["valid"] = ~self._void_rows
         if self.env.can_replay and self.update_filter:  # Evaluation is never resumed midway.
             self._actions_taken.append(np.array(env_actions))
         self._returns += rewards
-        self._lengths += ~self._void_rows if self.env.skips_reset_rows else 1
+        self._lengths += row.get("valid", self._one_step)
         if self.episodes.is_on:
             self.episodes.start(raw, self._void_rows)
             self.episodes.step(raw, actions, rewards, terminated, truncated, self._void_rows)
         if np.count_nonzero(done):
-            self._end_episodes(t, raw, done, fragment)
+            row["next_obs"] = self._end_episodes(raw, done)
         else:
             self._observe(raw)
-            fragment.put(t, "next_obs", self.obs)
+            row["next_obs"] = self.obs
         if self.env.skips_reset_rows:
             self._void_rows = done
 
-    def _end_episodes(self, t: int, raw: Any, done: np.ndarray, fragment: _Fragment) -> None:
-        final = np.array(self.preprocessor(raw))
-        fragment.put(t, "next_obs", self.observation_filter(final, update=False))
+    def _end_episodes(self, raw: Any, done: np.ndarray) -> np.ndarray:
+        """Report and reset the envs of the mask `done`; returns the real next observations."""
+        next_obs = self.observation_filter(self.preprocessor(raw), update=False)
         for i in np.flatnonzero(done):
             self.finished.append(
                 self.episodes.end(int(i), float(self._returns[i]), int(self._lengths[i]))
@@ -229,9 +233,10 @@ class EnvSampler:
         after_reset = self.env.reset_done(done)
         self._observe(after_reset)
         # Of envs that go on, next_obs is the very row that is acted on next.
-        fragment.columns["next_obs"][t][~done] = self.obs[~done]
+        next_obs[~done] = self.obs[~done]
         if not self.env.skips_reset_rows:
             self.episodes.start(after_reset, done)
+        return next_obs
 
     def _forget_old_actions(self) -> None:
         longest = int(self._lengths.max())
@@ -261,7 +266,7 @@ class EnvSampler:
                 )
             if cut.any():
                 raw = self.env.reset_done(cut)
-        self._unfiltered = np.array(self.preprocessor(raw))
+        self._unfiltered = self.preprocessor(raw)
         self.obs = np.array(self.observation_filter(self._unfiltered, update=False))
         self._unfiltered[~cut] = state["unfiltered"][~cut]
         self.obs[~cut] = state["obs"][~cut]
@@ -294,11 +299,15 @@ class _Fragment:
         self.num_steps = num_steps
         self.columns = Batch()
 
-    def put(self, t: int, name: str, row: np.ndarray) -> None:
+    def put(self, t: int, row: dict[str, np.ndarray]) -> None:
+        """Copy the arrays [B, ...] of step `t`."""
+        columns = self.columns
         if t == 0:
-            dtype = np.float32 if row.dtype == np.float64 else row.dtype
-            self.columns[name] = np.empty((self.num_steps, *row.shape), dtype)
-        self.columns[name][t] = row
+            for name, part in row.items():
+                dtype = np.float32 if part.dtype == np.float64 else part.dtype
+                columns[name] = np.empty((self.num_steps, *part.shape), dtype)
+        for name, part in row.items():
+            columns[name][t] = part
 
 
 class _EpisodeTracker:

@@ -94,15 +94,11 @@ class SyncVectorEnv(VectorEnv):
         return self._batch()
 
     def step(self, actions: np.ndarray) -> StepResult:
+        observations, rewards = self._observations, self._rewards
+        terminated, truncated = self._terminated, self._truncated
         for i, env in enumerate(self.envs):
-            (
-                self._observations[i],
-                self._rewards[i],
-                self._terminated[i],
-                self._truncated[i],
-                _,
-            ) = env.step(actions[i])
-        return self._batch(), self._rewards, self._terminated, self._truncated
+            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+        return self._batch(), rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
         for i in np.flatnonzero(done):

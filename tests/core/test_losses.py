@@ -11,6 +11,7 @@ from rlrun.core.losses import (
     clipped_surrogate,
     clipped_value_loss,
     explained_variance,
+    huber,
 )
 
 
@@ -175,3 +176,19 @@ def test_explained_variance_is_never_below_minus_one():
 def test_explained_variance_of_targets_that_do_not_vary_is_a_finite_number(predictions):
     value = float(explained_variance(torch.tensor(predictions), torch.tensor([3.0, 3.0])))
     assert -1.0 <= value <= 1.0
+
+
+def test_huber_is_half_the_square_up_to_one_and_linear_beyond():
+    predictions = torch.tensor([[1.5], [0.0], [-3.0]], requires_grad=True)
+    targets = torch.tensor([[1.0], [1.0], [0.0]])
+    # Errors 0.5, -1, -3: losses 0.125, 0.5, 2.5.
+    loss = huber(predictions, targets)
+    assert loss.item() == pytest.approx((0.125 + 0.5 + 2.5) / 3)
+    (gradient,) = torch.autograd.grad(loss, predictions)
+    np.testing.assert_allclose(gradient[:, 0], np.array([0.5, -1.0, -1.0]) / 3, rtol=1e-6)
+
+
+def test_huber_takes_a_weight_for_each_term():
+    predictions, targets = torch.tensor([[1.5], [-3.0]]), torch.tensor([[1.0], [0.0]])
+    loss = huber(predictions, targets, torch.tensor([[4.0], [0.5]]))
+    assert loss.item() == pytest.approx((4 * 0.125 + 0.5 * 2.5) / 2)

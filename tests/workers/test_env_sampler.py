@@ -92,7 +92,9 @@ def test_columns_are_usual_ones_and_those_that_the_algorithm_asks_for(make_worke
     asking = make_worker(
         COUNTING,
         num_envs=2,
-        algorithm=PPO(num_envs_per_worker=2, train_batch_size=10, minibatch_size=5),
+        algorithm=PPO(
+            num_envs_per_worker=2, train_batch_size=10, minibatch_size=5, use_kl_loss=True
+        ),
     )
     columns = asking.sampler.sample(5, 0, True)
     assert columns.keys() == USUAL | {"log_probs", "values", "dist_inputs"}

@@ -76,8 +76,8 @@ class EpsilonGreedy(Exploration):
         actions = action_dist.mode()
         epsilon = self._epsilon(timestep) if explore else 0.0
         # Log-probabilities are those of this rule, for whoever corrects for off-policy data.
-        best = math.log1p(-epsilon * (1.0 - 1.0 / num_actions))
-        log_probs = np.full(num_rows, best, np.float32)
+        log_probs = np.empty(num_rows, np.float32)
+        log_probs.fill(math.log1p(-epsilon * (1.0 - 1.0 / num_actions)))
         if epsilon > 0.0:
             is_random = self.rng.random(num_rows) < epsilon
             if np.count_nonzero(is_random):

@@ -1,0 +1,111 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.core.networks import MLP, NoisyLinear, mlp
+from rlrun.core.optim import FlatAdam
+from rlrun.core.policy import ActorCritic
+from rlrun.core.stack import MAX_NUMPY_WIDTH, Stack
+
+
+def modules(kind: str) -> list[nn.Module]:
+    torch.manual_seed(3)
+    wide = MAX_NUMPY_WIDTH + 1
+    return {
+        "tanh": [mlp(4, [8, 5], "tanh"), nn.Linear(5, 2)],
+        "relu": [mlp(4, [8], "relu"), nn.Linear(8, 2)],
+        "linear": [mlp(4, [8], "linear"), nn.Linear(8, 2)],
+        "no layer": [mlp(4, [], "tanh")],
+        "activation last": [mlp(4, [8], "relu")],
+        "activation first": [nn.Tanh(), nn.Linear(4, 2)],
+        "two activations": [nn.Linear(4, 3), nn.Tanh(), nn.ReLU()],
+        "silu": [mlp(4, [8], "silu"), nn.Linear(8, 2)],
+        "no bias": [nn.Linear(4, 2, bias=False)],
+        "wide": [mlp(4, [wide], "tanh"), nn.Linear(wide, 2)],
+        "noisy": [mlp(4, [8], "relu"), NoisyLinear(8, 2, 0.5)],
+        "own class": [Doubling(4, 2)],
+    }[kind]
+
+
+KINDS = [
+    "tanh",
+    "relu",
+    "linear",
+    "no layer",
+    "activation last",
+    "activation first",
+    "two activations",
+    "silu",
+    "no bias",
+    "wide",
+    "noisy",
+    "own class",
+]
+
+
+class Doubling(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2.0 * super().forward(x)
+
+
+def by_hand(row: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    return nn.Sequential(*row)(x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_gives_what_its_modules_give_in_torch_and_in_numpy(kind):
+    row = modules(kind)
+    obs = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    before = obs.copy()
+    with torch.no_grad():
+        expected = by_hand(row, torch.from_numpy(obs.copy()))
+    stack = Stack(*row)
+    torch.testing.assert_close(stack(torch.from_numpy(obs)), expected)
+    np.testing.assert_allclose(stack.act(obs), expected.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(obs, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_parameters_and_input_are_those_of_the_modules(kind):
+    row = modules(kind)
+    x = torch.randn(6, 4, requires_grad=True)
+    wanted = [x, *nn.Sequential(*row).parameters()]
+    expected = torch.autograd.grad(by_hand(row, x).square().sum(), wanted)
+    found = torch.autograd.grad(Stack(*row)(x).square().sum(), wanted)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_acting_sees_new_weights_and_parameters_that_were_moved():
+    row = modules("tanh")
+    stack = Stack(*row)
+    obs = np.ones((1, 4), np.float32)
+
+    def check() -> None:
+        expected = by_hand(row, torch.from_numpy(obs)).detach().numpy()
+        np.testing.assert_allclose(stack.act(obs), expected, rtol=1e-5)
+
+    check()
+    with torch.no_grad():
+        row[1].bias += 1.0
+    check()
+    optimizer = FlatAdam(nn.Sequential(*row).parameters())
+    check()
+    optimizer.step(stack(torch.from_numpy(obs)).sum(), lr=0.1)
+    check()
+
+
+def test_a_copy_acts_on_its_own_weights():
+    policy = ActorCritic(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), MLP())
+    obs = np.ones((1, 4), np.float32)
+    before = policy.act(obs)[1]["values"]
+    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        with torch.no_grad():
+            twin.vf_head.bias += 1.0
+        np.testing.assert_allclose(twin.act(obs)[1]["values"], before + 1.0, rtol=1e-5)
+        np.testing.assert_array_equal(policy.act(obs)[1]["values"], before)
