@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,22 @@ from rlrun.core.errors import (
 )
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
+HELP_FLAGS = ("--help", "-h")
+HELP = """rlrun: reinforcement-learning experiments from the command line.
+
+  rlrun algo=dqn env=cartpole               train; every key below may be set: key=value
+  rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict
+  rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
+  rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
+  rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
+  rlrun list [GROUP]                        the choices of each group, one line each
+
+  -v, -vv                   say more (log_level=INFO, DEBUG)
+  --cfg job                 show the composed configuration instead of running
+  --config-dir DIR          add a folder with groups of your own
+  --hydra-help              all of Hydra's own options
+"""
+CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
 VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
 
 
@@ -51,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     try:
         name = arguments[0] if arguments else ""
+        if re.fullmatch(r"[\w-]+", name) and not name.startswith("-") and name not in commands:
+            raise _unknown_command(name, commands)
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
     except RlrunError as error:
         sys.exit(report(error, full_error))
@@ -73,6 +91,10 @@ def train(arguments: list[str]) -> int:
     register_resolvers()
     given = [sys.argv[0], *arguments]
     arguments = translate_arguments(arguments)
+    if any(flag in arguments for flag in HELP_FLAGS):
+        # Hydra's own help looks up the choices of every group, which takes a second.
+        print(f"{HELP}\n{_list_groups()}\n== The configuration as composed ==")
+        arguments = [*(a for a in arguments if a not in HELP_FLAGS), "--cfg", "job"]
     statuses: list[int] = []
 
     def task(config: DictConfig) -> float | None:
@@ -128,15 +150,24 @@ def rollout(arguments: list[str]) -> int:
 
 
 def list_choices(arguments: list[str]) -> int:
-    """`rlrun list [GROUP]`: the choices of the groups, one line each."""
-    known = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-    for name in arguments:
+    """`rlrun list [GROUP ...] [--config-dir DIR]`: the choices of the groups, one line each."""
+    roots, names = [conf_dir()], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in CONFIG_DIR_FLAGS:
+            roots.append(Path(next(rest, "")))
+            if not roots[-1].is_dir() or not roots[-1].name:
+                raise ConfigError(f"{argument} needs a folder that holds groups; got {roots[-1]}.")
+        else:
+            names.append(argument)
+    known = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
+    for name in names:
         if name not in known:
             raise ConfigError(f"rlrun list {name}: there is no such group. Groups: {known}.")
-    for name in arguments or LISTED_GROUPS:
+    for name in names or LISTED_GROUPS:
         print(f"{name}:")
-        for path in sorted((conf_dir() / name).rglob("*.yaml")):
-            choice = path.relative_to(conf_dir() / name).with_suffix("").as_posix()
+        choices = {choice: path for root in roots for choice, path in _choices(root / name)}
+        for choice, path in sorted(choices.items()):
             print(f"  {choice:<26} {_first_sentence(path)}")
     return 0
 
@@ -238,9 +269,35 @@ def _silence_hydra() -> None:
 def _search_path(arguments: list[str]) -> list[str]:
     """The user's own groups (--config-dir DIR) as an override, for hints."""
     for option, value in pairwise(arguments):
-        if option in ("--config-dir", "-cd"):
+        if option in CONFIG_DIR_FLAGS:
             return [f"hydra.searchpath=[file://{os.path.abspath(value)}]"]
     return []
+
+
+def _choices(folder: Path) -> list[tuple[str, Path]]:
+    """(name, file) of each choice in a group's folder."""
+    return [
+        (path.relative_to(folder).with_suffix("").as_posix(), path)
+        for path in sorted(folder.rglob("*.yaml"))
+    ]
+
+
+def _list_groups() -> str:
+    lines = ["== Groups: group=choice =="]
+    for folder in sorted(path for path in conf_dir().iterdir() if path.is_dir()):
+        lines.append(f"{folder.name}: {', '.join(name for name, _ in _choices(folder))}")
+    return "\n".join(lines) + "\n"
+
+
+def _unknown_command(name: str, commands: Iterable[str]) -> ConfigError:
+    import difflib
+
+    near = difflib.get_close_matches(name, commands, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return ConfigError(
+        f"There is no command {name!r}.{hint} Commands: {', '.join(commands)}; "
+        f"without one, rlrun trains: rlrun algo=ppo env=cartpole. See rlrun --help."
+    )
 
 
 def _first_sentence(path: Path) -> str:

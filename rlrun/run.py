@@ -98,6 +98,11 @@ class Run:
             run_folder.refuse_taken_folder(self.folder)
             self._write_facts()
         with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
+            if not self.settings.stop:
+                logger.warning(
+                    "No stop rule: this run goes on until Ctrl-C. "
+                    "stop.timesteps_total=100000 would end it."
+                )
             trainer = Trainer(self.parts.trainer)
             try:
                 stop = _StopRules(self.settings.stop, self.parts.trainer.evaluation.interval)

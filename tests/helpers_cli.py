@@ -30,11 +30,6 @@ TIME_LIKE_PARTS = ("time_", "_since_restore", "perf")
 """Keys of a result, and parts of keys, that no two runs have in common."""
 
 
-def broken(reason: str) -> Any:
-    """The mark of a test whose subject does not do this yet; the test says when to take it off."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""

@@ -37,6 +37,7 @@ SIBLINGS = {"algos", "workers"}
 IMPORTS_IN_FUNCTIONS = {
     # A command imports no torch, no Hydra and no msgspec before it needs them.
     "cli": {
+        "difflib",
         "hydra",
         "hydra.core.hydra_config",
         "hydra.errors",

@@ -479,9 +479,42 @@ def test_the_shell_completes_choices_and_keys_without_torch(tmp_path, line, expe
 def test_help_shows_commands_and_keys(rlrun, tmp_path):
     outcome = rlrun("--help")
     assert (outcome.status, outcome.stderr) == (0, "")
-    for word in ("rlrun resume RUN_DIR", "rlrun list", "train_batch_size: "):
+    for word in ("rlrun resume RUN_DIR", "rlrun list", "algo: dqn, ppo", "train_batch_size: "):
         assert word in outcome.stdout
     assert top_folders(tmp_path) == set()
+
+
+def test_help_shows_the_keys_of_what_was_chosen(rlrun):
+    assert "target_network_update_freq: " in rlrun("algo=dqn", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("resum", "Did you mean resume?"), ("train", "Commands: resume, rollout, list")],
+)
+def test_an_unknown_command_is_refused_with_those_that_there_are(rlrun, command, words):
+    assert_refused(rlrun(command, "results/x"), 2, f"no command '{command}'", words)
+
+
+def test_list_shows_the_users_own_choices_and_groups(rlrun, tmp_path):
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "awr.yaml").write_text("# My algorithm. More.\nlr: 1\n")
+    lines = rlrun("list", "algo", "--config-dir", "mine").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["awr", "dqn", "ppo", "rainbow"]
+    assert lines[1].endswith("  My algorithm")
+    assert_refused(rlrun("list", "--config-dir", "nowhere"), 2, "needs a folder")
+
+
+def test_a_run_without_a_stop_rule_says_so(rlrun, monkeypatch):
+    from rlrun.trainer import Trainer
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+    outcome = rlrun()
+    assert outcome.status == 130
+    assert "No stop rule: this run goes on until Ctrl-C" in outcome.stderr
 
 
 def test_list_of_one_group_shows_its_choices_with_a_sentence_each(rlrun):

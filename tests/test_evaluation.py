@@ -381,3 +381,15 @@ def test_evaluation_finds_the_optimal_value_that_training_has_learned():
     # Waiting is worth 0.9 * 3 = 2.7, more than the 1 at once; its return is 3.
     assert metrics["hist_stats"]["episode_reward"] == [3.0] * 6
     assert value == pytest.approx(toy_envs.TwoStepMdp().optimal_value(gamma=0.9), abs=0.25)
+
+
+def test_the_global_worker_is_the_one_that_samples_now():
+    from rlrun.workers.rollout_worker import get_global_worker
+
+    with make(
+        "evaluation.interval=1", "evaluation.duration=1", "env.env_config.terminates_at=2"
+    ) as t:
+        t.train()
+        assert get_global_worker() is evaluation_worker(t)
+        t.workers.sample()
+        assert get_global_worker() is t.workers.local_worker()

@@ -24,6 +24,7 @@ from helpers_cli import (
     top_folders,
 )
 
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
 from rlrun.run import Run
@@ -471,3 +472,27 @@ def test_the_config_of_the_command_and_of_these_tests_is_the_same(tmp_path):
     params = json.loads((tmp_path / "run" / "params.json").read_text())
     assert params == {**tiny_ppo(), "stop": {"training_iteration": 1}}
     assert params != config()
+
+
+class CountsResults(Callbacks):
+    num_results = 0
+
+    def on_train_result(self, *, result, **kwargs):
+        self.num_results += 1
+        result["num_seen"] = self.num_results
+
+    def state_dict(self):
+        return {"num_results": self.num_results}
+
+    def load_state_dict(self, state):
+        self.num_results = state["num_results"]
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_the_state_of_callbacks_goes_on(tmp_path, names):
+    node = {"_target_": f"{__name__}.CountsResults"}
+    plain = tiny_ppo(callbacks=dict.fromkeys(names, node))
+    execute(tmp_path / "run", plain, 2)
+    assert resume(tmp_path / "run", 3)["num_seen"] == 3
+    with pytest.raises(CheckpointError, match="callbacks"):
+        resume(tmp_path / "run", 4, callbacks={str(i): node for i in range(3)})

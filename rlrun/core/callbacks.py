@@ -2,7 +2,7 @@
 
 A hook that nobody overrides costs nothing: `overrides` is asked once, when a run starts.
 Each worker has a copy of the callbacks in its own process; what one process sets on `self`, the
-others do not see. Hooks of the trainer run in the driver.
+others do not see. Hooks of the trainer run in the driver. Checkpoints hold what `state_dict` gives.
 """
 
 from __future__ import annotations
@@ -88,6 +88,14 @@ class Callbacks:
     def on_checkpoint(self, *, trainer: Any, checkpoint_dir: str, **kwargs: Any) -> None:
         """After a checkpoint is complete on disk."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know again (a curriculum's task): numbers, strings, arrays, and
+        lists and dicts of these. Each process saves its own."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+
     def overrides(self, hook: str) -> bool:
         """Whether this object does anything in `hook`."""
         return getattr(type(self), hook) is not getattr(Callbacks, hook)
@@ -101,6 +109,17 @@ class MultiCallbacks(Callbacks):
 
     def overrides(self, hook: str) -> bool:
         return any(callbacks.overrides(hook) for callbacks in self.callbacks)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"chain": [callbacks.state_dict() for callbacks in self.callbacks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["chain"]) != len(self.callbacks):
+            raise ValueError(
+                f"it holds the state of {len(state['chain'])} callbacks, not {len(self.callbacks)}."
+            )
+        for callbacks, of_one in zip(self.callbacks, state["chain"], strict=True):
+            callbacks.load_state_dict(of_one)
 
 
 def _chained(hook: str) -> Any:

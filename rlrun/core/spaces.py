@@ -49,9 +49,10 @@ class Preprocessor:
 class ActionConverter:
     """Turns a policy's actions [N, ...] into what the env takes.
 
-    A bounded Box of floats: with `normalize_actions` the policy acts in [-1, 1], which is stretched
-    to the bounds and clipped there; with `clip_actions` its action is clipped to the bounds.
-    Discrete actions are shifted by the space's start.
+    A Box of floats: with `normalize_actions` the policy acts in [-1, 1] in every dimension that is
+    bounded on both sides, which is stretched to the bounds, and all are clipped at the bounds they
+    have; with `clip_actions` they are only clipped. Discrete actions are shifted by the space's
+    start.
     """
 
     def __init__(self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool) -> None:
@@ -59,18 +60,29 @@ class ActionConverter:
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
             self._convert = lambda actions: actions + space.start
         elif isinstance(space, spaces.Box) and is_float_vector(space):
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            dtype = space.dtype
-            if normalize_actions and space.is_bounded("both"):
-                middle, half = (high + low) / 2, (high - low) / 2
-                self._convert = lambda actions: np.clip(middle + half * actions, low, high).astype(
-                    dtype
-                )
-            elif clip_actions:
-                self._convert = lambda actions: np.clip(actions, low, high).astype(dtype)
+            self._convert = _bounded(space, normalize_actions, clip_actions)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._convert is None else self._convert(actions)
+
+
+def _bounded(
+    space: spaces.Box, normalize: bool, clip: bool
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    is_finite = np.isfinite(low), np.isfinite(high)
+    if not (normalize or clip) or not np.any(is_finite):
+        return None
+    is_stretched = is_finite[0] & is_finite[1] & normalize
+    start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
+    middle, half = (end + start) / 2, (end - start) / 2
+
+    def convert(actions: np.ndarray) -> np.ndarray:
+        stretched = middle + half * actions
+        # A quarter of the time of np.clip.
+        return np.minimum(np.maximum(stretched, low), high).astype(space.dtype)
+
+    return convert
 
 
 def _is_image(space: spaces.Box) -> bool:

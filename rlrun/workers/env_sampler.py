@@ -26,6 +26,9 @@ logger = logging.getLogger("rlrun.workers")
 PHASES = ("raw_obs_processing", "inference", "action_processing", "env_wait", "env_render")
 """Where the time of a vector step goes, by the classic names; nothing is rendered in training."""
 
+MAX_REPLAY_STEPS = 100_000
+"""Longer episodes are not kept for replay: on resume they are cut, and the log says so."""
+
 
 class EnvSampler:
     """Steps the envs of one worker with its policy. Lives as long as the worker."""
@@ -239,12 +242,13 @@ class EnvSampler:
         return next_obs
 
     def _forget_old_actions(self) -> None:
-        longest = int(self._lengths.max())
+        longest = min(int(self._lengths.max()), MAX_REPLAY_STEPS)
         del self._actions_taken[: len(self._actions_taken) - longest]
 
     def _actions_since_start(self, env_index: int) -> list[np.ndarray]:
         length = int(self._lengths[env_index])
-        return self._actions_taken[len(self._actions_taken) - length :] if length else []
+        is_kept = 0 < length <= MAX_REPLAY_STEPS
+        return self._actions_taken[len(self._actions_taken) - length :] if is_kept else []
 
     def _restore_envs(self, state: dict[str, Any]) -> np.ndarray:
         """Replay the running episodes; returns the mask of envs that came out elsewhere."""
@@ -259,7 +263,8 @@ class EnvSampler:
             self._actions_taken = _by_step(actions)
             for i, end in enumerate(replayed):
                 cut[i] = end is None or not (
-                    end[1] == state["returns"][i]
+                    len(actions[i]) == state["lengths"][i]
+                    and end[1] == state["returns"][i]
                     and np.array_equal(
                         self.preprocessor.single(end[0])[0], state["unfiltered"][i], equal_nan=True
                     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
     if IMPORT_PATH.fullmatch(config.id):
         env_class = import_object(config.id, "env.id")
         _check_class(env_class, gym.Env, f"env.id={config.id}")
+        try:
+            inspect.signature(env_class).bind(**arguments)
+        except TypeError as error:
+            raise ConfigError(
+                f"env.env_config={arguments}: {env_class.__name__}: {error}"
+            ) from error
         env = _construct(config, lambda: env_class(**arguments))
         if config.horizon is not None:
             env = gym.wrappers.TimeLimit(env, config.horizon)

@@ -40,12 +40,14 @@ class RemotePool:
             resources=resources.custom_resources_per_worker or None,
         )(_Actor)
         threads = max(int(resources.num_cpus_per_worker), 1)
+        self._unconfirmed: list[tuple[int, Any]] = []
         self.actors = [
             actor_class.remote(ray.cloudpickle.dumps(make), index, _driver_path(), threads)
             for index in range(1, num_workers + 1)
         ]
         try:
-            self._get([actor.make_worker.remote() for actor in self.actors], CREATION_TIMEOUT_S)
+            made = [actor.make_worker.remote() for actor in self.actors]
+            self._get(list(enumerate(made)), CREATION_TIMEOUT_S)
         except BaseException:
             # Actors that were made would keep their CPUs.
             for actor in self.actors:
@@ -54,26 +56,28 @@ class RemotePool:
 
     def call_all(self, method: str, *args: Any) -> list[Any]:
         """`method(*args)` of every worker at once; their results in order. Raises WorkerError."""
-        return self._get([actor.call.remote(method, *args) for actor in self.actors])
+        return self.call_each(method, [args] * len(self.actors))
 
     def call_each(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """`method(*arguments[i])` of the i-th worker, at once; their results in order."""
-        return self._get(
-            [
-                actor.call.remote(method, *args)
-                for actor, args in zip(self.actors, arguments, strict=True)
-            ]
-        )
+        refs = [
+            actor.call.remote(method, *args)
+            for actor, args in zip(self.actors, arguments, strict=True)
+        ]
+        return self._confirmed(list(enumerate(refs)))
 
     def call(self, position: int, method: str, *args: Any) -> Any:
         """`method(*args)` of one worker."""
-        return self._get([self.actors[position].call.remote(method, *args)], first=position)[0]
+        return self._confirmed([(position, self.actors[position].call.remote(method, *args))])[0]
 
     def send_all(self, method: str, *args: Any) -> None:
-        """Tell every worker `method(*args)` without waiting; large arguments travel once."""
+        """Tell every worker `method(*args)` without waiting; large arguments travel once.
+
+        If a worker fails in it, the next call says so.
+        """
         shared = [self._ray.put(arg) for arg in args]
-        for actor in self.actors:
-            actor.call.remote(method, *shared)
+        for position, actor in enumerate(self.actors):
+            self._unconfirmed.append((position, actor.call.remote(method, *shared)))
 
     def stop(self) -> None:
         """Close the workers and end their processes."""
@@ -85,9 +89,15 @@ class RemotePool:
             self._ray.kill(actor)
         self.actors = []
 
-    def _get(self, refs: list[Any], timeout_s: float | None = None, first: int = 0) -> list[Any]:
+    def _confirmed(self, calls: list[tuple[int, Any]]) -> list[Any]:
+        """The results of `calls`, if all that was sent before was done."""
+        sent, self._unconfirmed = self._unconfirmed, []
+        return self._get([*sent, *calls])[len(sent) :]
+
+    def _get(self, calls: list[tuple[int, Any]], timeout_s: float | None = None) -> list[Any]:
+        """Results of (position of the worker, reference). Raises WorkerError, ResourceError."""
         results = []
-        for position, ref in enumerate(refs, start=first):
+        for position, ref in calls:
             try:
                 results.append(self._ray.get(ref, timeout=timeout_s))
             except self._ray.exceptions.RayTaskError as error:
@@ -134,10 +144,22 @@ def _driver_path() -> list[str]:
     return [path for path in (os.getcwd(), *sys.path) if path]
 
 
+_connection: tuple[str | None, int | None] | None = None
+"""resources.ray_address and ray_num_cpus by which this process has been connected to Ray here."""
+
+
 def _connect(resources: Resources) -> Any:
+    global _connection
     import ray
 
+    asked = (resources.ray_address, resources.ray_num_cpus)
     if ray.is_initialized():
+        if asked not in ((None, None), _connection):
+            raise ResourceError(
+                f"resources.ray_address={asked[0]} and resources.ray_num_cpus={asked[1]} cannot be "
+                f"used: this process is connected to Ray already. Leave both null to use that, or "
+                f"call ray.shutdown() before."
+            )
         return ray
     auth_mode = os.environ.get("RAY_AUTH_MODE")
     with warnings.catch_warnings():
@@ -159,6 +181,7 @@ def _connect(resources: Resources) -> Any:
             # A local ray.init leaves this behind, and it would change later connections.
             if auth_mode is None:
                 os.environ.pop("RAY_AUTH_MODE", None)
+    _connection = asked
     return ray
 
 

@@ -31,7 +31,8 @@ _global_worker: RolloutWorker | None = None
 
 
 def get_global_worker() -> RolloutWorker:
-    """The rollout worker of this process that was made last, for user code deep inside an env.
+    """The rollout worker of this process that samples now, for user code deep inside an env; the
+    one that was made last before any has sampled.
 
     Raises RuntimeError where there is none.
     """
@@ -93,7 +94,6 @@ class RolloutWorker:
         spaces_of_env: Spaces | None = None,
         policy: Policy | None = None,
     ) -> None:
-        global _global_worker
         self.config = config
         self.worker_index = worker_index
         self.num_workers = config.num_workers
@@ -141,13 +141,14 @@ class RolloutWorker:
         )
         self._trajectories = _Trajectories(config.algorithm)
         self.sampler = self._make_sampler() if self.env is not None else None
-        _global_worker = self
+        self._become_global()
 
     # Sampling
 
     def sample(self) -> Sample:
         """One fragment (or enough whole episodes) of every env, postprocessed."""
         assert self.sampler is not None
+        self._become_global()
         policy = self.policy_map[DEFAULT_POLICY_ID]
         policy.resample_noise(self.rng)
         num_steps = self.algorithm.fragment_length(self.num_workers)
@@ -181,6 +182,7 @@ class RolloutWorker:
         """
         assert self.sampler is not None
         assert self.env is not None
+        self._become_global()
         num_envs = self.env.num_envs
         seed = seeding.integer_seed(self.config.seed, self.purpose, evaluation_round)
         # Each round has its own streams, so that no state of evaluation needs to be saved.
@@ -296,6 +298,10 @@ class RolloutWorker:
         """function(worker, *args), here."""
         return function(self, *args)
 
+    def _become_global(self) -> None:
+        global _global_worker
+        _global_worker = self
+
     # State
 
     def state_dict(self) -> dict[str, Any]:
@@ -307,6 +313,9 @@ class RolloutWorker:
             "filter": self.filter.state_dict(),
             "trajectories": self._trajectories.state_dict(),
             "sampler": None if self.sampler is None else self.sampler.state_dict(),
+            "callbacks": self.callbacks.state_dict(),
+            # The driver's own belong to the trainer.
+            "process_rng": seeding.process_rng_state() if self.worker_index > 0 else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -319,6 +328,9 @@ class RolloutWorker:
             cut = self.sampler.load_state_dict(state["sampler"])
             self._trajectories.truncate(cut)
         self.rng.bit_generator.state = state["rng"]
+        self.callbacks.load_state_dict(state["callbacks"])
+        if self.worker_index > 0:
+            seeding.restore_process_rng_state(state["process_rng"])
 
     def stop(self) -> None:
         """Close the envs."""

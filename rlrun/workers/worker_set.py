@@ -180,6 +180,7 @@ class WorkerSet:
             self._local.load_state_dict(state["local"])
             return
         self._local.filter.load_state_dict(state["local"]["filter"])
+        self._local.callbacks.load_state_dict(state["local"]["callbacks"])
         known = state["remote"][: self.num_workers]
         if len(state["remote"]) != self.num_workers:
             logger.warning(

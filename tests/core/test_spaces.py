@@ -163,9 +163,16 @@ def test_unbounded_actions_are_not_stretched(normalize_actions):
 
 def test_actions_of_a_half_bounded_box_are_clipped_at_its_one_bound():
     space = spaces.Box(0, np.inf, (2,), np.float32)
-    for normalize_actions in (False, True):
-        convert = ActionConverter(space, normalize_actions=normalize_actions, clip_actions=True)
+    for settings in ((True, False), (False, True)):
+        convert = ActionConverter(space, normalize_actions=settings[0], clip_actions=settings[1])
         np.testing.assert_array_equal(convert(np.array([[-3.0, 70.0]], np.float32)), [[0.0, 70.0]])
+
+
+def test_only_dimensions_bounded_on_both_sides_are_stretched():
+    space = spaces.Box(np.array([0, 0], np.float32), np.array([10, np.inf], np.float32))
+    convert = ActionConverter(space, normalize_actions=True, clip_actions=False)
+    given = convert(np.array([[0.5, 0.5], [-9.0, -9.0]], np.float32))
+    np.testing.assert_allclose(given, [[7.5, 0.5], [0.0, 0.0]])
 
 
 @pytest.mark.parametrize("start", [0, 5, -2])

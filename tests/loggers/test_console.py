@@ -305,12 +305,13 @@ def test_a_closed_stdout_quiets_the_console_only(
     assert (tmp_path / "output.txt").read_text().count("iter") == 1
 
 
-def test_no_stdout_at_all_is_fine(make_run, make_result, clock, monkeypatch):
+def test_no_stdout_at_all_is_fine(make_run, make_result, clock, monkeypatch, caplog):
     monkeypatch.setattr(sys, "stdout", None)
     logger = ConsoleLogger()
     logger.start(make_run())
     logger.log_result(make_result(1))
     logger.close("finished")
+    assert "went quiet" not in caplog.text
 
 
 def test_an_error_that_is_not_the_outputs_is_raised(make_run, make_result, clock):

@@ -335,3 +335,19 @@ def test_training_goes_on_after_a_cut(tmp_path, caplog):
     # 12 steps gave each env one episode of 10; two steps were cut; 12 more gave one more each.
     assert (result["episodes_total"], result["episodes_this_iter"]) == (8, 4)
     assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["vf_loss"])
+
+
+def test_an_episode_too_long_to_be_replayed_is_cut(make_worker, carry_over, caplog, monkeypatch):
+    from rlrun.workers import env_sampler
+
+    monkeypatch.setattr(env_sampler, "MAX_REPLAY_STEPS", 20)
+    worker, restored = (make_worker("Pendulum-v1", num_envs=1, fragment=10) for _ in range(2))
+    for _ in range(2):
+        worker.sample()
+    carry_over(worker, restored)
+    assert not caplog.records
+    worker.sample()
+    assert len(worker.sampler._actions_taken) == 20
+    with caplog.at_level(logging.WARNING):
+        carry_over(worker, restored)
+    assert "cut as truncated after 30 steps" in caplog.text

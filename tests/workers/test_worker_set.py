@@ -413,6 +413,38 @@ def test_more_workers_than_the_cluster_has_cpus_are_refused_at_once():
         make("CartPole-v1", "resources.num_workers=5")
 
 
+def test_a_message_that_nobody_waited_for_fails_the_next_call_by_the_workers_name(trainer):
+    pool = trainer.workers._pool
+    pool.send_all("set_weights", {"no_such_policy": {}}, None)
+    with pytest.raises(WorkerError, match=r"Worker 1 failed: KeyError: 'no_such_policy'"):
+        trainer.workers.sample()
+    assert len(trainer.workers.sample()) == 1
+
+
+def test_another_ray_than_the_one_there_is_refused():
+    with pytest.raises(ResourceError, match=r"ray_num_cpus=2.*connected to Ray already"):
+        make("CartPole-v1", *TWO_WORKERS, "resources.ray_num_cpus=2")
+
+
+def test_process_wide_generators_of_remote_workers_go_on_after_a_resume(tmp_path):
+    def draw(worker):
+        import random
+
+        import torch
+
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    with make("CartPole-v1", *TWO_WORKERS) as first:
+        first.train()
+        first.workers.foreach_worker(draw)
+        checkpoint = first.save(tmp_path)
+        expected = first.workers.foreach_worker(draw)
+    with make("CartPole-v1", *TWO_WORKERS) as second:
+        assert second.workers.foreach_worker(draw) != expected
+        second.restore(checkpoint)
+        assert second.workers.foreach_worker(draw) == expected
+
+
 # Without remote workers
 
 WITHOUT_RAY = """
