@@ -217,7 +217,8 @@ def execute(run: Any) -> int:
     try:
         run.execute()
     except (ConfigError, MissingExtraError, ResourceError):
-        _remove_if_unused(run.folder)
+        if run.is_folder_mine:
+            _remove_if_unused(run.folder)
         raise
     if run.status == "interrupted":
         print(f"Interrupted. Go on with: rlrun resume {_shortest(run.folder)}", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -95,6 +96,8 @@ def build(node: Any, key: str, *, target: Any = None, kind: type | None = None) 
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key}={node!r} must be a mapping with the key _target_.")
     arguments = {name: value for name, value in node.items() if name != "_target_"}
+    if "_target_" in node and target is not None:
+        raise ConfigError(f"{key}._target_ may not be set: {key} is always {target.__name__}.")
     if "_target_" in node:
         target = import_object(str(node["_target_"]), f"{key}._target_")
         _check_kind(target, kind, key)
@@ -137,13 +140,15 @@ def check_arguments(
 def convert(value: Any, annotation: Any, key: str) -> Any:
     """`value` as the annotated type (an int may stand for a float, nothing else is changed).
 
-    Annotations that have no counterpart in YAML pass anything, but a mapping with `_target_` is
-    built. Raises ConfigError.
+    A mapping with `_target_` becomes an object only where the annotation names a class, which it
+    must be a subclass of. Annotations that have no counterpart in YAML pass anything. Raises
+    ConfigError.
     """
     import msgspec
 
-    if isinstance(value, Mapping) and "_target_" in value:
-        return build(value, key)
+    kind = _class_in(annotation)
+    if kind is not None and isinstance(value, Mapping) and "_target_" in value:
+        return build(value, key, kind=kind)
     plain = _plain_annotation(annotation)
     if plain is None:
         return value
@@ -243,16 +248,27 @@ def _plain_annotation(annotation: Any) -> Any:
         return annotation
     if origin in (list, dict, tuple):
         return annotation if all(_plain_annotation(a) is not None for a in arguments) else origin
-    if origin is typing.Union or type(annotation).__name__ == "UnionType":
-        plain = [_plain_annotation(a) for a in arguments if not _is_callable(a)]
+    if _is_union(annotation):
+        plain = [_plain_annotation(a) for a in arguments if not _is_class(a)]
         if any(p is None for p in plain):
             return None
         return typing.Union[tuple(plain)]  # noqa: UP007
     return None
 
 
-def _is_callable(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is not None and "Callable" in str(annotation)
+def _is_class(annotation: Any) -> bool:
+    no_classes = (*PLAIN_TYPES, list, dict, tuple, Any)
+    return isinstance(annotation, type) and annotation not in no_classes
+
+
+def _class_in(annotation: Any) -> type | None:
+    """The class of objects that the annotation, or one part of a union, names."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    return next((part for part in parts if _is_class(part)), None)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _describe(annotation: Any) -> str:
@@ -270,7 +286,7 @@ def _describe(annotation: Any) -> str:
     if origin is dict:
         return "a mapping"
     if arguments:
-        return " or ".join(_describe(a) for a in arguments if not _is_callable(a))
+        return " or ".join(_describe(a) for a in arguments if not _is_class(a))
     return "another type"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
@@ -43,6 +43,24 @@ class EvaluationConfig:
             raise ConfigError(f"evaluation.duration={self.duration} must be at least 1.")
         if self.num_workers < 0:
             raise ConfigError(f"evaluation.num_workers={self.num_workers} must be at least 0.")
+        unused = set(self.config.get("algo") or {}) - {"num_envs_per_worker"}
+        if unused:
+            raise ConfigError(
+                f"evaluation.config.algo.{min(unused)} has no effect on evaluation workers. "
+                f"Allowed below 'evaluation.config.algo': num_envs_per_worker."
+            )
+        if self.custom_eval_function is not None and not callable(self.custom_function()):
+            raise ConfigError(
+                f"evaluation.custom_eval_function={self.custom_eval_function} must be a function "
+                f"of (trainer, workers) that returns a dict of metrics."
+            )
+
+    def custom_function(self) -> Callable[..., Any] | None:
+        """The function that `custom_eval_function` names. Raises ConfigError."""
+        if self.custom_eval_function is None:
+            return None
+        found = import_object(self.custom_eval_function, "evaluation.custom_eval_function")
+        return cast(Callable[..., Any], found)
 
 
 class Evaluation:
@@ -56,11 +74,7 @@ class Evaluation:
         self._worker_config = worker_config
         self._resources = resources
         self._workers: WorkerSet | None = None
-        self._custom: Callable[..., Any] | None = None
-        if config.custom_eval_function is not None:
-            self._custom = import_object(
-                config.custom_eval_function, "evaluation.custom_eval_function"
-            )
+        self._custom = config.custom_function()
 
     def workers(self, policies: dict[str, Policy]) -> WorkerSet:
         """The evaluation workers; a local one shares the policies."""
@@ -101,7 +115,7 @@ class Evaluation:
 
     def unknown(self) -> dict[str, Any]:
         """The metrics' names with nan, for results before the first evaluation."""
-        return {**summarize_episodes([], 0), "timesteps_this_iter": 0}
+        return {**summarize_episodes([], []), "timesteps_this_iter": 0}
 
     def stop(self) -> None:
         """End the evaluation workers."""
@@ -116,4 +130,4 @@ class Evaluation:
             None if by_episodes else self.config.duration,
         )
         episodes = workers.take_metrics()
-        return {**summarize_episodes(episodes, len(episodes)), "timesteps_this_iter": env_steps}
+        return {**summarize_episodes(episodes, episodes), "timesteps_this_iter": env_steps}

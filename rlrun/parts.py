@@ -64,6 +64,12 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
             f"resources.num_gpus_per_worker={resources.num_gpus_per_worker:g} is for remote "
             f"workers, and resources.num_workers=0. Use resources.num_gpus for this process."
         )
+    num_remote = resources.num_workers + evaluation.num_workers
+    if resources.ray_address is not None and not num_remote:
+        raise ConfigError(
+            f"resources.ray_address={resources.ray_address} is for remote workers, and "
+            f"resources.num_workers=0. Set resources.num_workers, or leave the address null."
+        )
     if resources.num_gpus_per_worker and not resources.fake_gpus:
         worker = replace(worker, device="cuda")
     overridden = _with_overrides(plain, evaluation.config)

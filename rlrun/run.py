@@ -52,6 +52,8 @@ class Run:
         self.reached_pass_mark = False
         self.command = sys.argv
         """What was typed to start this; it is written down."""
+        self.is_folder_mine = False
+        """Whether this run has begun to write there."""
         self._signal: int | None = None
         self._restored_from: Path | None = None
 
@@ -96,6 +98,7 @@ class Run:
         is_fresh = self._restored_from is None
         if is_fresh:
             run_folder.refuse_taken_folder(self.folder)
+            self.is_folder_mine = True
             self._write_facts()
         with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
             if not self.settings.stop:

@@ -26,7 +26,7 @@ from rlrun.core.checkpoint import checkpoint_name, load_checkpoint, save_checkpo
 from rlrun.core.errors import CheckpointError, RlrunError
 from rlrun.core.metrics import EpisodeWindow, Timers
 from rlrun.core.policy import Policy
-from rlrun.core.resources import Resources, learner_device
+from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
@@ -62,6 +62,7 @@ class Trainer:
         self.workers = WorkerSet(
             config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
         )
+        cap_gpu_memory(resources, device)
         local = self.workers.local_worker()
         # The workers' copy of the algorithm stays a bundle of hyperparameters.
         algorithm = copy.copy(config.worker.algorithm)
@@ -185,7 +186,7 @@ class Trainer:
     def _learner_info(self, metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         learner = {}
         for policy_id, algorithm in self.algorithms.items():
-            raw = dict(metrics.get(policy_id, {}))
+            raw = dict(metrics.get(policy_id) or algorithm.unknown_metrics())
             learner[policy_id] = {
                 "custom_metrics": raw.pop("custom_metrics", {}),
                 "learner_stats": _summarize(raw),
@@ -233,7 +234,8 @@ class Trainer:
     ) -> Any:
         """Env actions for several raw observations: a list gives an array [N, ...], a dict (by
         agent) a dict. With `full_fetch` also the extras by column name."""
-        self.policies[policy_id]
+        if policy_id not in self.policies:
+            raise KeyError(f"There is no policy {policy_id!r}; there are {list(self.policies)}.")
         by_agent = isinstance(observations, dict)
         rows = list(observations.values()) if by_agent else list(observations)
         actions, extras = self.workers.local_worker().compute_actions(

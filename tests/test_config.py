@@ -140,16 +140,42 @@ def test_values_of_another_type_are_refused_with_key_value_and_what_is_allowed(
     assert message.startswith(f"spoon.handle.size={shown} must be {allowed}: ")
 
 
-def test_a_value_with_a_target_becomes_its_object_wherever_it_stands():
+def test_a_value_with_a_target_becomes_its_object_only_where_the_annotation_names_its_class():
     node = {"_target_": SPOON, "length": 2}
-    assert convert(node, float, "drawer.left") == Spoon(length=2.0)
-    assert convert(node, Any, "drawer.left") == Spoon(length=2.0)
+    assert convert(node, Spoon, "drawer.left") == Spoon(length=2.0)
+    assert convert(node, float | Spoon | None, "drawer.left") == Spoon(length=2.0)
+    for annotation in (Any, dict[str, Any]):
+        assert convert(node, annotation, "drawer.left") == node
+    with pytest.raises(ConfigError, match="must be a number"):
+        convert(node, float, "drawer.left")
+    with pytest.raises(
+        ConfigError, match=r"drawer\.left\._target_=Spoon must be a subclass of .*Picky"
+    ):
+        convert(node, float | Picky, "drawer.left")
+
+
+@pytest.mark.parametrize(
+    "key", ["algo__gamma", "env__id", "seed", "evaluation__interval", "resources__num_workers"]
+)
+def test_nothing_runs_that_a_value_names(key, tmp_path):
+    """A config from elsewhere (a checkpoint's, say) must not open files or start programs."""
+    victim = tmp_path / "victim"
+    node = {"_target_": "logging.FileHandler", "filename": str(victim), "mode": "w"}
+    assert refusal(**{key: node})
+    read(env__env_config=node)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("group", ["resources", "env", "evaluation"])
+def test_groups_of_one_class_take_no_other(group):
+    words = refusal(**{group: {**shared_base("ppo")[group], "_target_": SPOON}})
+    assert f"{group}._target_ may not be set" in words
 
 
 def test_a_nested_target_names_its_full_key_in_errors():
     node = {"_target_": SPOON, "length": 2, "num_holes": 1.5}
     with pytest.raises(ConfigError, match=r"^drawer\.left\.num_holes=1\.5 must be a whole number"):
-        convert(node, float, "drawer.left")
+        convert(node, Spoon, "drawer.left")
 
 
 # Building
@@ -592,3 +618,36 @@ def test_callables_without_annotations_take_any_value():
 
     function: Callable[..., Any] = plain_function
     assert build({"a": [1]}, "call", target=function) == ([1], 2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("ConstantSchedule", {"value": -1.0}),
+        ("LinearSchedule", {"initial": 1.0, "final": -0.1, "timesteps": 10}),
+        ("PiecewiseSchedule", {"points": [[0, 1.0], [5, -2.0]]}),
+        (
+            "ExponentialSchedule",
+            {"initial": -1.0, "decay_rate": 0.5, "decay_timesteps": 5, "minimum": -3.0},
+        ),
+    ],
+)
+def test_every_value_of_a_schedule_must_be_in_range(schedule, values):
+    node = {"_target_": f"rlrun.core.schedules.{schedule}", **values}
+    assert "must be at least 0 at every timestep" in refusal(algo__entropy_coeff=node)
+
+
+def test_an_evaluation_function_that_is_none_is_refused():
+    words = refusal(evaluation__custom_eval_function="math.pi")
+    assert "evaluation.custom_eval_function=math.pi must be a function" in words
+
+
+def test_settings_without_effect_are_refused():
+    assert "evaluation.config.algo.lr has no effect" in refusal(
+        evaluation__config={"algo": {"lr": 1}}
+    )
+    assert "ray_address=auto is for remote workers" in refusal(resources__ray_address="auto")
+    words = refusal(
+        resources__ray_address="auto", resources__ray_num_cpus=2, resources__num_workers=1
+    )
+    assert "resources.ray_num_cpus=2 is for a local Ray" in words

@@ -393,3 +393,27 @@ def test_the_global_worker_is_the_one_that_samples_now():
         assert get_global_worker() is evaluation_worker(t)
         t.workers.sample()
         assert get_global_worker() is t.workers.local_worker()
+
+
+def test_noisy_layers_draw_noise_of_evaluations_own_where_it_explores():
+    def q_values_seen(trainer):
+        seen = []
+        act = type(trainer.get_policy()).act
+
+        def record(policy, obs, explore=True):
+            dist, extras = act(policy, np.zeros_like(obs), explore)
+            seen.append(dist.inputs[0].copy())
+            return dist, extras
+
+        evaluation_worker(trainer).sampler.policy.act = record.__get__(trainer.get_policy())
+        trainer.evaluate()
+        return np.array(seen)
+
+    explores = "evaluation.config.explore=true"
+    overrides = ["evaluation.duration=6", "evaluation.duration_unit=timesteps", explores]
+    with make(*overrides, algo="rainbow") as trainer:
+        before = [noise.clone() for noise in trainer.get_policy().get_noise()]
+        rows = q_values_seen(trainer)
+        assert len(np.unique(rows, axis=0)) == len(rows) > 1
+        for noise, then in zip(trainer.get_policy().get_noise(), before, strict=True):
+            np.testing.assert_array_equal(noise, then)

@@ -414,6 +414,16 @@ def test_termination_ends_a_run_in_the_same_way(tmp_path):
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
 
 
+def test_termination_ends_a_run_with_ray_workers_in_the_same_way(tmp_path):
+    child = Child(tmp_path, *ENDLESS, "resources.num_workers=1", "resources.ray_num_cpus=1")
+    child.wait_for_result(tmp_path / "run", 2)
+    child.signal(signal.SIGTERM)
+    outcome = child.wait()
+    assert outcome.status == 143
+    assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume run\n")
+    assert len(list_checkpoints(tmp_path / "run")) >= 1
+
+
 SLOW_ENV = """
 import gymnasium
 import numpy as np

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 import signal
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 from rlrun.core import checkpoint
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
 from rlrun.loggers.base import Logger, RunInfo, flatten, lookup
-from rlrun.run import Run, with_seed
+from rlrun.run import Run, make_trainer, with_seed
 
 COUNTING = ("env=gym", "env.id=toy_envs.CountingEnv", "env.env_config.terminates_at=5")
 """Episodes of five steps with a return of 1 + 2 + 3 + 4 + 5 = 15."""
@@ -458,3 +459,28 @@ def test_results_are_flat_in_the_csv_even_where_a_key_comes_later(tmp_path):
     assert [row["evaluation/episode_reward_mean"] for row in rows] == ["", "15.0", ""]
     numbers = flatten(results_of(tmp_path / "run")[0])
     assert {"timesteps_total", "counters/num_env_steps_trained"} <= numbers.keys() & rows[0].keys()
+
+
+def test_learner_statistics_have_their_names_before_the_first_update():
+    overrides = ["algo.learning_starts=250", "algo.timesteps_per_iteration=200"]
+    with make_trainer("dqn", env="cartpole", overrides=overrides, seed=1) as trainer:
+        before, after = (
+            trainer.train()["info"]["learner"]["default_policy"]["learner_stats"] for _ in range(2)
+        )
+    assert before.keys() == after.keys()
+    assert all(math.isnan(value) for value in before.values())
+    assert not any(math.isnan(value) for value in after.values())
+
+
+def test_a_refused_run_leaves_another_runs_files_alone(tmp_path, monkeypatch):
+    from rlrun import cli
+
+    first = Run(tiny_ppo(stop={"training_iteration": 1}), tmp_path / "run")
+    first.execute()
+    (tmp_path / "run" / "result.json").write_text("")
+    for folder in (tmp_path / "run").glob("checkpoint_*"):
+        shutil.rmtree(folder)
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ConfigError, match="holds a run already"):
+        cli.execute(Run(tiny_ppo(), tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before

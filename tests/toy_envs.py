@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -272,3 +273,22 @@ class TwoStepMdp(gym.Env):
 
     def _observation(self) -> np.ndarray:
         return np.eye(2, dtype=np.float32)[self.state]
+
+
+class ImageEnv(CountingEnv):
+    """Counts, and shows 12 x 12 grey pixels as bright as the step is late."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.observation_space = spaces.Box(0, 255, (12, 12), np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        return np.full((12, 12), self.steps % 256, np.uint8)
+
+
+class StuckEnv(CountingEnv):
+    """Never comes back from its first step."""
+
+    def step(self, action: Any) -> Step:
+        while True:
+            time.sleep(1.0)

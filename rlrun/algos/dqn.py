@@ -279,6 +279,10 @@ class DQN(Algorithm):
             if "noise" not in name:
                 self.target.get_buffer(name).copy_(buffer)
 
+    def unknown_metrics(self) -> dict[str, Any]:
+        numbers = dict.fromkeys(("total_loss", "grad_norm", "cur_lr"), float("nan"))
+        return numbers | {name: np.array([np.nan]) for name in ("q", "td_error")}
+
     def stats(self) -> dict[str, Any]:
         return {
             "num_target_updates": self.num_target_updates,

@@ -147,6 +147,11 @@ class Algorithm:
 
         return build_trainer(self, env, overrides, **settings)
 
+    def unknown_metrics(self) -> dict[str, Any]:
+        """What stands in results before the first learn(): its names with nan, where an algorithm
+        samples for a while first."""
+        return {}
+
     def stats(self) -> dict[str, Any]:
         """Numbers about the learner for each result, beside what learn() gives."""
         return {}

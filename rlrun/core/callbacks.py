@@ -2,7 +2,8 @@
 
 A hook that nobody overrides costs nothing: `overrides` is asked once, when a run starts.
 Each worker has a copy of the callbacks in its own process; what one process sets on `self`, the
-others do not see. Hooks of the trainer run in the driver. Checkpoints hold what `state_dict` gives.
+others do not see. Hooks of the trainer run in the driver. Local evaluation calls the same object:
+`worker.config.in_evaluation` tells. Checkpoints hold what `state_dict` gives.
 """
 
 from __future__ import annotations

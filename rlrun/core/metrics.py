@@ -18,21 +18,23 @@ SMOOTHING_EPISODES = 100
 NAN = float("nan")
 
 
-def summarize_episodes(window: Sequence[EpisodeReport], num_new: int) -> dict[str, Any]:
+def summarize_episodes(
+    window: Sequence[EpisodeReport], new: Sequence[EpisodeReport]
+) -> dict[str, Any]:
     """episode_reward_*, episode_len_mean, custom_metrics and hist_stats of `window`.
 
-    `num_new` of the window's last episodes are new in this iteration. Unknown values are nan, so
-    that every key is there from the first iteration on.
+    Returns and lengths are those of `window`, custom metrics and the rest those of the `new`
+    episodes of this iteration. Unknown values are nan, so that every key is there from the first
+    iteration on.
     """
     rewards = [episode.total_reward for episode in window]
     lengths = [episode.length for episode in window]
-    new = list(window)[len(window) - min(num_new, len(window)) :]
     return {
         "episode_reward_max": max(rewards, default=NAN),
         "episode_reward_min": min(rewards, default=NAN),
         "episode_reward_mean": float(np.mean(rewards)) if rewards else NAN,
         "episode_len_mean": float(np.mean(lengths)) if lengths else NAN,
-        "episodes_this_iter": num_new,
+        "episodes_this_iter": len(new),
         "custom_metrics": _summarize_custom_metrics(new),
         "hist_stats": {
             "episode_reward": rewards,
@@ -77,11 +79,10 @@ class EpisodeWindow:
         self.episodes_total = 0
 
     def add(self, episodes: Sequence[EpisodeReport]) -> dict[str, Any]:
-        """Count new episodes and summarise the window, which always holds all new ones."""
+        """Count new episodes; returns and lengths of the window, custom metrics of the new."""
         self.episodes_total += len(episodes)
-        window = [*self.episodes, *episodes][-max(self.size, len(episodes)) :]
         self.episodes.extend(episodes)
-        return summarize_episodes(window, len(episodes))
+        return summarize_episodes(self.episodes, episodes)
 
     def state_dict(self) -> dict[str, Any]:
         return {

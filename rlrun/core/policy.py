@@ -41,6 +41,16 @@ class Policy(nn.Module):
         for layer in self.noisy_layers:
             layer.resample_noise(rng)
 
+    def get_noise(self) -> list[torch.Tensor]:
+        """Copies of the noise of every noisy layer."""
+        return [n.clone() for layer in self.noisy_layers for n in (layer.noise_in, layer.noise_out)]
+
+    def set_noise(self, noise: list[torch.Tensor]) -> None:
+        """Put back what `get_noise` gave."""
+        present = [n for layer in self.noisy_layers for n in (layer.noise_in, layer.noise_out)]
+        for tensor, saved in zip(present, noise, strict=True):
+            tensor.copy_(saved)
+
     @cached_property
     def noisy_layers(self) -> list[NoisyLinear]:
         """All noisy layers."""

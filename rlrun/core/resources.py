@@ -45,6 +45,11 @@ class Resources:
             raise ConfigError(
                 f"resources.num_cpus_for_driver={self.num_cpus_for_driver} must be at least 1."
             )
+        if self.ray_address is not None and self.ray_num_cpus is not None:
+            raise ConfigError(
+                f"resources.ray_num_cpus={self.ray_num_cpus} is for a local Ray, and "
+                f"resources.ray_address={self.ray_address} names a cluster. Leave one of them null."
+            )
         if not self.num_gpus <= 1:
             raise ConfigError(
                 f"resources.num_gpus={self.num_gpus:g}: a learner on several GPUs is not built "
@@ -59,8 +64,18 @@ def learner_device(resources: Resources) -> torch.device:
     if resources.num_gpus == 0 or resources.fake_gpus:
         return torch.device("cpu")
     require_gpu("resources.num_gpus", resources.num_gpus)
-    torch.cuda.set_per_process_memory_fraction(resources.num_gpus)
     return torch.device("cuda")
+
+
+def cap_gpu_memory(resources: Resources, device: torch.device) -> None:
+    """Keep this process within its share of the GPU's memory.
+
+    This wakes CUDA up, after which no process should be forked that uses it as well.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(resources.num_gpus)
 
 
 def require_gpu(key: str, amount: float) -> None:

@@ -7,20 +7,31 @@ them, constant outside), or a node with a `_target_` that names one of the class
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from rlrun.core.errors import ConfigError
 
-Schedule = Callable[[int], float]
+
+class Schedule:
+    """Base of all schedules; subclass it for one of your own."""
+
+    def __call__(self, timestep: int) -> float:
+        """The value after `timestep` env steps."""
+        raise NotImplementedError
+
+    def value_range(self) -> tuple[float, float] | None:
+        """(least, largest) value at any timestep, or None where nobody knows."""
+        return None
+
+
 ScheduleLike = float | list[list[float]] | Schedule
 """What a dataclass field that takes a schedule is annotated with."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConstantSchedule:
+class ConstantSchedule(Schedule):
     """The same value at every timestep."""
 
     value: float
@@ -28,9 +39,12 @@ class ConstantSchedule:
     def __call__(self, timestep: int) -> float:
         return self.value
 
+    def value_range(self) -> tuple[float, float]:
+        return self.value, self.value
+
 
 @dataclass(frozen=True, kw_only=True)
-class PiecewiseSchedule:
+class PiecewiseSchedule(Schedule):
     """Linear between `points` ([timestep, value], timesteps rising), constant outside them."""
 
     points: list[list[float]]
@@ -52,9 +66,13 @@ class PiecewiseSchedule:
         (start, low), (end, high) = self.points[right - 1], self.points[right]
         return low + (high - low) * (timestep - start) / (end - start)
 
+    def value_range(self) -> tuple[float, float]:
+        values = [point[1] for point in self.points]
+        return min(values), max(values)
+
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSchedule:
+class LinearSchedule(Schedule):
     """From `initial` at timestep 0 to `final` at `timesteps`, then constant."""
 
     initial: float
@@ -69,9 +87,12 @@ class LinearSchedule:
         fraction = min(max(timestep / self.timesteps, 0.0), 1.0)
         return self.initial + (self.final - self.initial) * fraction
 
+    def value_range(self) -> tuple[float, float]:
+        return min(self.initial, self.final), max(self.initial, self.final)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialSchedule:
+class ExponentialSchedule(Schedule):
     """`initial` * `decay_rate` ** (timestep / `decay_timesteps`), not below `minimum`."""
 
     initial: float
@@ -90,10 +111,13 @@ class ExponentialSchedule:
         decayed = self.initial * self.decay_rate ** (timestep / self.decay_timesteps)
         return max(decayed, self.minimum)
 
+    def value_range(self) -> tuple[float, float]:
+        return max(min(self.initial, 0.0), self.minimum), max(self.initial, self.minimum)
+
 
 def make_schedule(value: Any) -> Schedule:
     """A callable timestep -> value from any of the YAML forms. Raises ConfigError."""
-    if callable(value):
+    if isinstance(value, Schedule):
         return value
     if isinstance(value, list):
         return PiecewiseSchedule(points=value)
@@ -106,19 +130,17 @@ def make_schedule(value: Any) -> Schedule:
 
 
 def check_schedule_range(name: str, value: Any, *, low: float, high: float = float("inf")) -> None:
-    """Raise ConfigError unless every number that a schedule names lies in [low, high]."""
-    if callable(value):
-        return
+    """Raise ConfigError unless every value of a schedule lies in [low, high]."""
     try:
-        make_schedule(value)
+        schedule = make_schedule(value)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    for number in [point[-1] for point in value] if isinstance(value, list) else [value]:
-        if not low <= number <= high:
-            bounds = f"at least {low:g}"
-            if high != float("inf"):
-                bounds = f"between {low:g} and {high:g}"
-            raise ConfigError(f"{name}={value} must be {bounds} at every timestep.")
+    found = schedule.value_range()
+    if found is not None and not low <= found[0] <= found[1] <= high:
+        bounds = f"at least {low:g}"
+        if high != float("inf"):
+            bounds = f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name}={value} must be {bounds} at every timestep.")
 
 
 def _is_point(point: Any) -> bool:

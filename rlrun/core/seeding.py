@@ -57,7 +57,7 @@ def process_rng_state() -> dict[str, Any]:
         "torch": torch.get_rng_state().numpy().copy(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = [part.numpy().copy() for part in torch.cuda.get_rng_state_all()]
+        state["cuda"] = torch.cuda.get_rng_state().numpy().copy()
     return state
 
 
@@ -79,4 +79,4 @@ def restore_process_rng_state(state: dict[str, Any]) -> None:
     )
     torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.from_numpy(np.array(s)) for s in state["cuda"]])
+        torch.cuda.set_rng_state(torch.from_numpy(np.array(state["cuda"])))

@@ -32,9 +32,9 @@ class Stack:
     def __init__(self, *modules: Any) -> None:
         self.modules: tuple[nn.Module, ...] = modules
         self._layers = _dense_layers(modules)
-        self._first = next((p for module in modules for p in module.parameters()), None)
+        self._parameters = [p for module in self.modules for p in module.parameters()]
         self._act: Forward | None = None
-        self._act_memory = 0
+        self._act_memory: list[int] = []
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, ...] -> [N, ...], differentiable."""
@@ -50,7 +50,7 @@ class Stack:
 
     def act(self, x: np.ndarray) -> np.ndarray:
         """The same for NumPy arrays (float32), without gradients; best for a few rows."""
-        memory = 0 if self._first is None else self._first.data_ptr()
+        memory = [parameter.data_ptr() for parameter in self._parameters]
         if self._act is None or self._act_memory != memory:
             # Parameters get other memory when an optimiser flattens them, or on a device.
             self._act, self._act_memory = self._make_act(), memory
@@ -63,7 +63,9 @@ class Stack:
     def _make_act(self) -> Forward:
         if self._layers is not None and all(map(_suits_numpy, self._layers)):
             return _numpy_forward(self._layers)
-        return _torch_forward(self.modules, self._first)
+        buffers = (buffer for module in self.modules for buffer in module.buffers())
+        some_tensor = next(iter([*self._parameters, *buffers]), torch.empty(0))
+        return _torch_forward(self.modules, some_tensor.device)
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,7 @@ def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
     return forward
 
 
-def _torch_forward(modules: tuple[nn.Module, ...], first: nn.Parameter | None) -> Forward:
-    device = "cpu" if first is None else first.device
-
+def _torch_forward(modules: tuple[nn.Module, ...], device: torch.device) -> Forward:
     def forward(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             y = torch.from_numpy(x).to(device)

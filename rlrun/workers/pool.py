@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -164,6 +166,7 @@ def _connect(resources: Resources) -> Any:
     auth_mode = os.environ.get("RAY_AUTH_MODE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        termination = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=resources.ray_address,
@@ -181,6 +184,9 @@ def _connect(resources: Resources) -> Any:
             # A local ray.init leaves this behind, and it would change later connections.
             if auth_mode is None:
                 os.environ.pop("RAY_AUTH_MODE", None)
+            # Ray's own handler would end the process without a checkpoint.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, termination)
     _connection = asked
     return ray
 

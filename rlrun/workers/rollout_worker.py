@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,10 @@ class RolloutWorker:
             self.preprocessor = Preprocessor(
                 spaces_of_env.original_observation_space, flatten=config.env.flatten_observations
             )
+        if config.env.observation_filter != "NoFilter":
+            # What the policy sees is no image any more.
+            filtered = spaces.Box(-np.inf, np.inf, spaces_of_env.obs_space.shape, np.float32)
+            spaces_of_env = replace(spaces_of_env, obs_space=filtered)
         self.spaces = spaces_of_env
         self.algorithm.check_spaces(
             spaces_of_env.obs_space, spaces_of_env.action_space, config.env.id
@@ -194,7 +198,10 @@ class RolloutWorker:
         episodes_done = np.zeros(num_envs, np.int64)
         steps_done = np.zeros(num_envs, np.int64)
         counted: list[EpisodeReport] = []
+        policy = self.policy_map[DEFAULT_POLICY_ID]
+        training_noise = policy.get_noise()
         while True:
+            policy.resample_noise(self.rng)
             is_running = (episodes_done if num_episodes is not None else steps_done) < share
             if not is_running.any():
                 break
@@ -204,6 +211,7 @@ class RolloutWorker:
                 if is_running[report.env_index]:
                     counted.append(report)
                     episodes_done[report.env_index] += 1
+        policy.set_noise(training_noise)
         self.sampler.finished = counted
         return int(steps_done.sum())
 

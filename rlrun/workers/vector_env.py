@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +21,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from rlrun.core import seeding
 from rlrun.core.errors import WorkerError
 from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_env
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long envs in processes of their own may take to finish a step when they are closed."""
 
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 """(raw observations, rewards [B], terminated [B], truncated [B])."""
@@ -173,7 +178,7 @@ class AsyncVectorEnv(VectorEnv):
 
     def close(self) -> None:
         # What does not answer any more cannot be asked to close.
-        self.vector_env.close(terminate=self._is_broken)
+        self.vector_env.close(timeout=CLOSE_TIMEOUT_S, terminate=self._is_broken)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -233,9 +238,13 @@ def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> Vect
     """The envs of one worker. Raises ConfigError, MissingExtraError."""
     if config.vectorization == "native":
         return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id)
-    makers = [partial(_make_sub_env, config, worker_index, index) for index in range(num_envs)]
     if config.vectorization == "sync":
-        return SyncVectorEnv([make() for make in makers], config.id)
+        envs = [_make_sub_env(config, worker_index, index) for index in range(num_envs)]
+        return SyncVectorEnv(envs, config.id)
+    makers = [
+        partial(_make_env_of_a_process, config, worker_index, index, os.getpid())
+        for index in range(num_envs)
+    ]
     return AsyncVectorEnv(
         gym.vector.AsyncVectorEnv(
             makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
@@ -248,6 +257,17 @@ def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> Vect
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     """The seed of each env's first reset, from the seed tree."""
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
+
+
+def _make_env_of_a_process(
+    config: EnvConfig, worker_index: int, env_index: int, parent: int
+) -> SubEnv:
+    """The same in a child process of its own (gymnasium makes one in the parent as well)."""
+    if os.getpid() != parent:
+        # Ctrl-C is for the parent, which closes its children; and they inherit its handlers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return _make_sub_env(config, worker_index, env_index)
 
 
 def _make_sub_env(config: EnvConfig, worker_index: int, env_index: int) -> SubEnv:

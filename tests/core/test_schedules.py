@@ -10,6 +10,8 @@ from rlrun.core.schedules import (
     ExponentialSchedule,
     LinearSchedule,
     PiecewiseSchedule,
+    Schedule,
+    check_schedule_range,
     make_schedule,
 )
 
@@ -45,8 +47,16 @@ def test_one_point_is_a_constant():
     assert [schedule(timestep) for timestep in (0, 50, 100)] == [0.3, 0.3, 0.3]
 
 
-def test_a_callable_is_taken_as_it_is():
-    assert make_schedule(lambda timestep: timestep / 4)(8) == 2.0
+class Quarter(Schedule):
+    def __call__(self, timestep):
+        return timestep / 4
+
+
+def test_a_schedule_is_taken_as_it_is():
+    assert make_schedule(Quarter())(8) == 2.0
+    check_schedule_range("algo.lr", Quarter(), low=0.0)
+    with pytest.raises(ConfigError, match="A schedule is a number"):
+        make_schedule(lambda timestep: timestep / 4)
     linear = LinearSchedule(initial=1.0, final=0.0, timesteps=10)
     assert make_schedule(linear)(5) == pytest.approx(0.5)
 

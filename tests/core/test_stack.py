@@ -109,3 +109,14 @@ def test_a_copy_acts_on_its_own_weights():
             twin.vf_head.bias += 1.0
         np.testing.assert_allclose(twin.act(obs)[1]["values"], before + 1.0, rtol=1e-5)
         np.testing.assert_array_equal(policy.act(obs)[1]["values"], before)
+
+
+def test_acting_follows_an_optimiser_of_the_last_layers_alone():
+    policy = ActorCritic(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), MLP())
+    obs = np.ones((1, 4), np.float32)
+    policy.act(obs)
+    policy.vf_encoder.requires_grad_(False)
+    optimizer = FlatAdam(policy.vf_head.parameters())
+    optimizer.step(policy(torch.from_numpy(obs))[1].sum(), lr=0.1)
+    expected = policy(torch.from_numpy(obs))[1].detach().numpy()
+    np.testing.assert_allclose(policy.act(obs)[1]["values"], expected, rtol=1e-5)

@@ -6,8 +6,11 @@ import pytest
 from rlrun.algos.dqn import DQN
 from rlrun.algos.ppo import PPO
 from rlrun.core.batch import concat
-from rlrun.core.exploration import EpsilonGreedy
-from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.core.callbacks import Callbacks
+from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
+from rlrun.core.networks import CNN
+from rlrun.workers.envs import EnvConfig
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 
 COUNTING = "toy_envs.CountingEnv"
 USUAL = {"obs", "actions", "rewards", "next_obs", "terminated", "truncated"}
@@ -420,3 +423,19 @@ def test_windows_of_whole_episodes_are_those_of_the_stream(make_worker):
     whole, stream = rows("complete_episodes", 8), rows("truncate_episodes", 30)
     assert len(whole) > 60
     assert whole <= stream
+
+
+@pytest.mark.parametrize(("name", "scale"), [("NoFilter", 1 / 255), ("MeanStdFilter", 1.0)])
+def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, scale):
+    config = WorkerConfig(
+        env=EnvConfig(id="toy_envs.ImageEnv", observation_filter=name),
+        algorithm=PPO(),
+        exploration=StochasticSampling(),
+        model=CNN(),
+        callbacks=Callbacks(),
+        explore=True,
+        seed=1,
+    )
+    worker = RolloutWorker(config)
+    assert worker.get_policy().pi_encoder.scale == scale
+    worker.stop()

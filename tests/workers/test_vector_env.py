@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from rlrun.core import seeding
 from rlrun.core.errors import ConfigError, WorkerError
 from rlrun.run import make_trainer
+from rlrun.workers import vector_env
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.vector_env import env_seeds, make_vector_env
 
@@ -305,3 +308,16 @@ def test_an_unknown_gymnasium_id_is_a_config_error_with_the_nearest_name():
 def test_native_needs_an_env_with_a_vector_implementation():
     with pytest.raises(ConfigError, match=r"native.*Pendulum-v1.*sync"):
         make_vector_env(EnvConfig(id="Pendulum-v1", vectorization="native"), 2, 0)
+
+
+def test_envs_that_are_stuck_in_processes_of_their_own_can_be_closed(monkeypatch):
+    monkeypatch.setattr(vector_env, "CLOSE_TIMEOUT_S", 0.1)
+    config = EnvConfig(id="toy_envs.StuckEnv", vectorization="async")
+    envs = make_vector_env(config, 2, 0)
+    envs.reset([0, 1])
+    processes = envs.vector_env.processes
+    envs.vector_env.step_async(np.zeros(2, np.int64))
+    envs.close()
+    for process in processes:
+        process.join()
+        assert process.exitcode == -signal.SIGTERM
