@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -173,10 +172,3 @@ def test_a_tuned_example_wins_over_group_files_and_loses_to_the_command_line():
     assert chosen["algo"]["gae_lambda"] == own.algo.gae_lambda
     assert chosen["algo"]["gamma"] == 0.5 != own.algo.gamma
     assert chosen["stop"] == own.stop
-
-
-def test_the_wheel_carries_every_group_along():
-    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())
-    carried = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    needed = {"conf/config.yaml", "tuned_examples", *(f"conf/{group}" for group in GROUPS)}
-    assert set(carried) == needed
