@@ -178,13 +178,18 @@ class ValidateBeforeRun:
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with status 2 and one clear message if something is wrong."""
         from hydra.core.hydra_config import HydraConfig
+        from omegaconf.errors import OmegaConfBaseException
 
         from rlrun.parts import read_config
         from rlrun.run import with_seed
         from rlrun.run_folder import refuse_taken_folder
 
         try:
-            read_config(with_seed(plain_config(config)))
+            try:
+                plain = plain_config(config)
+            except OmegaConfBaseException as error:
+                raise ConfigError(str(error).splitlines()[0]) from error
+            read_config(with_seed(plain))
             # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
             HydraConfig.instance().set_config(config)
             refuse_taken_folder(Path(str(config.hydra.run.dir)))
@@ -252,6 +257,8 @@ def translate_arguments(arguments: list[str]) -> list[str]:
             if path is None:
                 raise ConfigError("-f needs a file, e.g. -f tuned_examples/dqn/cartpole-dqn.yaml")
             translated.append(use_tuned_example(path))
+        elif argument.startswith("="):
+            raise ConfigError(f"{argument!r} is not of the form key=value.")
         elif argument in VERBOSITY:
             translated.append(VERBOSITY[argument])
         else:

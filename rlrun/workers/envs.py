@@ -153,15 +153,18 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
             env = gym.wrappers.TimeLimit(env, config.horizon)
     else:
         _register(config.id)
-        env = _construct(
-            config,
-            lambda: gym.make(
-                config.id,
-                disable_env_checker=True,
-                max_episode_steps=config.horizon,
-                **arguments,
-            ),
-        )
+        try:
+            env = _construct(
+                config,
+                lambda: gym.make(
+                    config.id,
+                    disable_env_checker=True,
+                    max_episode_steps=config.horizon,
+                    **arguments,
+                ),
+            )
+        except gym.error.Error as error:
+            raise ConfigError(f"env.id={config.id!r}: {error}") from error
     for index, node in enumerate(config.wrappers):
         wrapper_config = dict(node)
         path = wrapper_config.pop("_target_", None)
