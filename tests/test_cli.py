@@ -105,7 +105,7 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
         (["algo.lr"], ["algo.lr"]),
         (["=5"], ["'=5' is not of the form key=value"]),
         (["algo.lr=${algo.lr}"], ["Recursive interpolation"]),
-        (["env=gym", "env.id=''"], ["env.id=''", "Malformed environment ID"]),
+        (["env=gym", "env.id=''"], ["env.id=''", "must be a gymnasium id"]),
         (["~model"], ["model"]),
         (["tuned_examples=ppo/nothing"], ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"]),
         (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn.yaml"]),

@@ -58,6 +58,10 @@ class EnvConfig:
     are always those of the raw rewards."""
 
     def __post_init__(self) -> None:
+        if not self.id:
+            raise ConfigError(
+                "env.id='' must be a gymnasium id, or the import path of a gymnasium.Env class."
+            )
         check_range("horizon", self.horizon, low=1, key="env")
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
         if self.normalize_actions and self.clip_actions:
