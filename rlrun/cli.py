@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from rlrun import sweep
 from rlrun.compose import (
     explain,
     open_override,
@@ -67,11 +71,15 @@ def main(arguments: list[str] | None = None) -> None:
     }
     try:
         name = arguments[0] if arguments else ""
+        if name == "--version":
+            print(f"rlrun {metadata.version('rlrun')}")
+            return
         if re.fullmatch(r"[\w-]+", name) and not name.startswith("-") and name not in commands:
             raise _unknown_command(name, commands)
+        if name in commands and any(flag in arguments for flag in HELP_FLAGS):
+            print(inspect.cleandoc(commands[name].__doc__ or ""))
+            return
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
-    except RlrunError as error:
-        sys.exit(report(error, full_error))
     except BrokenPipeError:
         # The reader of our output has gone (`rlrun list | head`); nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("rlrun: interrupted at once; the newest checkpoint stays as it is.\n")
         sys.exit(130)
+    except Exception as error:
+        sys.exit(report(error, full_error))
     sys.exit(status)
 
 
@@ -96,6 +106,7 @@ def train(arguments: list[str]) -> int:
         print(f"{HELP}\n{_list_groups()}\n== The configuration as composed ==")
         arguments = [*(a for a in arguments if a not in HELP_FLAGS), "--cfg", "job"]
     statuses: list[int] = []
+    jobs: list[sweep.Job] = []
 
     def task(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
@@ -103,15 +114,20 @@ def train(arguments: list[str]) -> int:
         from rlrun.run import Run
 
         _silence_hydra()
+        run, status = None, 1
         try:
             run = Run(config, HydraConfig.get().runtime.output_dir)
             run.command = given
-            statuses.append(execute(run))
-        except RlrunError as error:
+            status = execute(run)
+        except Exception as error:
             # Reported here, so that the other jobs of a sweep go on.
-            statuses.append(report(error, ORIGINAL_FULL_ERROR))
-            return None
-        return run.objective
+            status = report(error, ORIGINAL_FULL_ERROR)
+        statuses.append(status)
+        objective = None if run is None else run.objective
+        if job := sweep.running_job():
+            ended = f"failed ({status})" if status or run is None else run.status
+            jobs.append(sweep.Job(**job, objective=objective, status=ended))
+        return objective
 
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -121,36 +137,44 @@ def train(arguments: list[str]) -> int:
         hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, [*_search_path(arguments), *arguments]) from error
+    finally:
+        if jobs:
+            print(sweep.summary(jobs), flush=True)
     return max(statuses, default=0)
 
 
 def resume(arguments: list[str]) -> int:
-    """`rlrun resume RUN_DIR [key=value ...]`: go on from the newest complete checkpoint."""
+    """rlrun resume RUN_DIR_OR_CHECKPOINT [key=value ...]
+
+    Go on from the newest complete checkpoint of a run, or from the one given. Keys are set in the
+    run's configuration, and stay set: rlrun resume RUN_DIR stop.timesteps_total=200000
+    """
     if not arguments or "=" in arguments[0]:
-        raise ConfigError(
-            "Usage: rlrun resume RUN_DIR_OR_CHECKPOINT [key=value ...], e.g. "
-            "rlrun resume results/ppo_cartpole/<run> stop.timesteps_total=200000"
-        )
+        raise _usage(resume)
     from rlrun.run import Run
 
     return execute(Run.resume(arguments[0], parse_assignments(arguments[1:])))
 
 
 def rollout(arguments: list[str]) -> int:
-    """`rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [seed=N]
-    [render=true] [key=value ...]`: act with a trained policy and print each episode."""
+    """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [seed=N] \
+        [render=true] [key=value ...]
+
+    Act with a trained policy and print each episode, ten if neither number is given. Without
+    explore=true it takes the most likely actions. Other keys: as in the run's configuration.
+    """
     if not arguments or "=" in arguments[0]:
-        raise ConfigError(
-            "Usage: rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] "
-            "[seed=N] [render=true] [key=value ...]"
-        )
+        raise _usage(rollout)
     from rlrun.rollout import roll_out
 
     return roll_out(Path(arguments[0]), parse_assignments(arguments[1:]))
 
 
 def list_choices(arguments: list[str]) -> int:
-    """`rlrun list [GROUP ...] [--config-dir DIR]`: the choices of the groups, one line each."""
+    """rlrun list [GROUP ...] [--config-dir DIR]
+
+    The choices of the groups, one line each.
+    """
     roots, names = [conf_dir()], []
     rest = iter(arguments)
     for argument in rest:
@@ -178,18 +202,11 @@ class ValidateBeforeRun:
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with status 2 and one clear message if something is wrong."""
         from hydra.core.hydra_config import HydraConfig
-        from omegaconf.errors import OmegaConfBaseException
 
-        from rlrun.parts import read_config
-        from rlrun.run import with_seed
         from rlrun.run_folder import refuse_taken_folder
 
         try:
-            try:
-                plain = plain_config(config)
-            except OmegaConfBaseException as error:
-                raise ConfigError(str(error).splitlines()[0]) from error
-            read_config(with_seed(plain))
+            _validate(config)
             # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
             HydraConfig.instance().set_config(config)
             refuse_taken_folder(Path(str(config.hydra.run.dir)))
@@ -200,8 +217,19 @@ class ValidateBeforeRun:
     def on_run_end(self, **kwargs: Any) -> None:
         """Nothing."""
 
-    def on_multirun_start(self, **kwargs: Any) -> None:
-        """Nothing: each job is checked when it starts."""
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """The same for all jobs of a sweep, before the first one runs."""
+        from hydra import compose
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        for overrides in sweep.jobs_of(config):
+            try:
+                _validate(compose("config", overrides))
+            except (HydraException, OmegaConfBaseException) as error:
+                sys.exit(report(explain(error, overrides), ORIGINAL_FULL_ERROR))
+            except RlrunError as error:
+                sys.exit(report(error, ORIGINAL_FULL_ERROR))
 
     def on_multirun_end(self, **kwargs: Any) -> None:
         """Nothing."""
@@ -213,12 +241,28 @@ class ValidateBeforeRun:
         """Nothing."""
 
 
+def _validate(config: DictConfig) -> None:
+    """Raise ConfigError if no run can be made of a composed config."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rlrun.parts import read_config
+    from rlrun.run import with_seed
+
+    try:
+        plain = plain_config(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    read_config(with_seed(plain))
+
+
 ORIGINAL_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
 """Whether the user asked for tracebacks, before `train` sets the variable for Hydra."""
 
 
 def execute(run: Any) -> int:
     """Execute a run and say how it ended; returns the exit status."""
+    if num_remote := run.parts.trainer.resources.num_workers:
+        sys.stderr.write(f"rlrun: starting {num_remote} Ray worker(s), which takes some seconds\n")
     try:
         run.execute()
     except (ConfigError, MissingExtraError, ResourceError):
@@ -229,16 +273,24 @@ def execute(run: Any) -> int:
         print(f"Interrupted. Go on with: rlrun resume {_shortest(run.folder)}", flush=True)
         sys.exit(run.exit_status)
     if run.settings.pass_mark:
-        marks = ", ".join(f"{key} {mark:g}" for key, mark in run.settings.pass_mark.items())
-        verdict = "PASSED" if run.reached_pass_mark else "FAILED"
-        print(f"{verdict}: {marks}", flush=True)
+        marks = ", ".join(
+            f"{key} {mark:g} (best {run.best.get(key, math.nan):g})"
+            for key, mark in run.settings.pass_mark.items()
+        )
+        print(f"{'PASSED' if run.reached_pass_mark else 'FAILED'}: {marks}", flush=True)
     return run.exit_status
 
 
-def report(error: RlrunError, full_error: bool) -> int:
-    """Print an error for the person at the keyboard; returns the exit status."""
+def report(error: Exception, full_error: bool) -> int:
+    """Print an error for the person at the keyboard; returns the exit status.
+
+    What is none of ours comes with its traceback: a bug in the user's code, or in rlrun.
+    """
     is_config_error = isinstance(error, ConfigError | MissingExtraError)
-    if full_error:
+    if not isinstance(error, RlrunError):
+        traceback.print_exception(error)
+        error = RlrunError(f"ended by the error above: {type(error).__name__}: {error}")
+    elif full_error:
         traceback.print_exception(error)
     elif isinstance(error, WorkerError) and error.__cause__ is not None:
         # An env or worker failed: its own traceback says where.
@@ -295,6 +347,10 @@ def _list_groups() -> str:
     for folder in sorted(path for path in conf_dir().iterdir() if path.is_dir()):
         lines.append(f"{folder.name}: {', '.join(name for name, _ in _choices(folder))}")
     return "\n".join(lines) + "\n"
+
+
+def _usage(command: Callable[[list[str]], int]) -> ConfigError:
+    return ConfigError(f"Usage: {inspect.cleandoc(command.__doc__ or '')}")
 
 
 def _unknown_command(name: str, commands: Iterable[str]) -> ConfigError:

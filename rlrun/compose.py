@@ -116,6 +116,11 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
             node = node.get(parent) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (leaf not in node and not is_open):
         raise unknown_key(key, _known_keys(plain))
+    if not parents and isinstance(node[leaf], dict) and not isinstance(value, dict | None):
+        raise ConfigError(
+            f"{key}={value}: what a run is composed of cannot be exchanged any more. Its single "
+            f"keys can be set: {key}.<name>=<value>."
+        )
     node[leaf] = value
 
 
@@ -193,14 +198,20 @@ def find_tuned_example(path: str) -> Path:
 
     Raises ConfigError if there is none.
     """
+    import difflib
+
     shipped = conf_dir() / "tuned_examples"
     given = Path(path)
     inner = given.relative_to("tuned_examples") if given.parts[:1] == ("tuned_examples",) else given
-    for candidate in (given, shipped / inner, shipped / f"{inner}.yaml"):
+    by_stem = [file for file in shipped.rglob("*.yaml") if file.stem == inner.name]
+    for candidate in (given, shipped / inner, shipped / f"{inner}.yaml", *by_stem):
         if candidate.is_file():
             return candidate.absolute()
-    names = sorted(str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml"))
-    raise ConfigError(f"-f {path}: there is no such file. Shipped are: {', '.join(names)}.")
+    names = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
+    near = difflib.get_close_matches(str(inner.with_suffix("")), names, n=3)
+    near = near or [name for name in names if inner.stem in name]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(f"-f {path}: there is no such file.{hint} Shipped are: {', '.join(names)}.")
 
 
 def use_tuned_example(path: str) -> str:

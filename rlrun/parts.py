@@ -15,6 +15,7 @@ from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
+from rlrun.key_watch import keys_of
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
@@ -79,6 +80,13 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
+    if evaluation.interval is None:
+        for setting, result_key in keys_of(settings).items():
+            if result_key.startswith("evaluation"):
+                raise ConfigError(
+                    f"{setting} names {result_key!r}, and no evaluation runs. Set "
+                    f"evaluation.interval, e.g. evaluation.interval=10."
+                )
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,

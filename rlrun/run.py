@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -24,15 +23,13 @@ from rlrun.compose import choice_of_target, compose, env_overrides, plain_config
 from rlrun.core import checkpoint
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
-from rlrun.loggers.base import Logger, RunInfo, finite_scalars, lookup
+from rlrun.key_watch import KeyWatch
+from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import read_config
 from rlrun.trainer import Trainer
 
 logger = logging.getLogger("rlrun")
-
-STOP_KEY_GRACE_ITERATIONS = 3
-"""How many results may lack a stop key before that is an error."""
 
 
 class Run:
@@ -49,6 +46,8 @@ class Run:
         self.folder = Path(folder).absolute()
         self.status = "finished"
         self.result: dict[str, Any] = {}
+        self.best: dict[str, float] = {}
+        """The best value so far of each result key with a pass mark."""
         self.reached_pass_mark = False
         self.command = sys.argv
         """What was typed to start this; it is written down."""
@@ -76,6 +75,11 @@ class Run:
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{params} is damaged, so this run cannot go on: {error}") from error
         for key, value in (overrides or {}).items():
+            if key == "seed" and value != plain.get("seed"):
+                raise ConfigError(
+                    f"seed={value}: a resumed run goes on with the random numbers it began with "
+                    f"(seed={plain.get('seed')}). Start a new run for another seed."
+                )
             set_value(plain, key, value)
         if path is folder:
             found = checkpoint.list_checkpoints(folder)
@@ -101,24 +105,16 @@ class Run:
             self.is_folder_mine = True
             self._write_facts()
         with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
-            if not self.settings.stop:
-                logger.warning(
-                    "No stop rule: this run goes on until Ctrl-C. "
-                    "stop.timesteps_total=100000 would end it."
-                )
+            logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             trainer = Trainer(self.parts.trainer)
             try:
-                stop = _StopRules(self.settings.stop, self.parts.trainer.evaluation.interval)
                 if not is_fresh:
                     self._restore(trainer)
-                    if self.result and stop.is_met(self.result):
-                        logger.warning(
-                            "The stop rule of %s is met already; raise it to go on.", self.folder
-                        )
+                    if self._is_over():
                         return self.result
                     self._set_newer_checkpoints_aside(trainer.iteration)
                     self._write_facts()
-                self._train(trainer, stop)
+                self._train(trainer)
             finally:
                 trainer.stop()
         return self.result
@@ -131,26 +127,45 @@ class Run:
 
     # The outer loop
 
-    def _train(self, trainer: Trainer, stop: _StopRules) -> None:
+    def _train(self, trainer: Trainer) -> None:
+        if not self.settings.stop:
+            logger.warning(
+                "No stop rule: this run goes on until Ctrl-C. "
+                "stop.timesteps_total=100000 would end it."
+            )
+        keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
         loggers = self._start_loggers(trainer.iteration)
         status = "failed"
         try:
             while True:
                 self.result = trainer.train()
-                done = stop.is_met(self.result)
+                done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
                 self._note_pass_mark()
                 self._log(loggers)
+                keys.look_at(self.result)
                 if done or self._signal is not None:
                     break
                 if self._is_checkpoint_due(trainer.iteration):
                     self._save(trainer)
+            keys.warn_of_unseen(self.result)
             status = self.status = "finished" if done else "interrupted"
             is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
             if is_wanted or self._is_checkpoint_due(trainer.iteration):
                 self._save(trainer)
         finally:
             _close_all(loggers, status)
+
+    def _is_over(self) -> bool:
+        """Whether a restored run has nothing left to do."""
+        rule = first_rule_met(self.settings.stop, self.result) if self.result else None
+        if rule is None:
+            return False
+        logger.warning("%s of %s is met already; raise it to go on.", rule, self.folder)
+        keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
+        keys.look_at(self.result)
+        keys.warn_of_unseen(self.result)
+        return True
 
     def _start_loggers(self, iteration: int) -> list[Logger]:
         info = RunInfo(
@@ -179,12 +194,14 @@ class Run:
 
     def _note_pass_mark(self) -> None:
         marks = self.settings.pass_mark
-        if marks and not self.reached_pass_mark:
-            values = {key: lookup(self.result, key) for key in marks}
-            self.reached_pass_mark = all(
-                isinstance(values[key], int | float) and values[key] >= mark
-                for key, mark in marks.items()
-            )
+        values = {key: lookup(self.result, key) for key in marks}
+        known = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        for key, value in known.items():
+            if not value <= self.best.get(key, -math.inf):  # nan is better than nothing
+                self.best[key] = value
+        self.reached_pass_mark = self.reached_pass_mark or (
+            bool(marks) and all(known.get(key, -math.inf) >= mark for key, mark in marks.items())
+        )
 
     # Checkpoints
 
@@ -226,9 +243,20 @@ class Run:
 
     def _set_newer_checkpoints_aside(self, iteration: int) -> None:
         """They belong to a future that is now lived again, and must not be found any more."""
-        for path in checkpoint.list_checkpoints(self.folder):
-            if checkpoint.iteration_of(path) > iteration:
-                path.replace(path.with_name(f"superseded_{time.time_ns()}_{path.name}"))
+        newer = [
+            path
+            for path in checkpoint.list_checkpoints(self.folder)
+            if checkpoint.iteration_of(path) > iteration
+        ]
+        for path in newer:
+            path.replace(path.with_name(f"superseded_{time.time_ns()}_{path.name}"))
+        if newer:
+            logger.warning(
+                "The run goes on from iteration %d: its results after that are dropped, and %d "
+                "newer checkpoint(s) renamed to superseded_*.",
+                iteration,
+                len(newer),
+            )
 
     # Folder and signals
 
@@ -282,48 +310,6 @@ def _close_all(loggers: list[Logger], status: str) -> None:
     with ExitStack() as stack:
         for each in loggers:
             stack.callback(each.close, status)
-
-
-class _StopRules:
-    """The values at which a run ends, by result key; the first that is met ends it."""
-
-    def __init__(self, rules: Mapping[str, float], evaluation_interval: int | None) -> None:
-        self.rules = rules
-        self.evaluation_interval = evaluation_interval or 0
-        self.never_seen = set(rules)
-        self.num_results = 0
-
-    def is_met(self, result: Mapping[str, Any]) -> bool:
-        """Whether `result` reaches one of them. Raises ConfigError for a key that never comes."""
-        self.num_results += 1
-        is_met = False
-        for key, threshold in self.rules.items():
-            value = lookup(dict(result), key)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ConfigError(f"stop.{key}: the result's {key!r} is {value!r}, not a number.")
-            self.never_seen.discard(key)
-            is_met = is_met or value >= threshold
-        for key in self.never_seen:
-            if key.startswith("info") and not result.get("num_env_steps_trained"):
-                continue  # Learners have no statistics before they learn.
-            if key.startswith(("custom_metrics", "hist_stats")) and not result["episodes_total"]:
-                continue  # Episodes bring these when they end.
-            grace = STOP_KEY_GRACE_ITERATIONS
-            if key.startswith("evaluation"):
-                grace = max(grace, self.evaluation_interval)
-            if self.num_results >= grace:
-                numbers = sorted(finite_scalars(dict(result)))
-                near = difflib.get_close_matches(key, numbers, n=3)
-                hint = f" Did you mean {' or '.join(near)}?" if near else ""
-                top = ", ".join(name for name in numbers if "/" not in name)
-                raise ConfigError(
-                    f"stop.{key} can never be met: after {self.num_results} iterations no result "
-                    f"has the key {key!r}.{hint} Keys of the top level are: {top}; nested ones "
-                    f"(info/learner/...) stand in result.json."
-                )
-        return is_met
 
 
 def make_trainer(

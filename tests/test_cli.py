@@ -108,7 +108,7 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
         (["env=gym", "env.id=''"], ["env.id=''", "must be a gymnasium id"]),
         (["~model"], ["model"]),
         (["tuned_examples=ppo/nothing"], ["tuned_examples=ppo/nothing", "ppo/cartpole-ppo"]),
-        (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn.yaml"]),
+        (["-f", "nothing.yaml"], ["-f nothing.yaml", "no such file", "dqn/cartpole-dqn"]),
         (["-f"], ["-f needs a file"]),
         (["resume"], ["Usage: rlrun resume RUN_DIR"]),
         (["resume", "nothing"], ["nothing is not the folder of a run", "params.json"]),
@@ -418,17 +418,30 @@ def test_a_failing_job_does_not_end_the_others(rlrun, tmp_path):
         "-m",
         *USE_OWN_ENV,
         "env.env_config.raises_in=init,nowhere",
-        "algo.gamma=2,0.9",
+        "algo.gamma=0.8,0.9",
         "hydra.sweep.dir=sweep",
         "+hydra.callbacks.spy._target_=spy.Spy",
         *ONE_ITERATION,
     )
-    assert outcome.status == 2
-    assert outcome.stderr.count("algo.gamma=2.0 must be between 0 and 1.") == 2
-    assert outcome.stderr.count("ZeroDivisionError: no luck in init\n") == 2
+    assert outcome.status == 1
+    assert outcome.stderr.count("ZeroDivisionError: no luck in init\n") == 4
     objectives = [json.loads(line) for line in (tmp_path / "objectives.jsonl").open()]
-    assert objectives == [None, None, None, 5.0]
+    assert objectives == [None, None, 5.0, 5.0]
     assert len(results_of(tmp_path / "sweep" / "3")) == 1
+    table = outcome.stdout.partition(f"Sweep of 4 jobs in {tmp_path / 'sweep'}\n")[2].splitlines()
+    assert [line.split() for line in table] == [
+        ["job", "overrides", "objective", "status"],
+        ["0", "env.env_config.raises_in=init", "algo.gamma=0.8", "-", "failed", "(1)"],
+        ["1", "env.env_config.raises_in=init", "algo.gamma=0.9", "-", "failed", "(1)"],
+        ["2", "env.env_config.raises_in=nowhere", "algo.gamma=0.8", "5", "finished"],
+        ["3", "env.env_config.raises_in=nowhere", "algo.gamma=0.9", "5", "finished"],
+    ]
+
+
+def test_a_sweep_with_one_wrong_value_is_refused_before_its_first_job(rlrun, tmp_path):
+    outcome = rlrun("-m", "algo.gamma=0.9,2", "hydra.sweep.dir=sweep", *ONE_ITERATION)
+    assert_refused(outcome, 2, "algo.gamma=2.0 must be between 0 and 1.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_key_in_a_sweep_is_answered_before_the_first_job(rlrun, tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rlrun.core.errors import ConfigError
 
 _PLAIN_TYPES = frozenset({bool, int, float, str, type(None)})
 
@@ -110,6 +113,22 @@ def lookup(result: dict[str, Any], key: str) -> Any:
         inner = result.get(key[:cut])
         if isinstance(inner, dict) and (value := lookup(inner, key[cut + 1 :])) is not None:
             return value
+    return None
+
+
+def first_rule_met(rules: Mapping[str, float], result: dict[str, Any]) -> str | None:
+    """The first stop rule that `result` meets, as "stop.<key>=<value>", or None.
+
+    Raises ConfigError if the value of a rule's key is no number.
+    """
+    for key, threshold in rules.items():
+        value = lookup(result, key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"stop.{key}: the result's {key!r} is {value!r}, not a number.")
+        if value >= threshold:
+            return f"stop.{key}={threshold:.12g}"
     return None
 
 

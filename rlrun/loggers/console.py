@@ -14,7 +14,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any
 
-from rlrun.loggers.base import Logger, RunInfo
+from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup
 
 _GAINS = {
     "training_iteration": "",
@@ -64,7 +64,9 @@ class ConsoleLogger(Logger):
             self._show()
         has_result = bool(self._progress.result)
         summary = self._progress.line("elapsed") if has_result else "no result yet"
-        self._safely(lambda: self._view.close(f"{status}  {summary}  results in {self._folder}"))
+        rule = self._progress.rule_met() if status == "finished" else None
+        ended = f"{status} by {rule}" if rule else status
+        self._safely(lambda: self._view.close(f"{ended}  {summary}  results in {self._folder}"))
 
     def _show(self) -> None:
         self._safely(lambda: self._view.show(self._progress))
@@ -89,11 +91,14 @@ class _Progress:
 
     def __init__(self, stop: dict[str, float]) -> None:
         self.result: dict[str, Any] = {}
+        self._rules = stop
         self._stop = {key: stop[key] for key in _GAINS if stop.get(key, 0) > 0}
+        self._evaluation: dict[str, Any] = {}
         self._gains: deque[dict[str, float]] = deque(maxlen=_PACE_ITERATIONS)
 
     def add(self, result: dict[str, Any]) -> None:
         self.result = result
+        self._evaluation = result.get("evaluation") or self._evaluation
         gains = {total: result.get(gain, math.nan) for total, gain in _GAINS.items()}
         self._gains.append({**gains, "training_iteration": 1})
 
@@ -101,6 +106,15 @@ class _Progress:
         """How fast a growing key grows, per second over the last iterations."""
         seconds = sum(gains["time_total_s"] for gains in self._gains)
         return sum(gains[key] for gains in self._gains) / seconds if seconds else math.nan
+
+    def rule_met(self) -> str | None:
+        """The stop rule that the last result meets, if any."""
+        return first_rule_met(self._rules, self.result)
+
+    def evaluation(self) -> str:
+        """The last evaluation's mean return, or "" before the first one."""
+        reward = lookup(self._evaluation, "episode_reward_mean")
+        return "" if reward is None or math.isnan(reward) else _number(reward)
 
     def nearest_rule(self) -> tuple[str, float, float]:
         """The key, value and target of the rule with the largest part done; key "" if none."""
@@ -132,6 +146,8 @@ class _Progress:
         texts = self.texts()
         pace = f"{texts['steps/s']} steps/s"
         before = [f"{label} {texts[label]}" for label in ("iter", "steps", "reward", "len")]
+        if evaluation := self.evaluation():
+            before.insert(3, f"evaluation {evaluation}")
         return "  ".join([*before, pace, f"{time_label} {texts[time_label]}"])
 
 
@@ -180,6 +196,8 @@ class _LiveView(_View):
         texts = list(progress.texts().items())
         for left, right in zip(texts[:4], texts[4:], strict=True):
             grid.add_row(*left, *right)
+        if evaluation := progress.evaluation():
+            grid.add_row("evaluation", evaluation)
         bar = Table.grid(padding=(0, 2))
         key, value, target = progress.nearest_rule()
         if key:

@@ -6,6 +6,7 @@ No Python per env and step: array operations over the vector of envs, one policy
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import Episode, EpisodeReport
+from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import NoFilter
 from rlrun.core.policy import Policy
@@ -59,6 +61,7 @@ class EnvSampler:
         self.update_filter = update_filter
         self.convert_actions = convert_actions
         self.episodes = _EpisodeTracker(env, callbacks, worker)
+        self.worker_index: int = worker.worker_index
         self.seeds = seeds
         self.finished: list[EpisodeReport] = []
         self.num_finished = 0
@@ -80,7 +83,8 @@ class EnvSampler:
 
         `timestep` counts env steps of all workers before this fragment. Columns: obs, actions,
         rewards, terminated, truncated, next_obs (the real one, also at an episode's end), those
-        of `rollout_columns`, and `valid` where some rows are only resets.
+        of `rollout_columns`, and `valid` where some rows are only resets. Raises WorkerError if an
+        env gives a reward or an observation that is not a finite number.
         """
         if not self.has_begun:
             self._begin()
@@ -103,6 +107,8 @@ class EnvSampler:
             fragment.put(t, row)
         self._steps_timed += num_steps
         self._forget_old_actions()
+        for name in ("rewards", "next_obs"):
+            self._check_finite(name, fragment.columns[name])
         # A step that does both is a termination.
         fragment.columns["truncated"] &= ~fragment.columns["terminated"]
         return fragment.columns
@@ -240,6 +246,22 @@ class EnvSampler:
         if not self.env.skips_reset_rows:
             self.episodes.start(after_reset, done)
         return next_obs
+
+    def _check_finite(self, name: str, column: np.ndarray) -> None:
+        if column.dtype != np.float32:
+            return
+        # A quick look: sums are finite only if all parts are, though large ones may overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(column.sum()):
+                return
+        not_finite = np.argwhere(~np.isfinite(column))
+        if len(not_finite):
+            what = "reward" if name == "rewards" else "observation"
+            value = column[tuple(not_finite[0])]
+            raise WorkerError(
+                f"Worker {self.worker_index} failed: env {not_finite[0][1]} of "
+                f"{self.env.env_id!r} gave {value} as {what}, which nothing can be learned from."
+            )
 
     def _forget_old_actions(self) -> None:
         longest = min(int(self._lengths.max()), MAX_REPLAY_STEPS)

@@ -98,15 +98,36 @@ class SubEnv(gym.Wrapper):
             self.episode_start = {"seed": seed}
             self.seed = seed
         try:
-            return self.env.reset(seed=seed, options=options or None)
+            given = self.env.reset(seed=seed, options=options or None)
         except Exception as error:
-            raise self._failure("reset", error) from error
+            raise self.failure("reset", error) from error
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise self._misfit("reset", f"must return (observation, info), not {_kind(given)}")
+        self.check_shape("reset", given[0])
+        return given
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
-            return self.env.step(action)
+            given = self.env.step(action)
         except Exception as error:
-            raise self._failure("step", error) from error
+            raise self.failure("step", error) from error
+        if not isinstance(given, tuple) or len(given) != 5:
+            raise self._misfit(
+                "step",
+                f"must return (observation, reward, terminated, truncated, info), not "
+                f"{_kind(given)}",
+            )
+        return given
+
+    def check_shape(self, verb: str, observation: Any) -> None:
+        """Raise WorkerError if an observation has not the shape of the env's space."""
+        shape = self.observation_space.shape
+        if shape is not None and np.shape(observation) != shape:
+            raise self._misfit(
+                verb,
+                f"returned an observation of shape {np.shape(observation)}, and its "
+                f"observation_space has {shape}",
+            )
 
     def restore_episode(self) -> tuple[Any, float] | None:
         """Go back to the middle of an episode: `pending_restore` holds its `start` and `actions`.
@@ -130,10 +151,14 @@ class SubEnv(gym.Wrapper):
                 return None
         return observation, total_reward
 
-    def _failure(self, verb: str, error: Exception) -> WorkerError:
+    def failure(self, verb: str, error: Exception) -> WorkerError:
+        """What failed in this env's `verb`, as an error that names it."""
+        return self._misfit(verb, f"{type(error).__name__}: {error}")
+
+    def _misfit(self, verb: str, what: str) -> WorkerError:
         return WorkerError(
             f"Worker {self.worker_index} failed in env.{verb} ({self.name!r}, "
-            f"env {self.env_index}, seed {self.seed}): {type(error).__name__}: {error}"
+            f"env {self.env_index}, seed {self.seed}): {what}"
         )
 
 
@@ -177,7 +202,14 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
         _check_class(wrapper, gym.Wrapper, f"env.wrappers[{index}]._target_={path}")
         env = _construct(config, partial(wrapper, env, **wrapper_config))
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gym.Space):
+            raise ConfigError(f"env.id={config.id!r}: the env has no {name} (a gymnasium.Space).")
     return env
+
+
+def _kind(given: Any) -> str:
+    return f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
 
 
 def _check_class(found: Any, kind: type, named: str) -> None:

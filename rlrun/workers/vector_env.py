@@ -101,8 +101,11 @@ class SyncVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards = self._observations, self._rewards
         terminated, truncated = self._terminated, self._truncated
-        for i, env in enumerate(self.envs):
-            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+        try:
+            for i, env in enumerate(self.envs):
+                observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+        except (TypeError, ValueError) as error:  # a reward that is no number
+            raise env.failure("step", error) from error
         return self._batch(), rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
@@ -131,8 +134,12 @@ class SyncVectorEnv(VectorEnv):
 
     def _batch(self) -> Any:
         if self._is_array:
-            for i, observation in enumerate(self._observations):
-                self._memory[i] = observation
+            try:
+                for i, observation in enumerate(self._observations):
+                    self._memory[i] = observation
+            except (TypeError, ValueError):
+                self.envs[i].check_shape("step", observation)
+                raise
             return self._memory
         return concatenate(self.observation_space, self._observations, self._memory)
 

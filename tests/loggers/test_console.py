@@ -93,7 +93,7 @@ def test_plain_lines_keep_their_interval_but_first_and_last_are_always_there(
     logger.close("finished")
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in lines[:-1]] == [1, 6, 11, 12]
-    assert lines[-1].startswith("finished  iter 12  ")
+    assert lines[-1].startswith("finished by stop.timesteps_total=10240  iter 12  ")
 
 
 def test_a_last_result_that_was_shown_is_not_shown_twice(
