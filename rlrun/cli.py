@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -58,8 +59,6 @@ VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 bad configuration, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # A console script does not look for modules where the user stands; `python file.py` does.
-    sys.path.insert(0, os.getcwd())
     # NumPy acts on a few rows at a time; on a busy machine a second BLAS thread makes that ten
     # times slower. It must be set before NumPy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -70,17 +69,21 @@ def main(arguments: list[str] | None = None) -> None:
         "list": list_choices,
     }
     try:
+        # A console script does not look for modules where the user stands; `python file.py` does.
+        sys.path.insert(0, _working_directory())
         name = arguments[0] if arguments else ""
         if name == "--version":
             print(f"rlrun {metadata.version('rlrun')}")
-            return
+            sys.exit(0)
         if re.fullmatch(r"[\w-]+", name) and not name.startswith("-") and name not in commands:
             raise _unknown_command(name, commands)
         if name in commands and any(flag in arguments for flag in HELP_FLAGS):
             print(inspect.cleandoc(commands[name].__doc__ or ""))
-            return
+            sys.exit(0)
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if not _is_stdout_broken():
+            sys.exit(report(error, full_error))
         # The reader of our output has gone (`rlrun list | head`); nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -119,6 +122,8 @@ def train(arguments: list[str]) -> int:
             run = Run(config, HydraConfig.get().runtime.output_dir)
             run.command = given
             status = execute(run)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             # Reported here, so that the other jobs of a sweep go on.
             status = report(error, ORIGINAL_FULL_ERROR)
@@ -137,6 +142,12 @@ def train(arguments: list[str]) -> int:
         hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, [*_search_path(arguments), *arguments]) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RlrunError(f"The run's folder cannot be made: {error}") from error
+    except ValueError as error:  # of Hydra's own checks of overrides
+        raise ConfigError(str(error)) from error
     finally:
         if jobs:
             print(sweep.summary(jobs), flush=True)
@@ -149,7 +160,7 @@ def resume(arguments: list[str]) -> int:
     Go on from the newest complete checkpoint of a run, or from the one given. Keys are set in the
     run's configuration, and stay set: rlrun resume RUN_DIR stop.timesteps_total=200000
     """
-    if not arguments or "=" in arguments[0]:
+    if not _begins_with_path(arguments):
         raise _usage(resume)
     from rlrun.run import Run
 
@@ -163,7 +174,7 @@ def rollout(arguments: list[str]) -> int:
     Act with a trained policy and print each episode, ten if neither number is given. Without
     explore=true it takes the most likely actions. Other keys: as in the run's configuration.
     """
-    if not arguments or "=" in arguments[0]:
+    if not _begins_with_path(arguments):
         raise _usage(rollout)
     from rlrun.rollout import roll_out
 
@@ -209,6 +220,8 @@ class ValidateBeforeRun:
             _validate(config)
             # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
             HydraConfig.instance().set_config(config)
+            if not str(config.hydra.run.dir):
+                raise ConfigError("hydra.run.dir= must name a folder.")
             refuse_taken_folder(Path(str(config.hydra.run.dir)))
         except RlrunError as error:
             # Hydra turns the exceptions of callbacks into warnings, all but this one.
@@ -270,7 +283,8 @@ def execute(run: Any) -> int:
             _remove_if_unused(run.folder)
         raise
     if run.status == "interrupted":
-        print(f"Interrupted. Go on with: rlrun resume {_shortest(run.folder)}", flush=True)
+        folder = shlex.quote(_shortest(run.folder))
+        print(f"Interrupted. Go on with: rlrun resume {folder}", flush=True)
         sys.exit(run.exit_status)
     if run.settings.pass_mark:
         marks = ", ".join(
@@ -287,6 +301,11 @@ def report(error: Exception, full_error: bool) -> int:
     What is none of ours comes with its traceback: a bug in the user's code, or in rlrun.
     """
     is_config_error = isinstance(error, ConfigError | MissingExtraError)
+    if isinstance(error, MemoryError):
+        error = RlrunError(
+            f"The memory does not suffice: {error}. Batches (algo.train_batch_size), replay "
+            f"(algo.buffer_size) and envs (algo.num_envs_per_worker) take the most."
+        )
     if not isinstance(error, RlrunError):
         traceback.print_exception(error)
         error = RlrunError(f"ended by the error above: {type(error).__name__}: {error}")
@@ -349,6 +368,25 @@ def _list_groups() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _begins_with_path(arguments: list[str]) -> bool:
+    return bool(arguments) and ("=" not in arguments[0] or os.path.exists(arguments[0]))
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"The current folder is not there any more: {error}") from error
+
+
+def _is_stdout_broken() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
 def _usage(command: Callable[[list[str]], int]) -> ConfigError:
     return ConfigError(f"Usage: {inspect.cleandoc(command.__doc__ or '')}")
 
@@ -380,14 +418,14 @@ def _remove_if_unused(folder: Path) -> None:
 
     from rlrun.run_folder import OWN_FILES, RESULTS
 
-    results = folder / RESULTS
-    if (results.exists() and results.stat().st_size) or list(folder.glob("checkpoint_*")):
+    written = folder / RESULTS
+    if (written.exists() and written.stat().st_size) or list(folder.glob("checkpoint_*")):
         return
     for name in OWN_FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    parent = folder.parent
-    for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
+    parent, results = folder.parent, folder.parent.parent
+    for emptied in (folder, parent, results) if results.name == "results" else (folder,):
         if emptied.is_dir() and not any(emptied.iterdir()):
             emptied.rmdir()
 

@@ -116,7 +116,7 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
             node = node.get(parent) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (leaf not in node and not is_open):
         raise unknown_key(key, _known_keys(plain))
-    if not parents and isinstance(node[leaf], dict) and not isinstance(value, dict | None):
+    if not parents and isinstance(node[leaf], dict) and isinstance(value, str | int | float):
         raise ConfigError(
             f"{key}={value}: what a run is composed of cannot be exchanged any more. Its single "
             f"keys can be set: {key}.<name>=<value>."
@@ -163,8 +163,17 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
         overridden = re.search(r"Could not find '([^'/]+)'|Could not override '([^'/]+)'", text)
     key = next((group for group in overridden.groups() if group), None) if overridden else None
     if key is not None and not key.startswith("hydra"):
+        group, choice = (*key.split("."), "")[:2]
+        if (conf_dir() / group / f"{choice}.yaml").is_file():
+            return ConfigError(
+                f"There is no key {key!r}, for {group}.{choice} is not part of this run. Choose it "
+                f"first: {group}={choice} {key}=..."
+            )
         return unknown_key(key, _known_keys(_composed_by_choices(overrides)))
-    return ConfigError(text.splitlines()[0] if "\n" not in text else text)
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        override = text.removeprefix("Error merging override ").strip()
+        return ConfigError(f"{override}: {str(error.__cause__).splitlines()[0]}")
+    return ConfigError(text)
 
 
 def _known_keys(plain: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ class EvaluationConfig:
 
 
 class Evaluation:
-    """The evaluation workers of a trainer, made when they are first needed."""
+    """The evaluation workers of a trainer, made when they are first asked for."""
 
     def __init__(
         self, config: EvaluationConfig, worker_config: WorkerConfig, resources: Resources
@@ -77,7 +77,10 @@ class Evaluation:
         self._custom = config.custom_function()
 
     def workers(self, policies: dict[str, Policy]) -> WorkerSet:
-        """The evaluation workers; a local one shares the policies."""
+        """The evaluation workers; a local one shares the policies.
+
+        Raises SpaceError if their env has other spaces than the policies.
+        """
         if self._workers is None:
             self._workers = WorkerSet(
                 self._worker_config,

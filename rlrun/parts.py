@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rlrun.compose import plain_config, set_value
 from rlrun.config import RunSettings, build, build_all
 from rlrun.core.algorithm import Algorithm
-from rlrun.core.callbacks import Callbacks, MultiCallbacks
+from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
@@ -128,9 +129,24 @@ def _worker_config(
 def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
     chain = build_all(plain.get("callbacks"), "callbacks", Callbacks)
     chain += build_all(plain.get("curriculum"), "curriculum", Callbacks)
+    for each in chain:
+        _check_hooks(type(each))
     if len(chain) == 1:
         return chain[0]
     return MultiCallbacks(chain) if chain else Callbacks()
+
+
+def _check_hooks(callbacks: type[Callbacks]) -> None:
+    """Raise ConfigError for a method that looks like a hook and would never be called."""
+    for name in dir(callbacks):
+        if name.startswith("on_") and name not in HOOKS:
+            near = difflib.get_close_matches(name, HOOKS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"{callbacks.__module__}.{callbacks.__name__}: there is no hook {name!r}, so it "
+                f"would never be called.{hint} Hooks: {', '.join(HOOKS)}. Helpers of your own need "
+                f"a name that does not begin with on_."
+            )
 
 
 def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     try:
         worker.set_weights(policy["weights"], checkpoint.read_manifest(folder)["timesteps_total"])
         worker.set_filter(policy["filter"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"The policy of {folder} does not fit this config: {error}"
         ) from error
@@ -96,9 +97,12 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises CheckpointError if there is none.
     """
-    if checkpoint.FOLDER.fullmatch(path.name) or (path / checkpoint.MANIFEST).is_file():
+    if checkpoint.FOLDER.fullmatch(path.name) or os.path.isfile(path / checkpoint.MANIFEST):
         return path
-    found = checkpoint.list_checkpoints(path)
+    try:
+        found = checkpoint.list_checkpoints(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not found:
         raise CheckpointError(f"{path} is no checkpoint, and holds no complete one.")
     return found[-1]

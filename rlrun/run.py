@@ -66,13 +66,15 @@ class Run:
         path = Path(path).absolute()
         folder = path.parent if checkpoint.FOLDER.fullmatch(path.name) else path
         params = folder / run_folder.PARAMS
-        if not params.is_file():
-            raise ConfigError(
-                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}."
-            )
         try:
             plain = dict(json.loads(params.read_text()))
-        except (ValueError, TypeError) as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigError(
+                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}."
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{params} cannot be read: {error}") from error
+        except checkpoint.UNEXPECTED_CONTENT as error:
             raise ConfigError(f"{params} is damaged, so this run cannot go on: {error}") from error
         for key, value in (overrides or {}).items():
             if key == "seed" and value != plain.get("seed"):
@@ -100,11 +102,14 @@ class Run:
         after loggers and workers are closed.
         """
         is_fresh = self._restored_from is None
-        if is_fresh:
-            run_folder.refuse_taken_folder(self.folder)
-            self.is_folder_mine = True
-            self._write_facts()
-        with run_folder.log_file(self.folder, self.settings.log_level), self._signals():
+        with ExitStack() as stack:
+            stack.enter_context(run_folder.lock(self.folder))
+            if is_fresh:
+                run_folder.refuse_taken_folder(self.folder)
+                self.is_folder_mine = True
+                self._write_facts()
+            stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
+            stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             trainer = Trainer(self.parts.trainer)
             try:
@@ -154,7 +159,10 @@ class Run:
             if is_wanted or self._is_checkpoint_due(trainer.iteration):
                 self._save(trainer)
         finally:
-            _close_all(loggers, status)
+            try:
+                _close_all(loggers, status)
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def _is_over(self) -> bool:
         """Whether a restored run has nothing left to do."""
@@ -180,6 +188,9 @@ class Run:
             for each in [JsonLogger(), CsvLogger(), *self.parts.loggers]:
                 each.start(info)
                 started.append(each)
+        except OSError as error:
+            _close_all(started, "failed")
+            raise self._unwritable(error) from error
         except BaseException:
             _close_all(started, "failed")
             raise
@@ -189,8 +200,13 @@ class Run:
         try:
             for each in loggers:
                 each.log_result(self.result)
+            # Open files can be written to when they are deleted; that it is not there is an error.
+            os.stat(self.folder / run_folder.RESULTS)
         except OSError as error:
-            raise RlrunError(f"The results in {self.folder} cannot be written: {error}") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RlrunError:
+        return RlrunError(f"The results in {self.folder} cannot be written: {error}")
 
     def _note_pass_mark(self) -> None:
         marks = self.settings.pass_mark
@@ -209,6 +225,8 @@ class Run:
         return self.settings.checkpoint_freq > 0 and iteration % self.settings.checkpoint_freq == 0
 
     def _save(self, trainer: Trainer) -> None:
+        # A checkpoint never knows of more results than the disk does.
+        checkpoint.sync(self.folder / run_folder.RESULTS)
         trainer.save(self.folder, {"score": self._score()})
         self._prune()
 
@@ -227,7 +245,7 @@ class Run:
         if keep is None:
             return
         *older, newest = checkpoint.list_checkpoints(self.folder)
-        scores = {path: checkpoint.read_manifest(path).get("score", -math.inf) for path in older}
+        scores = {path: _saved_score(path) for path in older}
         scores[newest] = self._score()
         ranked = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)
         for path in ranked[keep:]:
@@ -261,9 +279,8 @@ class Run:
     # Folder and signals
 
     def _write_facts(self) -> None:
-        """Make the folder, and write down what runs here."""
+        """Write down what runs here."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.remove_unfinished(self.folder)
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             versions = run_folder.versions(self.command)
@@ -275,7 +292,8 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the running iteration; a second one at once."""
+        """Ctrl-C, SIGTERM and a lost terminal end the run after the running iteration; a second
+        one at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signal is not None:
@@ -287,7 +305,10 @@ class Run:
             )
 
         try:
-            previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+            signals = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                signals.append(signal.SIGHUP)
+            previous = {each: signal.signal(each, handle) for each in signals}
         except ValueError:  # Only the main thread may; elsewhere signals keep their meaning.
             yield
             return
@@ -299,10 +320,19 @@ class Run:
 
     @property
     def exit_status(self) -> int:
-        """What the process should exit with: 130 or 143 after a signal, 1 below the pass mark."""
+        """What the process should exit with: 128 + a signal, 1 below the pass mark, else 0."""
         if self.status == "interrupted":
             return 128 + (self._signal or signal.SIGINT)
         return 1 if self.settings.pass_mark and not self.reached_pass_mark else 0
+
+
+def _saved_score(path: Path) -> float:
+    """The score of a checkpoint on disk; the lowest for one that is damaged."""
+    try:
+        return float(checkpoint.read_manifest(path)["score"])
+    except (CheckpointError, *checkpoint.UNEXPECTED_CONTENT) as error:
+        logger.warning("%s has no score, so it is the first to be removed (%s).", path, error)
+        return -math.inf
 
 
 def _close_all(loggers: list[Logger], status: str) -> None:

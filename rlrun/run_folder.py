@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -15,13 +18,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlrun.core.errors import CheckpointError, ConfigError
+from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.loggers.files import json_lines
 
 PARAMS = "params.json"
 RESULTS = "result.json"
 VERSIONS = "versions.json"
 LOG = "rlrun.log"
-OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, "progress.csv")
+LOCK = ".lock"
+OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, LOCK, "progress.csv")
 """What a run writes into its folder before its first result."""
 
 PACKAGES = ("rlrun", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "ray")
@@ -32,27 +37,42 @@ def refuse_taken_folder(folder: Path) -> None:
     if (folder / PARAMS).exists() or (folder / RESULTS).exists():
         raise ConfigError(
             f"hydra.run.dir={folder} holds a run already. Choose another folder, or go on with it: "
-            f"rlrun resume {folder}"
+            f"rlrun resume {shlex.quote(str(folder))}"
         )
 
 
 def results_until(folder: Path, iteration: int) -> list[dict[str, Any]]:
     """The logged results of all iterations up to `iteration`. Raises CheckpointError."""
-    path = folder / RESULTS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    results = []
-    for number, line in enumerate(lines, start=1):
+    return [json.loads(line) for line in json_lines(folder / RESULTS, iteration)]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Make the folder, and be the only process that writes there within the block.
+
+    Raises ConfigError if another process does, RlrunError if the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise RlrunError(f"The run's folder {folder} cannot be written: {error}") from error
+    with file:
         try:
-            result = json.loads(line)
-            if result["training_iteration"] <= iteration:
-                results.append(result)
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break  # The last line of a killed run may be cut.
-            raise CheckpointError(
-                f"{path} has a line that is no result: line {number}, {line[:60]!r}."
+            # A lock of the process, not of the file: it ends with a kill, and children lack it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise RlrunError(f"{folder / LOCK} cannot be locked: {error}") from error
+            file.seek(0)
+            raise ConfigError(
+                f"The run in {folder} is still going on, in process {file.read().strip()}. End it "
+                f"first, with Ctrl-C or SIGTERM."
             ) from error
-    return results
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def versions(command: list[str]) -> dict[str, Any]:
@@ -79,10 +99,13 @@ def versions(command: list[str]) -> dict[str, Any]:
 def log_file(folder: Path, level: str) -> Iterator[None]:
     """Log to the folder (INFO and above) and to stderr (`level` and above) within the block."""
     root = logging.getLogger()
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = _TerminalHandler()
     terminal.setLevel(level)
     terminal.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    file = logging.FileHandler(folder / LOG)
+    try:
+        file = logging.FileHandler(folder / LOG)
+    except OSError as error:
+        raise RlrunError(f"{folder / LOG} cannot be written: {error}") from error
     file.setLevel(logging.INFO)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     level_before = root.level
@@ -96,6 +119,17 @@ def log_file(folder: Path, level: str) -> Iterator[None]:
         root.removeHandler(file)
         root.setLevel(level_before)
         file.close()
+
+
+class _TerminalHandler(logging.StreamHandler):
+    """To what stderr is when a line is written: a live display puts itself in its place."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None: ...
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,6 +6,8 @@ One final class; runs differ by what it holds. Lives in the driver.
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import os
 import socket
 import time
@@ -22,7 +24,12 @@ import torch
 from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks
-from rlrun.core.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from rlrun.core.checkpoint import (
+    UNEXPECTED_CONTENT,
+    checkpoint_name,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rlrun.core.errors import CheckpointError, RlrunError
 from rlrun.core.metrics import EpisodeWindow, Timers
 from rlrun.core.policy import Policy
@@ -30,6 +37,8 @@ from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
+
+logger = logging.getLogger("rlrun")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,8 @@ class Trainer:
         self.algorithms: dict[str, Algorithm] = {DEFAULT_POLICY_ID: algorithm}
         self.workers.sync_weights()
         self.evaluation = Evaluation(config.evaluation, config.evaluation_worker, resources)
+        if config.evaluation.interval is not None:
+            self.evaluation.workers(self.policies)
         self.evaluation_metrics = self.evaluation.unknown()
         self.episodes = EpisodeWindow()
         self.timers = Timers()
@@ -89,6 +100,16 @@ class Trainer:
             "experiment_tag": "",
             "warmup_time": time.perf_counter() - started,
         }
+        logger.info(
+            "%s on %s: observations %s, actions %s, %d parameters on %s, %d remote workers",
+            type(algorithm).__name__,
+            config.worker.env.id,
+            local.spaces.obs_space,
+            local.spaces.action_space,
+            sum(parameter.numel() for parameter in algorithm.policy.parameters()),
+            device,
+            resources.num_workers,
+        )
         self.callbacks.on_trainer_init(trainer=self)
 
     # Training
@@ -113,12 +134,18 @@ class Trainer:
         result |= self._learner_info(metrics)
         result |= self._facts | {"config": self.config.plain}
         self.callbacks.on_train_result(trainer=self, result=result)
+        logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
         return result
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate now with the present weights; returns {"evaluation": metrics}."""
         with self.timers.measure("evaluation"):
             self.evaluation_metrics = self.evaluation.run(self)
+        logger.info(
+            "Evaluation %d: mean reward %s",
+            self.evaluation.num_rounds,
+            self.evaluation_metrics.get("episode_reward_mean"),
+        )
         return {"evaluation": self.evaluation_metrics}
 
     def _run_loop(self, steps_before: int) -> dict[str, dict[str, Any]]:
@@ -187,6 +214,12 @@ class Trainer:
         learner = {}
         for policy_id, algorithm in self.algorithms.items():
             raw = dict(metrics.get(policy_id) or algorithm.unknown_metrics())
+            if policy_id in metrics and math.isnan(float(raw.get("total_loss", 0.0))):
+                raise RlrunError(
+                    f"The loss of {policy_id} is nan after {algorithm.num_rows_trained} rows: its "
+                    f"weights are lost. Go on from an earlier checkpoint, or start anew, with a "
+                    f"lower algo.lr or algo.grad_clip."
+                )
             learner[policy_id] = {
                 "custom_metrics": raw.pop("custom_metrics", {}),
                 "learner_stats": _summarize(raw),
@@ -310,6 +343,7 @@ class Trainer:
                 **(facts or {}),
             },
         )
+        logger.info("Saved %s", folder)
         self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
         return folder
 
@@ -320,22 +354,25 @@ class Trainer:
             for policy_id, algorithm_state in state["learner"].items():
                 self.algorithms[policy_id].load_state_dict(algorithm_state)
             self.workers.load_state_dict(state["workers"])
-            trainer = state["trainer"]
-            self.episodes.load_state_dict(trainer["episodes"])
+            self._restore_counters(state["trainer"])
         except RlrunError:
             raise
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (RuntimeError, *UNEXPECTED_CONTENT) as error:
             raise CheckpointError(
                 f"The checkpoint {checkpoint} does not fit this configuration: {error}"
             ) from error
-        self.iteration = int(trainer["iteration"])
-        self.time_total_s = float(trainer["time_total_s"])
-        self.num_env_steps_trained = int(trainer["num_env_steps_trained"])
-        self.evaluation.num_rounds = int(trainer["evaluation_rounds"])
-        self.evaluation_metrics = trainer["evaluation_metrics"]
-        self._facts["experiment_id"] = self._facts["trial_id"] = trainer["experiment_id"]
+        logger.info("Restored %s: %d env steps", checkpoint, self.workers.num_env_steps_sampled)
+
+    def _restore_counters(self, state: dict[str, Any]) -> None:
+        self.episodes.load_state_dict(state["episodes"])
+        self.iteration = int(state["iteration"])
+        self.time_total_s = float(state["time_total_s"])
+        self.num_env_steps_trained = int(state["num_env_steps_trained"])
+        self.evaluation.num_rounds = int(state["evaluation_rounds"])
+        self.evaluation_metrics = state["evaluation_metrics"]
+        self._facts["experiment_id"] = self._facts["trial_id"] = state["experiment_id"]
         self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
-        seeding.restore_process_rng_state(trainer["process_rng"])
+        seeding.restore_process_rng_state(state["process_rng"])
 
     # The end
 

@@ -135,9 +135,13 @@ class Child:
             assert self._process.is_alive(), self.stderr
             self._process.join(0.005)
 
-    def signal(self, number: int) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def wait(self) -> Outcome:
         """Its exit status is negative where a signal ended it, as in subprocess."""

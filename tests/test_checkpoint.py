@@ -290,7 +290,9 @@ def test_a_damaged_checkpoint_ends_the_command_with_one_message(rlrun, tmp_path)
         assert "Use an older checkpoint" in outcome.stderr
         assert "Traceback" not in outcome.stderr
     outcome = rlrun("resume", "run/checkpoint_000001", "stop.training_iteration=3")
-    assert (outcome.status, outcome.stderr) == (0, "")
+    assert outcome.status == 0
+    assert "goes on from iteration 1" in outcome.stderr
+    assert "1 newer checkpoint(s) renamed to superseded_*" in outcome.stderr
     assert [result["training_iteration"] for result in results_of(tmp_path / "run")] == [1, 2, 3]
 
 
@@ -424,13 +426,41 @@ Scores = scores_callbacks()
             {"keep_checkpoints_num": 2, "checkpoint_score_attr": "min-custom_metrics.mark"},
             [2, 4, 6],
         ),
-        # What is not in the results ranks nothing: the newer ones stay.
-        ({"keep_checkpoints_num": 2, "checkpoint_score_attr": "nothing"}, [5, 6]),
+        # What is not a number ranks nothing: the newer ones stay.
+        ({"keep_checkpoints_num": 2, "checkpoint_score_attr": "date"}, [5, 6]),
     ],
     ids=str,
 )
 def test_the_best_checkpoints_and_the_newest_are_kept(tmp_path, settings, iterations):
     assert kept(tmp_path, **settings) == iterations
+
+
+def test_a_damaged_old_checkpoint_does_not_end_a_run(tmp_path):
+    plain = tiny_ppo(stop__training_iteration=2, checkpoint_freq=1, keep_checkpoints_num=2)
+    Run(plain, tmp_path / "run").execute()
+    (tmp_path / "run" / "checkpoint_000001" / "manifest.json").write_text("")
+    manifest = tmp_path / "run" / "checkpoint_000002" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "score": "best"}))
+    Run.resume(tmp_path / "run", {"stop.training_iteration": 4}).execute()
+    found = [checkpoint.iteration_of(path) for path in list_checkpoints(tmp_path / "run")]
+    assert found == [3, 4]
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_nothing_that_looks_like_one(
+    tmp_path, monkeypatch
+):
+    saved = save(tmp_path, SMALL_STATE)
+
+    def kill(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(checkpoint.shutil, "rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.remove(saved)
+    assert list(saved.parent.glob("checkpoint_*")) == []
+    checkpoint.remove_unfinished(saved.parent)
+    assert list(saved.parent.iterdir()) == []
 
 
 def test_scores_are_remembered_by_a_resumed_run(tmp_path):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,14 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
         (["+algo.typo=1"], ["algo.typo", "train_batch_size"]),
         (["algo.lr=fast"], ["algo.lr=fast", "a number"]),
         (["algo.gamma=1.5"], ["algo.gamma=1.5", "between 0 and 1"]),
+        (["algo.lr=inf"], ["algo.lr=inf", "at least 0, and finite"]),
+        (["algo.vf_coeff=inf"], ["algo.vf_coeff=inf", "at least 0, and finite"]),
+        (["resources.num_cpus_for_driver=100000000"], ["between 1 and 1024"]),
+        (["algo=null"], ["Config group override must be a string"]),
+        (["hydra.run.dir="], ["hydra.run.dir= must name a folder"]),
+        (["logger.wandb.mode=offline"], ["logger.wandb is not part of this run", "logger=wandb"]),
+        (["stop=[]"], ["stop=[]"]),
+        (["stop.evaluation/episode_reward_mean=1"], ["Set evaluation.interval"]),
         (
             ["algo.minibatch_size=512", "algo.train_batch_size=256"],
             ["algo.minibatch_size=512", "algo.train_batch_size=256", "Lower it"],
@@ -436,6 +448,113 @@ def test_a_failing_job_does_not_end_the_others(rlrun, tmp_path):
         ["2", "env.env_config.raises_in=nowhere", "algo.gamma=0.8", "5", "finished"],
         ["3", "env.env_config.raises_in=nowhere", "algo.gamma=0.9", "5", "finished"],
     ]
+
+
+FAULTS = {
+    "nan reward": "env 0 of 'toy_envs.FaultyEnv' gave nan as reward",
+    "infinite reward": "gave -inf as reward",
+    "nan observation": "gave nan as observation",
+    "infinite observation": "gave inf as observation",
+    "no reward": "gave nan as reward",
+    "text as reward": "could not convert string to float",
+    "four values": "must return (observation, reward, terminated, truncated, info), not 4 values",
+    "nothing": "must return (observation, reward, terminated, truncated, info), not a NoneType",
+    "other shape": "returned an observation of shape (3,), and its observation_space has (2,)",
+    "one number as observation": "returned an observation of shape (), and its",
+    "reset without info": "must return (observation, info), not a ndarray",
+    "reset returns nothing": "must return (observation, info), not a NoneType",
+    "other shape in reset": "returned an observation of shape (1,), and its",
+    "exit": "SystemExit: 0",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_an_env_is_said_with_its_name(rlrun, fault):
+    faulty = ("env=gym", "env.id=toy_envs.FaultyEnv", f"env.env_config.fault='{fault}'")
+    outcome = rlrun(*faulty, "hydra.run.dir=run", *ONE_ITERATION)
+    assert outcome.status == 1
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith("rlrun: Worker 0 failed")
+    assert "toy_envs.FaultyEnv" in last
+    assert FAULTS[fault] in last
+    assert outcome.stderr.count("\n") < 12
+
+
+def test_an_env_without_a_space_is_refused(rlrun):
+    outcome = rlrun("env=gym", "env.id=toy_envs.FaultyEnv", "env.env_config.fault='no space'")
+    assert_refused(outcome, 2, "env.id='toy_envs.FaultyEnv'", "has no observation_space")
+
+
+def test_results_that_do_not_fit_on_the_disk_are_one_message(tmp_path):
+    script = Path(sys.executable).with_name("rlrun")
+    command = [str(script), "hydra.run.dir=run", *TINY, "stop.training_iteration=1000"]
+    limited = f"ulimit -f 30; exec {shlex.join(command)}"  # kilobytes
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert f"rlrun: The results in {tmp_path / 'run'} cannot be written: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_error_of_a_hook_comes_with_its_traceback_and_no_more(rlrun, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rlrun.core.callbacks import Callbacks\n\n"
+        "class Mine(Callbacks):\n"
+        "    def on_train_result(self, *, trainer, result, **kwargs):\n"
+        "        result['no such key']\n"
+    )
+    outcome = rlrun("callbacks.mine._target_=mine.Mine", "hydra.run.dir=run", *ONE_ITERATION)
+    assert outcome.status == 1
+    assert "result['no such key']" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1].startswith("rlrun: ended by the error above: KeyError")
+    assert "hydra" not in outcome.stderr
+
+
+def test_a_method_that_looks_like_a_hook_and_is_none_is_refused(rlrun, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rlrun.core.callbacks import Callbacks\n\n"
+        "class Mine(Callbacks):\n"
+        "    def on_episode_ended(self, **kwargs):\n"
+        "        pass\n"
+    )
+    outcome = rlrun("callbacks.mine._target_=mine.Mine", *ONE_ITERATION)
+    assert_refused(outcome, 2, "no hook 'on_episode_ended'", "Did you mean on_episode_end?")
+
+
+def test_evaluation_in_an_env_with_other_spaces_is_refused_before_training(rlrun, tmp_path):
+    outcome = rlrun(
+        "evaluation.interval=100", "evaluation.config.env.id=Acrobot-v1", *ONE_ITERATION
+    )
+    assert_refused(outcome, 2, "(4,)", "'Acrobot-v1' gives (6,)", "evaluation.config.env")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run(rlrun):
+    outcome = rlrun("algo.lr=1e30", *TINY, "stop.training_iteration=100", "hydra.run.dir=run")
+    assert outcome.status == 1
+    assert "The loss of default_policy is nan" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_version_and_help_of_commands(rlrun):
+    assert rlrun("--version").stdout == f"rlrun {metadata.version('rlrun')}\n"
+    for command in ("resume", "rollout", "list"):
+        outcome = rlrun(command, "--help")
+        assert outcome.status == 0
+        assert outcome.stdout.startswith(f"rlrun {command} ")
+
+
+def test_a_folder_with_an_equals_sign_can_be_resumed_and_rolled_out(rlrun, tmp_path):
+    assert rlrun("hydra.run.dir='a=b'", *ONE_ITERATION).status == 0
+    assert rlrun("resume", "a=b", "stop.training_iteration=2").status == 0
+    assert rlrun("rollout", "a=b", "episodes=1").status == 0
+
+
+def test_a_tuned_example_is_found_by_its_name_alone_and_a_typo_is_noticed(rlrun):
+    assert rlrun("-f", "cartpole-ppo", "hydra.run.dir=run", *ONE_ITERATION).status == 1
+    outcome = rlrun("-f", "dqn/cartpol-dqn")
+    assert_refused(outcome, 2, "Did you mean dqn/cartpole-dqn")
 
 
 def test_a_sweep_with_one_wrong_value_is_refused_before_its_first_job(rlrun, tmp_path):

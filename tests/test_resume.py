@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from helpers_cli import (
     Child,
@@ -294,7 +296,8 @@ def test_values_may_be_changed_and_are_recorded(tmp_path):
     [
         ("algo.learning_rate", 1, "Did you mean algo.lr?"),
         ("algo.gamma", 2, r"algo\.gamma=2.* must be between 0 and 1"),
-        ("algo", "dqn", "algo='dqn' must be a mapping"),
+        ("algo", "dqn", "algo=dqn: what a run is composed of cannot be exchanged"),
+        ("seed", 2, r"seed=2: a resumed run goes on with .* \(seed=1\)"),
     ],
 )
 def test_a_bad_override_is_refused_and_changes_nothing(tmp_path, key, value, words):
@@ -365,8 +368,11 @@ def test_the_command_resumes_and_says_where_the_stop_rule_is_met_already(rlrun, 
     assert iterations_in(tmp_path / "run") == [1, 2]
     outcome = rlrun("resume", "run")
     assert outcome.status == 0
-    assert "The stop rule" in outcome.stderr
+    assert "stop.training_iteration=2" in outcome.stderr
     assert "is met already" in outcome.stderr
+    outcome = rlrun("resume", "run", "stop.training_iteratoin=3")
+    assert outcome.status == 0
+    assert "Did you mean training_iteration" in outcome.stderr
 
 
 ENDLESS = (
@@ -412,6 +418,62 @@ def test_termination_ends_a_run_in_the_same_way(tmp_path):
     assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume run\n")
     last = iterations_in(tmp_path / "run")[-1]
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
+
+
+def test_termination_of_all_its_processes_ends_a_run_with_async_envs_in_the_same_way(tmp_path):
+    child = Child(tmp_path, *ENDLESS, "env.vectorization=async")
+    child.wait_for_result(tmp_path / "run", 2)
+    for process in psutil.Process(child.pid).children():
+        process.terminate()
+    child.signal(signal.SIGTERM)
+    outcome = child.wait()
+    assert (outcome.status, outcome.stderr.count("Traceback")) == (143, 0)
+    assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume run\n")
+    last = iterations_in(tmp_path / "run")[-1]
+    assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
+
+
+def test_a_lost_terminal_ends_a_run_in_the_same_way(tmp_path):
+    child = Child(tmp_path, *ENDLESS)
+    child.wait_for_result(tmp_path / "run", 1)
+    child.signal(signal.SIGHUP)
+    assert child.wait().status == 129
+    assert len(list_checkpoints(tmp_path / "run")) == 1
+
+
+def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):
+    child = Child(tmp_path, *ENDLESS, "checkpoint_freq=1", "keep_checkpoints_num=2")
+    child.wait_for_result(tmp_path / "run", 3)
+    with pytest.raises(ConfigError, match=f"is still going on, in process {child.pid}"):
+        Run.resume(tmp_path / "run").execute()
+    child.signal(signal.SIGINT)
+    assert child.wait().status == 130
+    last = iterations_in(tmp_path / "run")[-1]
+    assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
+
+
+def test_a_run_whose_folder_has_gone_ends_with_an_error(tmp_path):
+    child = Child(tmp_path, *ENDLESS)
+    child.wait_for_result(tmp_path / "run", 1)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    outcome = child.wait()
+    assert outcome.status == 1
+    assert f"The results in {tmp_path / 'run'} cannot be written" in outcome.stderr
+    assert "Go on with" not in outcome.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a=b", "it's", "$HOME", "x(1)", "[x]"])
+def test_the_printed_command_resumes_a_run_in_any_folder(tmp_path, rlrun, name):
+    # Quoted for Hydra; the folder has the plain name.
+    quoted = name.replace("'", "\\'")
+    child = Child(tmp_path, *ENDLESS[:-1], f"hydra.run.dir='{quoted}'")
+    child.wait_for_result(tmp_path / name, 1)
+    child.signal(signal.SIGINT)
+    printed = child.wait().stdout.splitlines()[-1].removeprefix("Interrupted. Go on with: rlrun ")
+    outcome = rlrun(*shlex.split(printed), "stop.training_iteration=1")
+    assert (outcome.status, outcome.stdout) == (0, "")
+    assert "is met already" in outcome.stderr
 
 
 def test_termination_ends_a_run_with_ray_workers_in_the_same_way(tmp_path):

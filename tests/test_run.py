@@ -46,6 +46,7 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_run_leaves_its_config_results_versions_log_and_checkpoints(finished):
     assert {path.name for path in finished.iterdir()} == {
+        ".lock",
         "params.json",
         "result.json",
         "progress.csv",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -292,3 +294,44 @@ class StuckEnv(CountingEnv):
     def step(self, action: Any) -> Step:
         while True:
             time.sleep(1.0)
+
+
+class FaultyEnv(CountingEnv):
+    """Counts, with one `fault` from its third step on (or in reset, or for ever)."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        if fault == "no space":
+            del self.observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = super().reset(seed=seed)
+        given = {
+            "reset without info": observation,
+            "reset returns nothing": None,
+            "other shape in reset": (np.zeros(1, np.float32), info),
+        }
+        return given.get(self.fault, (observation, info))
+
+    def step(self, action: Any) -> Any:
+        given = super().step(action)
+        observation, reward, *rest = given
+        if self.fault == "one number as observation":
+            return np.float32(1.0), reward, *rest
+        if self.steps < 3:
+            return given
+        if self.fault == "exit":
+            sys.exit(0)
+        faulty = {
+            "nan reward": (observation, math.nan, *rest),
+            "infinite reward": (observation, -math.inf, *rest),
+            "nan observation": (observation * math.nan, reward, *rest),
+            "infinite observation": (observation + np.float32(math.inf), reward, *rest),
+            "no reward": (observation, None, *rest),
+            "text as reward": (observation, "x", *rest),
+            "four values": given[:4],
+            "nothing": None,
+            "other shape": (np.zeros(3, np.float32), reward, *rest),
+        }
+        return faulty.get(self.fault, given)

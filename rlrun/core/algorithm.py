@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -161,6 +162,7 @@ def check_range(
     name: str, value: float | None, *, low: float, high: float = float("inf"), key: str = "algo"
 ) -> None:
     """Raise ConfigError unless `value` is None or lies in [low, high]."""
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+    if value is not None and not (low <= value <= high and math.isfinite(value)):
+        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+        bounds += ", and finite" if value == math.inf else ""
         raise ConfigError(f"{key}.{name}={value} must be {bounds}.")

@@ -28,6 +28,17 @@ LARGE_ARRAY_BYTES = 1 << 24
 REPLACED = ".replaced.tmp"
 """Ending of a checkpoint's name while a new one of the same iteration takes its place."""
 
+UNEXPECTED_CONTENT = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file raises that is not as it was written."""
+
 FOLDER = re.compile(r"checkpoint_(\d{6,})")
 
 
@@ -56,7 +67,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) 
             shutil.rmtree(replaced, ignore_errors=True)
             folder.replace(replaced)
         temporary.replace(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} could not be written: {error}.") from error
@@ -71,12 +82,14 @@ def load_checkpoint(folder: Path, parts: tuple[str, ...] | None = None) -> dict[
     Every file that is read is checked against the manifest. Raises CheckpointError if something is
     missing, damaged or of a newer format.
     """
+    from safetensors import SafetensorError
+
     manifest = read_manifest(folder)
     try:
         tree = json.loads(_checked(folder, STATE, manifest).read_text())
         names = tree.keys() if parts is None else parts
         return {name: _load_part(folder, name, tree[name], manifest) for name in names}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, *UNEXPECTED_CONTENT) as error:
         raise CheckpointError(f"The checkpoint {folder} is damaged: {error!r}.") from error
 
 
@@ -86,7 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         version = manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNEXPECTED_CONTENT) as error:
         raise CheckpointError(
             f"{folder} is not a complete checkpoint ({MANIFEST}: {error})."
         ) from error
@@ -121,8 +134,9 @@ def iteration_of(folder: Path) -> int:
 
 def remove(folder: Path) -> None:
     """Delete a checkpoint so that a kill in between leaves nothing that looks like one."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_unfinished(run_folder: Path) -> None:
@@ -132,11 +146,20 @@ def remove_unfinished(run_folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that the file is either the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
 
 
@@ -157,12 +180,12 @@ def _write(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
     (folder / STATE).write_text(json.dumps(tree))
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        _sync(path)
+        sync(path)
         relative = path.relative_to(folder).as_posix()
         files[relative] = {"size": path.stat().st_size, "crc32": _crc32(path)}
     manifest = {"format_version": FORMAT_VERSION, **facts, "files": files}
     write_json(folder / MANIFEST, manifest)
-    _sync(folder)
+    sync(folder)
 
 
 def _extract(node: Any, key: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -236,11 +259,3 @@ def _crc32(path: Path) -> int:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -63,8 +63,23 @@ class Policy(nn.Module):
         }
 
     def set_weights(self, weights: dict[str, Any]) -> None:
-        """Copy `weights` into the memory of the present ones. Raises KeyError, RuntimeError."""
-        self.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()})
+        """Copy `weights` into the memory of the present ones.
+
+        Raises ValueError if they are those of another network.
+        """
+        present = self.state_dict()
+        if present.keys() != weights.keys():
+            differing = sorted(present.keys() ^ weights.keys())
+            raise ValueError(f"the networks differ in {', '.join(differing[:4])}.")
+        for name, tensor in present.items():
+            if tuple(tensor.shape) != tuple(weights[name].shape):
+                raise ValueError(
+                    f"{name} has the shape {tuple(weights[name].shape)} there, and "
+                    f"{tuple(tensor.shape)} in this network."
+                )
+        # Arrays from Ray and from mapped files are read-only, which torch warns of.
+        writeable = {name: np.require(array, requirements="W") for name, array in weights.items()}
+        self.load_state_dict({name: torch.as_tensor(array) for name, array in writeable.items()})
 
 
 class ActorCritic(Policy):

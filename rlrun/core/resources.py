@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import torch
 
 
+MAX_THREADS = 1024
+"""More crash torch on some machines, and make no sense on any."""
+
+
 @dataclass(kw_only=True)
 class Resources:
     """The resources group. Amounts of CPUs and GPUs may be fractions."""
@@ -41,9 +45,10 @@ class Resources:
             value = getattr(self, name)
             if not value >= 0:
                 raise ConfigError(f"resources.{name}={value} must be at least 0.")
-        if self.num_cpus_for_driver < 1:
+        if not 1 <= self.num_cpus_for_driver <= MAX_THREADS:
             raise ConfigError(
-                f"resources.num_cpus_for_driver={self.num_cpus_for_driver} must be at least 1."
+                f"resources.num_cpus_for_driver={self.num_cpus_for_driver} must be between 1 and "
+                f"{MAX_THREADS}."
             )
         if self.ray_address is not None and self.ray_num_cpus is not None:
             raise ConfigError(

@@ -6,6 +6,7 @@ them, constant outside), or a node with a `_target_` that names one of the class
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from operator import itemgetter
@@ -136,10 +137,11 @@ def check_schedule_range(name: str, value: Any, *, low: float, high: float = flo
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     found = schedule.value_range()
-    if found is not None and not low <= found[0] <= found[1] <= high:
-        bounds = f"at least {low:g}"
-        if high != float("inf"):
-            bounds = f"between {low:g} and {high:g}"
+    if found is None:
+        return
+    if not (low <= found[0] <= found[1] <= high and math.isfinite(found[1])):
+        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+        bounds += ", and finite," if found[1] == math.inf else ""
         raise ConfigError(f"{name}={value} must be {bounds} at every timestep.")
 
 

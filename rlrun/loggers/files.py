@@ -28,7 +28,7 @@ class JsonLogger(Logger):
         path = run.folder / "result.json"
         with replace_file(path) as file:
             if run.start_iteration > 0:
-                file.writelines(_json_lines(path, run.start_iteration))
+                file.writelines(json_lines(path, run.start_iteration))
         self._file = _open_to_append(path)
 
     def log_result(self, result: dict[str, Any]) -> None:
@@ -90,11 +90,15 @@ class CsvLogger(Logger):
 def replace_file(path: Path) -> Iterator[TextIO]:
     """A new text file that takes the place of `path` in one step when the block ends well."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _open_to_append(path: Path) -> TextIO:
@@ -111,16 +115,27 @@ def _complete_lines(path: Path) -> Iterator[str]:
     """The lines of a file, if it exists, less a last one that a kill left half-written."""
     if path.exists():
         with path.open("rb") as file:
-            yield from (line.decode() for line in file if line.endswith(b"\n"))
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield line.decode()
+                except UnicodeDecodeError as error:
+                    raise _damaged(path, repr(line)) from error
 
 
-def _json_lines(path: Path, last_iteration: int) -> Iterator[str]:
+def json_lines(path: Path, last_iteration: int) -> Iterator[str]:
+    """The lines of a `result.json`, if it exists, up to the iteration `last_iteration`.
+
+    A last line that a kill left half-written is left out. Raises CheckpointError for any other
+    line that is no result.
+    """
     for line in _complete_lines(path):
         try:
-            iteration = json.loads(line)["training_iteration"]
-        except (ValueError, KeyError, TypeError) as error:
+            is_wanted = json.loads(line)["training_iteration"] <= last_iteration
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, line) from error
-        if iteration <= last_iteration:
+        if is_wanted:
             yield line
 
 

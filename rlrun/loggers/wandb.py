@@ -80,6 +80,9 @@ class WandbLogger(Logger):
             self._run.finish(exit_code=_EXIT_CODES[status])
         except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
+            return
+        if self.mode == "offline":
+            _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb
@@ -108,8 +111,10 @@ class WandbLogger(Logger):
 
     def _warn(self, what: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        command = f"wandb sync {shlex.quote(self._run.settings.sync_dir)}"
-        _log.warning("%s (%s). To upload it later: %s", what, reason, command)
+        _log.warning("%s (%s). To upload it later: %s", what, reason, self._sync_command())
+
+    def _sync_command(self) -> str:
+        return f"wandb sync {shlex.quote(self._run.settings.sync_dir)}"
 
 
 def _saved_id(run: RunInfo) -> str | None:

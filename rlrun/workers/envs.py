@@ -88,6 +88,7 @@ class SubEnv(gym.Wrapper):
         self.seed: int | None = None
         self.episode_start: dict[str, Any] = {}
         self.pending_restore: dict[str, Any] | None = None
+        self._is_first_step = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -99,7 +100,7 @@ class SubEnv(gym.Wrapper):
             self.seed = seed
         try:
             given = self.env.reset(seed=seed, options=options or None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.failure("reset", error) from error
         if not isinstance(given, tuple) or len(given) != 2:
             raise self._misfit("reset", f"must return (observation, info), not {_kind(given)}")
@@ -109,7 +110,7 @@ class SubEnv(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
             given = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.failure("step", error) from error
         if not isinstance(given, tuple) or len(given) != 5:
             raise self._misfit(
@@ -117,6 +118,9 @@ class SubEnv(gym.Wrapper):
                 f"must return (observation, reward, terminated, truncated, info), not "
                 f"{_kind(given)}",
             )
+        if self._is_first_step:
+            self._is_first_step = False
+            self.check_shape("step", given[0])
         return given
 
     def check_shape(self, verb: str, observation: Any) -> None:
@@ -151,7 +155,7 @@ class SubEnv(gym.Wrapper):
                 return None
         return observation, total_reward
 
-    def failure(self, verb: str, error: Exception) -> WorkerError:
+    def failure(self, verb: str, error: BaseException) -> WorkerError:
         """What failed in this env's `verb`, as an error that names it."""
         return self._misfit(verb, f"{type(error).__name__}: {error}")
 
@@ -263,6 +267,11 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
         raise ConfigError(f"env.id={config.id!r}: {error}{hint}") from error
     except (gym.error.Error, RlrunError):
         raise
+    except ImportError as error:
+        raise ConfigError(
+            f"env.id={config.id!r} cannot be imported: {error} A class of your own is named by its "
+            f"import path, such as env.id=my_package.MyEnv."
+        ) from error
     except Exception as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             raise ConfigError(f"env.env_config={config.env_config}: {error}") from error

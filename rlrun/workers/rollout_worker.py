@@ -15,7 +15,7 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import EpisodeReport
-from rlrun.core.errors import WorkerError
+from rlrun.core.errors import SpaceError, WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import make_filter
 from rlrun.core.networks import Model
@@ -129,6 +129,18 @@ class RolloutWorker:
         )
         if policy is None:
             policy = self._make_policy()
+        elif policy.obs_space.shape != spaces_of_env.obs_space.shape:
+            raise SpaceError(
+                f"The policy is for observations of {policy.obs_space.shape}, and "
+                f"{config.env.id!r} gives {spaces_of_env.obs_space.shape}. Evaluation needs an env "
+                f"with the spaces of the training env: see evaluation.config.env."
+            )
+        elif policy.action_space != spaces_of_env.action_space:
+            raise SpaceError(
+                f"The policy is for the actions {policy.action_space}, and {config.env.id!r} takes "
+                f"{spaces_of_env.action_space}. Evaluation needs an env with the spaces of the "
+                f"training env: see evaluation.config.env."
+            )
         self.policy_map: dict[str, Policy] = {DEFAULT_POLICY_ID: policy}
         self.rng = seeding.generator(config.seed, self.purpose, worker_index)
         self.exploration = config.exploration.for_worker(
@@ -145,7 +157,8 @@ class RolloutWorker:
         )
         self._trajectories = _Trajectories(config.algorithm)
         self.sampler = self._make_sampler() if self.env is not None else None
-        self._become_global()
+        if _global_worker is None or not config.in_evaluation:
+            self._become_global()
 
     # Sampling
 

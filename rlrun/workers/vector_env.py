@@ -25,6 +25,9 @@ from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_e
 CLOSE_TIMEOUT_S = 5.0
 """How long envs in processes of their own may take to finish a step when they are closed."""
 
+SIGTERM_GRACE_S = 60
+"""How long envs in processes of their own outlive a SIGTERM, if their parent does not end them."""
+
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 """(raw observations, rewards [B], terminated [B], truncated [B])."""
 
@@ -157,6 +160,9 @@ class AsyncVectorEnv(VectorEnv):
         self.action_space = vector_env.single_action_space
         self.worker_index = worker_index
         self._is_broken = False
+        for process in vector_env.processes:
+            # They do not end at once at a SIGTERM.
+            process.terminate = process.kill  # type: ignore[method-assign]
 
     def reset(self, seeds: list[int]) -> Any:
         with self._watched():
@@ -171,7 +177,8 @@ class AsyncVectorEnv(VectorEnv):
             return self.vector_env.reset(options={"reset_mask": done})[0]
 
     def episode_starts(self) -> list[dict[str, Any]]:
-        return list(self.vector_env.get_attr("episode_start"))
+        with self._watched():
+            return list(self.vector_env.get_attr("episode_start"))
 
     def restore_episodes(
         self, starts: list[dict[str, Any]], actions: list[np.ndarray]
@@ -179,8 +186,8 @@ class AsyncVectorEnv(VectorEnv):
         pending = [
             {"start": start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
         ]
-        self.vector_env.set_attr("pending_restore", pending)
         with self._watched():
+            self.vector_env.set_attr("pending_restore", pending)
             return list(self.vector_env.call("restore_episode"))
 
     def close(self) -> None:
@@ -271,9 +278,12 @@ def _make_env_of_a_process(
 ) -> SubEnv:
     """The same in a child process of its own (gymnasium makes one in the parent as well)."""
     if os.getpid() != parent:
-        # Ctrl-C is for the parent, which closes its children; and they inherit its handlers.
+        # Signals to all processes of a run are for the parent: it needs its envs for the last
+        # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
     return _make_sub_env(config, worker_index, env_index)
 
 

@@ -77,7 +77,7 @@ def test_hooks_are_called_in_the_order_of_a_run(tmp_path):
     with make(
         "evaluation.interval=2", "evaluation.duration=1", callbacks={"all": named(Recorder)}
     ) as trainer:
-        assert called() == ["sub_environment_created", "trainer_init"]
+        assert called() == ["sub_environment_created", "sub_environment_created", "trainer_init"]
         trainer.train()
         first = called()
         trainer.train()
@@ -90,7 +90,6 @@ def test_hooks_are_called_in_the_order_of_a_run(tmp_path):
         *episode,
         *episode,
         *learned,
-        "sub_environment_created",
         "evaluate_start",
         "episode_start",
         *episode,

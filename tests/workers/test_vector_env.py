@@ -320,4 +320,4 @@ def test_envs_that_are_stuck_in_processes_of_their_own_can_be_closed(monkeypatch
     envs.close()
     for process in processes:
         process.join()
-        assert process.exitcode == -signal.SIGTERM
+        assert process.exitcode == -signal.SIGKILL
