@@ -70,7 +70,8 @@ class Run:
             plain = dict(json.loads(params.read_text()))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
-                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}."
+                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}. (What "
+                f"trainer.save wrote, trainer.restore reads; `rlrun rollout` acts with it.)"
             ) from error
         except OSError as error:
             raise ConfigError(f"{params} cannot be read: {error}") from error

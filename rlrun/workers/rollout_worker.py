@@ -207,7 +207,7 @@ class RolloutWorker:
             seed, "actions", self.worker_index
         ).bit_generator.state
         self.sampler.restart(env_seeds(seed, self.worker_index, num_envs))
-        share = _shares(num_episodes if num_episodes is not None else num_steps or 0, num_envs)
+        share = shares(num_episodes if num_episodes is not None else num_steps or 0, num_envs)
         episodes_done = np.zeros(num_envs, np.int64)
         steps_done = np.zeros(num_envs, np.int64)
         counted: list[EpisodeReport] = []
@@ -459,9 +459,9 @@ class _Trajectories:
         )
 
 
-def _shares(total: int, num_envs: int) -> np.ndarray:
-    """`total` dealt out to `num_envs` as evenly as can be."""
-    return np.array([total // num_envs + (i < total % num_envs) for i in range(num_envs)])
+def shares(total: int, num_takers: int) -> np.ndarray:
+    """`total` dealt out to `num_takers` as evenly as can be."""
+    return total // num_takers + (np.arange(num_takers) < total % num_takers)
 
 
 def _count_rows(fragment: Batch) -> int:

@@ -11,7 +11,7 @@ from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
-from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig, shares
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -127,18 +127,15 @@ class WorkerSet:
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
     ) -> int:
         """Exactly that many episodes or env steps over all sampling workers; returns env steps."""
-        num_samplers = max(self.num_workers, 1)
-        shares = [
-            (
-                evaluation_round,
-                None if num_episodes is None else _share(num_episodes, i, num_samplers),
-                None if num_steps is None else _share(num_steps, i, num_samplers),
-            )
-            for i in range(num_samplers)
-        ]
         if self._pool is None:
-            return self._local.run_evaluation(*shares[0])
-        return int(sum(self._pool.call_each("run_evaluation", shares)))
+            return self._local.run_evaluation(evaluation_round, num_episodes, num_steps)
+        by_steps = num_episodes is None
+        dealt = shares((num_steps if by_steps else num_episodes) or 0, self.num_workers)
+        arguments = [
+            (evaluation_round, None if by_steps else int(share), int(share) if by_steps else None)
+            for share in dealt
+        ]
+        return int(sum(self._pool.call_each("run_evaluation", arguments)))
 
     # The user's functions, everywhere
 
@@ -204,10 +201,6 @@ class WorkerSet:
         if self._pool is None:
             return [getattr(self._local, method)()]
         return self._pool.call_all(method)
-
-
-def _share(total: int, index: int, num_shares: int) -> int:
-    return total // num_shares + (index < total % num_shares)
 
 
 def _concat_filled(batches: list[Batch]) -> Batch:
