@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +49,7 @@ HELP = """rlrun: reinforcement-learning experiments from the command line.
   rlrun list [GROUP]                        the choices of each group, one line each
 
   -v, -vv                   say more (log_level=INFO, DEBUG)
+  --version                 the version of rlrun
   --cfg job                 show the composed configuration instead of running
   --config-dir DIR          add a folder with groups of your own
   --hydra-help              all of Hydra's own options
@@ -100,6 +102,7 @@ def train(arguments: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     register_resolvers()
     given = [sys.argv[0], *arguments]
@@ -117,7 +120,7 @@ def train(arguments: list[str]) -> int:
         from rlrun.run import Run
 
         _silence_hydra()
-        run, status = None, 1
+        run, status, failed = None, 1, False
         try:
             run = Run(config, HydraConfig.get().runtime.output_dir)
             run.command = given
@@ -126,12 +129,16 @@ def train(arguments: list[str]) -> int:
             raise
         except Exception as error:
             # Reported here, so that the other jobs of a sweep go on.
-            status = report(error, ORIGINAL_FULL_ERROR)
+            status, failed = report(error, ORIGINAL_FULL_ERROR), True
         statuses.append(status)
         objective = None if run is None else run.objective
         if job := sweep.running_job():
-            ended = f"failed ({status})" if status or run is None else run.status
+            ended = "failed" if failed or run is None else run.status
+            if status == 1 and not failed:
+                ended = "below its pass mark"
             jobs.append(sweep.Job(**job, objective=objective, status=ended))
+        if run is not None and run.status == "interrupted":
+            sys.exit(status)  # of the whole sweep
         return objective
 
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.
@@ -145,9 +152,11 @@ def train(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RlrunError(f"The run's folder cannot be made: {error}") from error
-    except ValueError as error:  # of Hydra's own checks of overrides
-        raise ConfigError(str(error)) from error
+        raise RlrunError(f"The run cannot start: {error}") from error
+    except (ValueError, YAMLError) as error:
+        if isinstance(error, ValueError) and "override" not in str(error):
+            raise
+        raise ConfigError(f"Hydra cannot compose this: {error}") from error
     finally:
         if jobs:
             print(sweep.summary(jobs), flush=True)
@@ -168,11 +177,11 @@ def resume(arguments: list[str]) -> int:
 
 
 def rollout(arguments: list[str]) -> int:
-    """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [seed=N] \
-        [render=true] [key=value ...]
+    """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [key=value ...]
 
     Act with a trained policy and print each episode, ten if neither number is given. Without
-    explore=true it takes the most likely actions. Other keys: as in the run's configuration.
+    explore=true it takes the most likely actions; render=true shows the env, seed=N starts it
+    elsewhere. Other keys: as in the run's configuration.
     """
     if not _begins_with_path(arguments):
         raise _usage(rollout)
@@ -236,13 +245,14 @@ class ValidateBeforeRun:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        for overrides in sweep.jobs_of(config):
-            try:
-                _validate(compose("config", overrides))
-            except (HydraException, OmegaConfBaseException) as error:
-                sys.exit(report(explain(error, overrides), ORIGINAL_FULL_ERROR))
-            except RlrunError as error:
-                sys.exit(report(error, ORIGINAL_FULL_ERROR))
+        overrides: list[str] = []
+        try:
+            for overrides in sweep.jobs_of(config):
+                _validate(compose(config.hydra.job.config_name, overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(report(explain(error, overrides), ORIGINAL_FULL_ERROR))
+        except RlrunError as error:
+            sys.exit(report(error, ORIGINAL_FULL_ERROR))
 
     def on_multirun_end(self, **kwargs: Any) -> None:
         """Nothing."""
@@ -284,15 +294,20 @@ def execute(run: Any) -> int:
         raise
     if run.status == "interrupted":
         folder = shlex.quote(_shortest(run.folder))
-        print(f"Interrupted. Go on with: rlrun resume {folder}", flush=True)
-        sys.exit(run.exit_status)
-    if run.settings.pass_mark:
+        _say(f"Interrupted. Go on with: rlrun resume {folder}")
+    elif run.settings.pass_mark:
         marks = ", ".join(
             f"{key} {mark:g} (best {run.best.get(key, math.nan):g})"
             for key, mark in run.settings.pass_mark.items()
         )
-        print(f"{'PASSED' if run.reached_pass_mark else 'FAILED'}: {marks}", flush=True)
+        _say(f"{'PASSED' if run.reached_pass_mark else 'FAILED'}: {marks}")
     return run.exit_status
+
+
+def _say(text: str) -> None:
+    # A terminal that has gone is no fault of the run.
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def report(error: Exception, full_error: bool) -> int:
@@ -424,8 +439,8 @@ def _remove_if_unused(folder: Path) -> None:
     for name in OWN_FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    parent, results = folder.parent, folder.parent.parent
-    for emptied in (folder, parent, results) if results.name == "results" else (folder,):
+    parent = folder.parent
+    for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
         if emptied.is_dir() and not any(emptied.iterdir()):
             emptied.rmdir()
 

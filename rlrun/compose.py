@@ -118,8 +118,8 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
         raise unknown_key(key, _known_keys(plain))
     if not parents and isinstance(node[leaf], dict) and isinstance(value, str | int | float):
         raise ConfigError(
-            f"{key}={value}: what a run is composed of cannot be exchanged any more. Its single "
-            f"keys can be set: {key}.<name>=<value>."
+            f"{key}={value}: {key} is a mapping here, whose keys can be set: "
+            f"{key}.<name>=<value>. Choices are made where a run is composed: rlrun {key}=<choice>."
         )
     node[leaf] = value
 
@@ -212,13 +212,13 @@ def find_tuned_example(path: str) -> Path:
     shipped = conf_dir() / "tuned_examples"
     given = Path(path)
     inner = given.relative_to("tuned_examples") if given.parts[:1] == ("tuned_examples",) else given
-    by_stem = [file for file in shipped.rglob("*.yaml") if file.stem == inner.name]
+    is_bare = len(given.parts) == 1
+    by_stem = [file for file in shipped.rglob("*.yaml") if is_bare and file.stem == given.stem]
     for candidate in (given, shipped / inner, shipped / f"{inner}.yaml", *by_stem):
         if candidate.is_file():
             return candidate.absolute()
     names = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
-    near = difflib.get_close_matches(str(inner.with_suffix("")), names, n=3)
-    near = near or [name for name in names if inner.stem in name]
+    near = difflib.get_close_matches(str(inner).removesuffix(".yaml"), names, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"-f {path}: there is no such file.{hint} Shipped are: {', '.join(names)}.")
 

@@ -16,7 +16,7 @@ from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
-from rlrun.key_watch import keys_of
+from rlrun.key_watch import first_part, keys_of
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
@@ -81,9 +81,9 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
-    if evaluation.interval is None:
+    if evaluation.interval is None and not worker.callbacks.overrides("on_train_result"):
         for setting, result_key in keys_of(settings).items():
-            if result_key.startswith("evaluation"):
+            if first_part(result_key) == "evaluation":
                 raise ConfigError(
                     f"{setting} names {result_key!r}, and no evaluation runs. Set "
                     f"evaluation.interval, e.g. evaluation.interval=10."
@@ -139,7 +139,8 @@ def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
 def _check_hooks(callbacks: type[Callbacks]) -> None:
     """Raise ConfigError for a method that looks like a hook and would never be called."""
     for name in dir(callbacks):
-        if name.startswith("on_") and name not in HOOKS:
+        is_meant = name.startswith("on_") and callable(getattr(callbacks, name))
+        if is_meant and name not in HOOKS:
             near = difflib.get_close_matches(name, HOOKS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(

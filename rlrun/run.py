@@ -53,6 +53,7 @@ class Run:
         """What was typed to start this; it is written down."""
         self.is_folder_mine = False
         """Whether this run has begun to write there."""
+        self._keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
         self._signal: int | None = None
         self._restored_from: Path | None = None
 
@@ -84,14 +85,11 @@ class Run:
                     f"(seed={plain.get('seed')}). Start a new run for another seed."
                 )
             set_value(plain, key, value)
-        if path is folder:
-            found = checkpoint.list_checkpoints(folder)
-            if not found:
-                raise CheckpointError(
-                    f"{folder} has no complete checkpoint to resume from. Start the run anew; "
-                    f"checkpoint_freq=N writes one every N iterations."
-                )
-            path = found[-1]
+        if path is folder and not checkpoint.list_checkpoints(folder):
+            raise CheckpointError(
+                f"{folder} has no complete checkpoint to resume from. Start the run anew; "
+                f"checkpoint_freq=N writes one every N iterations."
+            )
         run = cls(plain, folder)
         run._restored_from = path
         return run
@@ -139,7 +137,6 @@ class Run:
                 "No stop rule: this run goes on until Ctrl-C. "
                 "stop.timesteps_total=100000 would end it."
             )
-        keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
         loggers = self._start_loggers(trainer.iteration)
         status = "failed"
         try:
@@ -149,12 +146,12 @@ class Run:
                 self.result["done"] = done
                 self._note_pass_mark()
                 self._log(loggers)
-                keys.look_at(self.result)
+                self._keys.check(self.result)
                 if done or self._signal is not None:
                     break
                 if self._is_checkpoint_due(trainer.iteration):
                     self._save(trainer)
-            keys.warn_of_unseen(self.result)
+            self._keys.warn_of_unseen(self.result)
             status = self.status = "finished" if done else "interrupted"
             is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
             if is_wanted or self._is_checkpoint_due(trainer.iteration):
@@ -163,7 +160,10 @@ class Run:
             try:
                 _close_all(loggers, status)
             except OSError as error:
-                raise self._unwritable(error) from error
+                if status != "failed":
+                    raise self._unwritable(error, "on closing") from error
+                # What made it fail is on its way.
+                logger.error("%s", self._unwritable(error, "on closing"))
 
     def _is_over(self) -> bool:
         """Whether a restored run has nothing left to do."""
@@ -171,9 +171,7 @@ class Run:
         if rule is None:
             return False
         logger.warning("%s of %s is met already; raise it to go on.", rule, self.folder)
-        keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
-        keys.look_at(self.result)
-        keys.warn_of_unseen(self.result)
+        self._keys.warn_of_unseen(self.result)
         return True
 
     def _start_loggers(self, iteration: int) -> list[Logger]:
@@ -189,11 +187,10 @@ class Run:
             for each in [JsonLogger(), CsvLogger(), *self.parts.loggers]:
                 each.start(info)
                 started.append(each)
-        except OSError as error:
+        except BaseException as error:
             _close_all(started, "failed")
-            raise self._unwritable(error) from error
-        except BaseException:
-            _close_all(started, "failed")
+            if isinstance(error, OSError):
+                raise self._unwritable(error, type(each).__name__) from error
             raise
         return started
 
@@ -201,13 +198,14 @@ class Run:
         try:
             for each in loggers:
                 each.log_result(self.result)
+            each = loggers[0]
             # Open files can be written to when they are deleted; that it is not there is an error.
             os.stat(self.folder / run_folder.RESULTS)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, type(each).__name__) from error
 
-    def _unwritable(self, error: OSError) -> RlrunError:
-        return RlrunError(f"The results in {self.folder} cannot be written: {error}")
+    def _unwritable(self, error: OSError, by: str = "JsonLogger") -> RlrunError:
+        return RlrunError(f"The results in {self.folder} cannot be written ({by}): {error}")
 
     def _note_pass_mark(self) -> None:
         marks = self.settings.pass_mark
@@ -227,7 +225,10 @@ class Run:
 
     def _save(self, trainer: Trainer) -> None:
         # A checkpoint never knows of more results than the disk does.
-        checkpoint.sync(self.folder / run_folder.RESULTS)
+        try:
+            checkpoint.sync(self.folder / run_folder.RESULTS)
+        except OSError as error:
+            raise self._unwritable(error) from error
         trainer.save(self.folder, {"score": self._score()})
         self._prune()
 
@@ -250,15 +251,22 @@ class Run:
         scores[newest] = self._score()
         ranked = sorted(scores, key=lambda path: (scores[path], path.name), reverse=True)
         for path in ranked[keep:]:
-            if path != newest:
+            if path == newest:
+                continue
+            try:
                 checkpoint.remove(path)
+            except OSError as error:
+                logger.warning("%s cannot be removed: %s", path, error)
 
     def _restore(self, trainer: Trainer) -> None:
         assert self._restored_from is not None
+        if self._restored_from == self.folder:  # The newest by now, as nobody else writes any more.
+            self._restored_from = checkpoint.list_checkpoints(self.folder)[-1]
         trainer.restore(self._restored_from)
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
             self._note_pass_mark()
+            self._keys.note(result)
 
     def _set_newer_checkpoints_aside(self, iteration: int) -> None:
         """They belong to a future that is now lived again, and must not be found any more."""

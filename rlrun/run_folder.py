@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.loggers.files import json_lines
@@ -28,6 +28,11 @@ LOG = "rlrun.log"
 LOCK = ".lock"
 OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, LOCK, "progress.csv")
 """What a run writes into its folder before its first result."""
+
+logger = logging.getLogger("rlrun")
+
+_locked_here: set[Path] = set()
+"""The folders that this process has locked, which the system would let it lock once more."""
 
 PACKAGES = ("rlrun", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "ray")
 
@@ -52,27 +57,40 @@ def lock(folder: Path) -> Iterator[None]:
 
     Raises ConfigError if another process does, RlrunError if the disk refuses.
     """
+    if folder in _locked_here:
+        raise ConfigError(f"The run in {folder} is still going on, in this process.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+")
     except OSError as error:
         raise RlrunError(f"The run's folder {folder} cannot be written: {error}") from error
-    with file:
-        try:
-            # A lock of the process, not of the file: it ends with a kill, and children lack it.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise RlrunError(f"{folder / LOCK} cannot be locked: {error}") from error
+    _locked_here.add(folder)
+    try:
+        _lock(file, folder)
+        yield
+    finally:
+        _locked_here.remove(folder)
+        with suppress(OSError):  # The disk is full; the lock holds no data of the run.
+            file.close()
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        # A lock of the process, not of the file: it ends with a kill, and children lack it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}\n")
+        file.flush()
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
             file.seek(0)
             raise ConfigError(
                 f"The run in {folder} is still going on, in process {file.read().strip()}. End it "
                 f"first, with Ctrl-C or SIGTERM."
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise RlrunError(f"The run's folder {folder} cannot be written: {error}") from error
+        logger.warning("%s has no locks (%s): do not start this run twice at once.", folder, error)
 
 
 def versions(command: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
     """The overrides of every job that a composed sweep will run; none for other sweepers, which
     choose as they go."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if config.hydra.sweeper.get("_target_") != BASIC_SWEEPER:
@@ -35,8 +37,10 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
     given = [str(override) for override in config.hydra.overrides.task]
     params = config.hydra.sweeper.get("params") or {}
     given = [*(f"{key}={value}" for key, value in params.items()), *given]
-    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
-    return batch
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+    search_path = [o for o in config.hydra.overrides.hydra if o.startswith("hydra.searchpath")]
+    return [[*search_path, *overrides] for overrides in batch]
 
 
 def summary(jobs: Iterable[Job]) -> str:
@@ -58,7 +62,8 @@ def summary(jobs: Iterable[Job]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
         for row in table
     ]
-    return "\n".join([f"Sweep of {len(jobs)} jobs in {jobs[0].folder.parent}", *lines])
+    folder = os.path.commonpath([job.folder.parent for job in jobs])
+    return "\n".join([f"Sweep of {len(jobs)} jobs in {folder}", *lines])
 
 
 def running_job() -> dict[str, Any]:

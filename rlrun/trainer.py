@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -71,46 +72,49 @@ class Trainer:
         self.workers = WorkerSet(
             config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
         )
-        cap_gpu_memory(resources, device)
-        local = self.workers.local_worker()
-        # The workers' copy of the algorithm stays a bundle of hyperparameters.
-        algorithm = copy.copy(config.worker.algorithm)
-        algorithm.setup(local.policy_map[DEFAULT_POLICY_ID], device, config.worker.seed)
-        if self.callbacks.overrides("on_learn_on_batch"):
-            algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
-        self.algorithms: dict[str, Algorithm] = {DEFAULT_POLICY_ID: algorithm}
-        self.workers.sync_weights()
-        self.evaluation = Evaluation(config.evaluation, config.evaluation_worker, resources)
-        if config.evaluation.interval is not None:
-            self.evaluation.workers(self.policies)
-        self.evaluation_metrics = self.evaluation.unknown()
-        self.episodes = EpisodeWindow()
-        self.timers = Timers()
-        self.iteration = 0
-        self.time_total_s = 0.0
-        self.num_env_steps_trained = 0
-        self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
-        experiment_id = f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}"
-        self._facts = {
-            "pid": os.getpid(),
-            "hostname": socket.gethostname(),
-            "node_ip": _node_ip(),
-            "experiment_id": experiment_id,
-            "trial_id": experiment_id,
-            "experiment_tag": "",
-            "warmup_time": time.perf_counter() - started,
-        }
-        logger.info(
-            "%s on %s: observations %s, actions %s, %d parameters on %s, %d remote workers",
-            type(algorithm).__name__,
-            config.worker.env.id,
-            local.spaces.obs_space,
-            local.spaces.action_space,
-            sum(parameter.numel() for parameter in algorithm.policy.parameters()),
-            device,
-            resources.num_workers,
-        )
-        self.callbacks.on_trainer_init(trainer=self)
+        with ExitStack() as stack:
+            stack.callback(self.workers.stop)
+            cap_gpu_memory(resources, device)
+            local = self.workers.local_worker()
+            # The workers' copy of the algorithm stays a bundle of hyperparameters.
+            algorithm = copy.copy(config.worker.algorithm)
+            algorithm.setup(local.policy_map[DEFAULT_POLICY_ID], device, config.worker.seed)
+            if self.callbacks.overrides("on_learn_on_batch"):
+                algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
+            self.algorithms: dict[str, Algorithm] = {DEFAULT_POLICY_ID: algorithm}
+            self.workers.sync_weights()
+            self.evaluation = Evaluation(config.evaluation, config.evaluation_worker, resources)
+            if config.evaluation.interval is not None:
+                self.evaluation.workers(self.policies)
+            self.evaluation_metrics = self.evaluation.unknown()
+            self.episodes = EpisodeWindow()
+            self.timers = Timers()
+            self.iteration = 0
+            self.time_total_s = 0.0
+            self.num_env_steps_trained = 0
+            self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
+            experiment_id = f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}"
+            self._facts = {
+                "pid": os.getpid(),
+                "hostname": socket.gethostname(),
+                "node_ip": _node_ip(),
+                "experiment_id": experiment_id,
+                "trial_id": experiment_id,
+                "experiment_tag": "",
+                "warmup_time": time.perf_counter() - started,
+            }
+            logger.info(
+                "%s on %s: observations %s, actions %s, %d parameters on %s, %d remote workers",
+                type(algorithm).__name__,
+                config.worker.env.id,
+                local.spaces.obs_space,
+                local.spaces.action_space,
+                sum(parameter.numel() for parameter in algorithm.policy.parameters()),
+                device,
+                resources.num_workers,
+            )
+            self.callbacks.on_trainer_init(trainer=self)
+            stack.pop_all()
 
     # Training
 
@@ -133,8 +137,8 @@ class Trainer:
         result |= self._counters(elapsed, self.workers.num_env_steps_sampled - steps_before)
         result |= self._learner_info(metrics)
         result |= self._facts | {"config": self.config.plain}
-        self.callbacks.on_train_result(trainer=self, result=result)
         logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
+        self.callbacks.on_train_result(trainer=self, result=result)
         return result
 
     def evaluate(self) -> dict[str, Any]:
@@ -299,7 +303,7 @@ class Trainer:
         }
 
     def set_weights(self, weights: Mapping[str, dict[str, Any]]) -> None:
-        """Set weights by policy id, here and on all workers. Raises KeyError, RuntimeError."""
+        """Set weights by policy id, here and on all workers. Raises KeyError, ValueError."""
         for policy_id, policy_weights in weights.items():
             self.policies[policy_id].set_weights(policy_weights)
         self.workers.sync_weights()

@@ -49,6 +49,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.run",
         "rlrun.run_folder",
         "shutil",
+        "yaml",
     },
     "compose": {
         "difflib",
@@ -60,6 +61,7 @@ IMPORTS_IN_FUNCTIONS = {
     "config": {"msgspec"},
     "sweep": {
         "hydra._internal.core_plugins.basic_sweeper",
+        "hydra.core.global_hydra",
         "hydra.core.hydra_config",
         "hydra.core.override_parser.overrides_parser",
         "hydra.types",

@@ -26,6 +26,7 @@ from helpers_cli import (
     top_folders,
 )
 
+from rlrun import run_folder
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
@@ -296,7 +297,7 @@ def test_values_may_be_changed_and_are_recorded(tmp_path):
     [
         ("algo.learning_rate", 1, "Did you mean algo.lr?"),
         ("algo.gamma", 2, r"algo\.gamma=2.* must be between 0 and 1"),
-        ("algo", "dqn", "algo=dqn: what a run is composed of cannot be exchanged"),
+        ("algo", "dqn", "algo=dqn: algo is a mapping here"),
         ("seed", 2, r"seed=2: a resumed run goes on with .* \(seed=1\)"),
     ],
 )
@@ -452,6 +453,38 @@ def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
 
 
+def test_a_folder_is_locked_within_one_process_too(tmp_path):
+    folder = tmp_path / "run"
+    with (
+        run_folder.lock(folder),
+        pytest.raises(ConfigError, match="is still going on, in this process"),
+        run_folder.lock(folder),
+    ):
+        pass
+    with run_folder.lock(folder):
+        pass
+
+
+class MarkRarely(Callbacks):
+    """A custom metric of every episode; few iterations end one."""
+
+    def on_episode_end(self, *, episode: Any, **kwargs: Any) -> None:
+        episode.custom_metrics["mark"] = 1.0
+
+
+def test_a_key_that_came_before_a_resume_need_not_come_again_at_once(tmp_path):
+    counting = {"_target_": f"{__name__}.MarkRarely"}
+    plain = tiny_ppo(
+        env__id="toy_envs.CountingEnv",
+        env__env_config={"terminates_at": 200},
+        callbacks={"mine": counting},
+        checkpoint_score_attr="custom_metrics/mark_mean",
+        stop__training_iteration=8,
+    )
+    Run(plain, tmp_path / "run").execute()
+    assert resume(tmp_path / "run", 20)["training_iteration"] == 20
+
+
 def test_a_run_whose_folder_has_gone_ends_with_an_error(tmp_path):
     child = Child(tmp_path, *ENDLESS)
     child.wait_for_result(tmp_path / "run", 1)
@@ -532,7 +565,9 @@ def test_ctrl_c_ends_a_whole_sweep(tmp_path):
     child.signal(signal.SIGINT)
     outcome = child.wait()
     assert outcome.status == 130
-    assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume sweep/0\n")
+    assert "Interrupted. Go on with: rlrun resume sweep/0\n" in outcome.stdout
+    assert outcome.stdout.endswith("  interrupted\n")
+    assert not (tmp_path / "sweep" / "1").exists()
     jobs = [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
     assert jobs == ["0"]
     assert top_folders(tmp_path) == {"sweep"}

@@ -120,7 +120,7 @@ def test_the_last_line_sums_up_the_episodes(rlrun, run_dir):
         (["algo.learning_rate=1"], "Did you mean algo.lr?"),
         (["algo.gamma=2"], "algo.gamma=2.0 must be between 0 and 1"),
         (["explore=perhaps"], "explore=perhaps must be true or false"),
-        (["env=pendulum"], "env=pendulum: what a run is composed of cannot be exchanged"),
+        (["env=pendulum"], "env=pendulum: env is a mapping here"),
         (["render=true"], "got an unexpected keyword argument 'render_mode'"),
         (["episodes"], "'episodes' is not of the form key=value"),
     ],

@@ -310,6 +310,7 @@ class FaultyEnv(CountingEnv):
         given = {
             "reset without info": observation,
             "reset returns nothing": None,
+            "nan observation in reset": (observation * math.nan, info),
             "other shape in reset": (np.zeros(1, np.float32), info),
         }
         return given.get(self.fault, (observation, info))

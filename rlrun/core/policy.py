@@ -72,13 +72,16 @@ class Policy(nn.Module):
             differing = sorted(present.keys() ^ weights.keys())
             raise ValueError(f"the networks differ in {', '.join(differing[:4])}.")
         for name, tensor in present.items():
-            if tuple(tensor.shape) != tuple(weights[name].shape):
+            if tuple(tensor.shape) != np.shape(weights[name]):
                 raise ValueError(
-                    f"{name} has the shape {tuple(weights[name].shape)} there, and "
+                    f"{name} has the shape {tuple(np.shape(weights[name]))} there, and "
                     f"{tuple(tensor.shape)} in this network."
                 )
         # Arrays from Ray and from mapped files are read-only, which torch warns of.
-        writeable = {name: np.require(array, requirements="W") for name, array in weights.items()}
+        writeable = {
+            name: np.require(array, requirements="W") if isinstance(array, np.ndarray) else array
+            for name, array in weights.items()
+        }
         self.load_state_dict({name: torch.as_tensor(array) for name, array in writeable.items()})
 
 

@@ -42,7 +42,7 @@ class Preprocessor:
         return self._transform(observations)
 
     def single(self, observation: Any) -> np.ndarray:
-        """One raw observation, as a batch of one row. Raises ValueError if its shape is another."""
+        """One raw observation, as a batch of one row. Raises SpaceError if its shape is another."""
         return self._transform(_add_axis(self.original_space, observation))
 
 
@@ -141,7 +141,7 @@ def _add_axis(space: spaces.Space, observation: Any) -> Any:
             _add_axis(part, value) for part, value in zip(space.spaces, observation, strict=True)
         )
     if np.shape(observation) != space.shape:
-        raise ValueError(
+        raise SpaceError(
             f"The observation has the shape {np.shape(observation)}; the env's have {space.shape}."
         )
     return np.asarray(observation)[None]

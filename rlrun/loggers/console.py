@@ -14,7 +14,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any
 
-from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup
+from rlrun.loggers.base import Logger, RunInfo, first_rule_met
 
 _GAINS = {
     "training_iteration": "",
@@ -98,7 +98,9 @@ class _Progress:
 
     def add(self, result: dict[str, Any]) -> None:
         self.result = result
-        self._evaluation = result.get("evaluation") or self._evaluation
+        evaluation = result.get("evaluation")
+        if isinstance(evaluation, dict):
+            self._evaluation = evaluation
         gains = {total: result.get(gain, math.nan) for total, gain in _GAINS.items()}
         self._gains.append({**gains, "training_iteration": 1})
 
@@ -113,8 +115,9 @@ class _Progress:
 
     def evaluation(self) -> str:
         """The last evaluation's mean return, or "" before the first one."""
-        reward = lookup(self._evaluation, "episode_reward_mean")
-        return "" if reward is None or math.isnan(reward) else _number(reward)
+        reward = self._evaluation.get("episode_reward_mean")
+        is_known = isinstance(reward, int | float) and not math.isnan(reward)
+        return _number(reward) if is_known else ""
 
     def nearest_rule(self) -> tuple[str, float, float]:
         """The key, value and target of the rule with the largest part done; key "" if none."""

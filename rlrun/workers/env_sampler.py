@@ -15,7 +15,7 @@ import numpy as np
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import Episode, EpisodeReport
-from rlrun.core.errors import WorkerError
+from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import NoFilter
 from rlrun.core.policy import Policy
@@ -107,8 +107,8 @@ class EnvSampler:
             fragment.put(t, row)
         self._steps_timed += num_steps
         self._forget_old_actions()
-        for name in ("rewards", "next_obs"):
-            self._check_finite(name, fragment.columns[name])
+        for name in ("rewards", "obs", "next_obs"):
+            self._check_finite(name, fragment.columns)
         # A step that does both is a termination.
         fragment.columns["truncated"] &= ~fragment.columns["terminated"]
         return fragment.columns
@@ -247,21 +247,28 @@ class EnvSampler:
             self.episodes.start(after_reset, done)
         return next_obs
 
-    def _check_finite(self, name: str, column: np.ndarray) -> None:
+    def _check_finite(self, name: str, columns: Batch) -> None:
+        column = columns[name]
         if column.dtype != np.float32:
             return
-        # A quick look: sums are finite only if all parts are, though large ones may overflow.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(column.sum()):
-                return
+        # A quick look: the sum of squares is finite only if all is, though large ones overflow.
+        flat = column.reshape(-1)
+        if math.isfinite(np.dot(flat, flat)):
+            return
         not_finite = np.argwhere(~np.isfinite(column))
-        if len(not_finite):
-            what = "reward" if name == "rewards" else "observation"
-            value = column[tuple(not_finite[0])]
-            raise WorkerError(
-                f"Worker {self.worker_index} failed: env {not_finite[0][1]} of "
-                f"{self.env.env_id!r} gave {value} as {what}, which nothing can be learned from."
+        if not len(not_finite):
+            return
+        weights = self.policy.get_weights()
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise RlrunError(
+                "The weights of the policy are not finite any more: learning has diverged. Go on "
+                "from an earlier checkpoint, or start anew, with a lower algo.lr or algo.grad_clip."
             )
+        what = "reward" if name == "rewards" else "observation"
+        raise WorkerError(
+            f"Worker {self.worker_index} failed: env {not_finite[0][1]} of {self.env.env_id!r} "
+            f"gave {column[tuple(not_finite[0])]} as {what}. Both must be finite numbers."
+        )
 
     def _forget_old_actions(self) -> None:
         longest = min(int(self._lengths.max()), MAX_REPLAY_STEPS)

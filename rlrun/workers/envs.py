@@ -126,11 +126,14 @@ class SubEnv(gym.Wrapper):
     def check_shape(self, verb: str, observation: Any) -> None:
         """Raise WorkerError if an observation has not the shape of the env's space."""
         shape = self.observation_space.shape
-        if shape is not None and np.shape(observation) != shape:
+        try:
+            found = np.shape(observation)
+        except ValueError as error:  # lists of different lengths
+            raise self.failure(verb, error) from error
+        if shape is not None and found != shape:
             raise self._misfit(
                 verb,
-                f"returned an observation of shape {np.shape(observation)}, and its "
-                f"observation_space has {shape}",
+                f"returned an observation of shape {found}, and its observation_space has {shape}",
             )
 
     def restore_episode(self) -> tuple[Any, float] | None:
@@ -268,9 +271,10 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
     except (gym.error.Error, RlrunError):
         raise
     except ImportError as error:
+        hint = " A class of your own is named by its import path: env.id=my_package.MyEnv."
         raise ConfigError(
-            f"env.id={config.id!r} cannot be imported: {error} A class of your own is named by its "
-            f"import path, such as env.id=my_package.MyEnv."
+            f"env.id={config.id!r} cannot be made: {str(error).rstrip('.')}."
+            f"{hint if ':' in config.id else ''}"
         ) from error
     except Exception as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):

@@ -135,7 +135,7 @@ class RolloutWorker:
                 f"{config.env.id!r} gives {spaces_of_env.obs_space.shape}. Evaluation needs an env "
                 f"with the spaces of the training env: see evaluation.config.env."
             )
-        elif policy.action_space != spaces_of_env.action_space:
+        elif not _take_same_actions(policy.action_space, spaces_of_env.action_space):
             raise SpaceError(
                 f"The policy is for the actions {policy.action_space}, and {config.env.id!r} takes "
                 f"{spaces_of_env.action_space}. Evaluation needs an env with the spaces of the "
@@ -457,6 +457,12 @@ class _Trajectories:
                 if name != "emitted"
             }
         )
+
+
+def _take_same_actions(one: spaces.Space, other: spaces.Space) -> bool:
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape == other.shape  # Bounds may differ: actions are stretched to them.
+    return one == other
 
 
 def shares(total: int, num_takers: int) -> np.ndarray:

@@ -140,9 +140,9 @@ class SyncVectorEnv(VectorEnv):
             try:
                 for i, observation in enumerate(self._observations):
                     self._memory[i] = observation
-            except (TypeError, ValueError):
+            except (TypeError, ValueError) as error:
                 self.envs[i].check_shape("step", observation)
-                raise
+                raise self.envs[i].failure("step", error) from error
             return self._memory
         return concatenate(self.observation_space, self._observations, self._memory)
 
@@ -161,8 +161,8 @@ class AsyncVectorEnv(VectorEnv):
         self.worker_index = worker_index
         self._is_broken = False
         for process in vector_env.processes:
-            # They do not end at once at a SIGTERM.
-            process.terminate = process.kill  # type: ignore[method-assign]
+            # They do not end at once at a SIGTERM, which multiprocessing sends at exit.
+            process._popen.terminate = process._popen.kill  # type: ignore[attr-defined]
 
     def reset(self, seeds: list[int]) -> Any:
         with self._watched():
@@ -209,6 +209,13 @@ class AsyncVectorEnv(VectorEnv):
         except WorkerError:
             self._is_broken = True
             raise
+        except (TypeError, ValueError) as error:
+            self._is_broken = True
+            raise WorkerError(
+                f"Worker {self.worker_index} failed: one of its {self.num_envs} envs of "
+                f"{self.env_id!r} gave what does not fit its spaces: {error}. "
+                f"With env.vectorization=sync it would be named here."
+            ) from error
 
 
 class NativeVectorEnv(VectorEnv):

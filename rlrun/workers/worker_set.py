@@ -43,14 +43,18 @@ class WorkerSet:
         self._pool = RemotePool(
             partial(RolloutWorker, config), num_workers, resources, num_other_workers
         )
-        spaces: Spaces = self._pool.call(0, "get_spaces")
-        self._local = RolloutWorker(
-            config,
-            with_env=resources.create_env_on_driver,
-            spaces_of_env=spaces,
-            policy=policy,
-        )
-        self.sync_weights()
+        try:
+            spaces: Spaces = self._pool.call(0, "get_spaces")
+            self._local = RolloutWorker(
+                config,
+                with_env=resources.create_env_on_driver,
+                spaces_of_env=spaces,
+                policy=policy,
+            )
+            self.sync_weights()
+        except BaseException:
+            self._pool.stop()
+            raise
 
     @property
     def num_workers(self) -> int:

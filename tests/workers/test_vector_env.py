@@ -4,8 +4,10 @@ import signal
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from gymnasium.vector.async_vector_env import AsyncState
+from helpers_cli import python_process
 
 from rlrun.core import seeding
 from rlrun.core.errors import ConfigError, WorkerError
@@ -321,3 +323,19 @@ def test_envs_that_are_stuck_in_processes_of_their_own_can_be_closed(monkeypatch
     for process in processes:
         process.join()
         assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_process_that_forgets_to_close_its_envs_ends_at_once(tmp_path):
+    script = (
+        "import rlrun\n"
+        "from rlrun.workers import vector_env\n"
+        "vector_env.SIGTERM_GRACE_S = 1000  # for ever, to this test\n"
+        "overrides = ['env.vectorization=async']\n"
+        "trainer = rlrun.make_trainer('ppo', env='CartPole-v1', overrides=overrides)\n"
+        "env = trainer.workers.local_worker().env.vector_env\n"
+        "print(*(process.pid for process in env.processes))\n"
+    )
+    done = python_process(tmp_path, "-c", script)
+    assert done.status == 0, done.stderr
+    for pid in done.stdout.split():
+        assert not psutil.pid_exists(int(pid))
