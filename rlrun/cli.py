@@ -284,13 +284,15 @@ ORIGINAL_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
 
 def execute(run: Any) -> int:
     """Execute a run and say how it ended; returns the exit status."""
+    from rlrun.run_folder import remove_if_unused
+
     if num_remote := run.parts.trainer.resources.num_workers:
         sys.stderr.write(f"rlrun: starting {num_remote} Ray worker(s), which takes some seconds\n")
     try:
         run.execute()
     except (ConfigError, MissingExtraError, ResourceError):
         if run.is_folder_mine:
-            _remove_if_unused(run.folder)
+            remove_if_unused(run.folder)
         raise
     if run.status == "interrupted":
         folder = shlex.quote(_shortest(run.folder))
@@ -425,24 +427,6 @@ def _first_sentence(path: Path) -> str:
         if not line.startswith("# @"):
             comments.append(line.lstrip("# "))
     return re.split(r"\.\s", " ".join(comments) + " ")[0]
-
-
-def _remove_if_unused(folder: Path) -> None:
-    """Take back what was written for a run that was refused before its first result; no more."""
-    import shutil
-
-    from rlrun.run_folder import OWN_FILES, RESULTS
-
-    written = folder / RESULTS
-    if (written.exists() and written.stat().st_size) or list(folder.glob("checkpoint_*")):
-        return
-    for name in OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    parent = folder.parent
-    for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
-        if emptied.is_dir() and not any(emptied.iterdir()):
-            emptied.rmdir()
 
 
 def _shortest(folder: Path) -> str:

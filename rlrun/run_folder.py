@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,20 @@ def refuse_taken_folder(folder: Path) -> None:
             f"hydra.run.dir={folder} holds a run already. Choose another folder, or go on with it: "
             f"rlrun resume {shlex.quote(str(folder))}"
         )
+
+
+def remove_if_unused(folder: Path) -> None:
+    """Take back what was written for a run that was refused before its first result; no more."""
+    results = folder / RESULTS
+    if (results.exists() and results.stat().st_size) or list(folder.glob("checkpoint_*")):
+        return
+    for name in OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    parent = folder.parent
+    for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
 
 
 def results_until(folder: Path, iteration: int) -> list[dict[str, Any]]:

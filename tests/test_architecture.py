@@ -48,7 +48,6 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.rollout",
         "rlrun.run",
         "rlrun.run_folder",
-        "shutil",
         "yaml",
     },
     "compose": {
