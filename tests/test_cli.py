@@ -487,7 +487,7 @@ def test_what_is_wrong_with_an_env_is_said_with_its_name(rlrun, fault, vectoriza
     assert last.startswith("rlrun: Worker 0 failed")
     assert "toy_envs.FaultyEnv" in last
     assert FAULTS[fault] in last
-    assert outcome.stderr.count("\n") < (12 if vectorization == "sync" else 40)
+    assert outcome.stderr.count("\n") < 40
 
 
 def test_an_env_without_a_space_is_refused(rlrun):

@@ -343,7 +343,7 @@ def test_a_wrong_type_in_the_config_names_key_value_and_what_is_allowed(algo, ke
         ("ppo", "resources.num_gpus", -0.5, "at least 0"),
         ("ppo", "resources.num_gpus", float("nan"), "at least 0"),
         ("ppo", "resources.num_gpus", 2, "between 0 and 1"),
-        ("ppo", "resources.num_cpus_for_driver", 0, "at least 1"),
+        ("ppo", "resources.num_cpus_for_driver", 0, "between 1 and 1024"),
         ("ppo", "evaluation.interval", 0, "at least 1"),
         ("ppo", "evaluation.duration", 0, "at least 1"),
         ("ppo", "evaluation.num_workers", -1, "at least 0"),

@@ -434,6 +434,10 @@ def test_termination_of_all_its_processes_ends_a_run_with_async_envs_in_the_same
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="run under nohup, which rlrun respects",
+)
 def test_a_lost_terminal_ends_a_run_in_the_same_way(tmp_path):
     child = Child(tmp_path, *ENDLESS)
     child.wait_for_result(tmp_path / "run", 1)

@@ -126,11 +126,13 @@ class SubEnv(gym.Wrapper):
     def check_shape(self, verb: str, observation: Any) -> None:
         """Raise WorkerError if an observation has not the shape of the env's space."""
         shape = self.observation_space.shape
+        if shape is None:  # Dict and Tuple
+            return
         try:
             found = np.shape(observation)
         except ValueError as error:  # lists of different lengths
             raise self.failure(verb, error) from error
-        if shape is not None and found != shape:
+        if found != shape:
             raise self._misfit(
                 verb,
                 f"returned an observation of shape {found}, and its observation_space has {shape}",
