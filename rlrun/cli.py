@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.path.insert(0, _working_directory())
         name = arguments[0] if arguments else ""
         if name == "--version":
+            from importlib import metadata
+
             print(f"rlrun {metadata.version('rlrun')}")
             sys.exit(0)
         if re.fullmatch(r"[\w-]+", name) and not name.startswith("-") and name not in commands:

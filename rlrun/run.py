@@ -146,7 +146,7 @@ class Run:
                 self.result["done"] = done
                 self._note_pass_mark()
                 self._log(loggers)
-                self._keys.check(self.result)
+                self._check_keys(trainer)
                 if done or self._signal is not None:
                     break
                 if self._is_checkpoint_due(trainer.iteration):
@@ -164,6 +164,14 @@ class Run:
                     raise self._unwritable(error, "on closing") from error
                 # What made it fail is on its way.
                 logger.error("%s", self._unwritable(error, "on closing"))
+
+    def _check_keys(self, trainer: Trainer) -> None:
+        try:
+            self._keys.check(self.result)
+        except ConfigError:
+            # The first evaluation may show it after hours: what was learned till then is kept.
+            self._save(trainer)
+            raise
 
     def _is_over(self) -> bool:
         """Whether a restored run has nothing left to do."""
@@ -212,7 +220,7 @@ class Run:
         values = {key: lookup(self.result, key) for key in marks}
         known = {key: value for key, value in values.items() if isinstance(value, int | float)}
         for key, value in known.items():
-            if not value <= self.best.get(key, -math.inf):  # nan is better than nothing
+            if value > self.best.get(key, -math.inf):
                 self.best[key] = value
         self.reached_pass_mark = self.reached_pass_mark or (
             bool(marks) and all(known.get(key, -math.inf) >= mark for key, mark in marks.items())

@@ -48,6 +48,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.rollout",
         "rlrun.run",
         "rlrun.run_folder",
+        "importlib",
         "yaml",
     },
     "compose": {

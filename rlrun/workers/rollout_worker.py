@@ -129,18 +129,8 @@ class RolloutWorker:
         )
         if policy is None:
             policy = self._make_policy()
-        elif policy.obs_space.shape != spaces_of_env.obs_space.shape:
-            raise SpaceError(
-                f"The policy is for observations of {policy.obs_space.shape}, and "
-                f"{config.env.id!r} gives {spaces_of_env.obs_space.shape}. Evaluation needs an env "
-                f"with the spaces of the training env: see evaluation.config.env."
-            )
-        elif not _take_same_actions(policy.action_space, spaces_of_env.action_space):
-            raise SpaceError(
-                f"The policy is for the actions {policy.action_space}, and {config.env.id!r} takes "
-                f"{spaces_of_env.action_space}. Evaluation needs an env with the spaces of the "
-                f"training env: see evaluation.config.env."
-            )
+        else:
+            self._check_fit(policy)
         self.policy_map: dict[str, Policy] = {DEFAULT_POLICY_ID: policy}
         self.rng = seeding.generator(config.seed, self.purpose, worker_index)
         self.exploration = config.exploration.for_worker(
@@ -366,6 +356,18 @@ class RolloutWorker:
                 self.spaces.obs_space, self.spaces.action_space, self.config.model
             )
         return policy.to(self.config.device if self.worker_index > 0 else "cpu")
+
+    def _check_fit(self, policy: Policy) -> None:
+        """Raise SpaceError if a policy that was made for another env cannot act in this one."""
+        found = self.spaces
+        sees_the_same = policy.obs_space.shape == found.obs_space.shape
+        if not (sees_the_same and _take_same_actions(policy.action_space, found.action_space)):
+            raise SpaceError(
+                f"The policy is for observations of {policy.obs_space.shape} and actions of "
+                f"{policy.action_space}; {self.config.env.id!r} gives {found.obs_space.shape} and "
+                f"takes {found.action_space}. Evaluation needs an env with the spaces of the training "
+                f"env: see evaluation.config.env."
+            )
 
     def _make_sampler(self) -> EnvSampler:
         config, env = self.config, self.env
