@@ -365,8 +365,8 @@ class RolloutWorker:
             raise SpaceError(
                 f"The policy is for observations of {policy.obs_space.shape} and actions of "
                 f"{policy.action_space}; {self.config.env.id!r} gives {found.obs_space.shape} and "
-                f"takes {found.action_space}. Evaluation needs an env with the spaces of the training "
-                f"env: see evaluation.config.env."
+                f"takes {found.action_space}. Evaluation needs an env with the spaces of the "
+                f"training env: see evaluation.config.env."
             )
 
     def _make_sampler(self) -> EnvSampler:
