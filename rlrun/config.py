@@ -163,7 +163,8 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that does not exist, with the nearest ones that do."""
     names = sorted(name for name in set(known) if not name.endswith("_target_"))
     leaf = given.rpartition(".")[2]
-    meant = {leaf, SYNONYMS.get(leaf, leaf)}
+    synonyms = difflib.get_close_matches(leaf, SYNONYMS, n=1, cutoff=0.85)
+    meant = {leaf, *(SYNONYMS[name] for name in synonyms)}
     same_leaf = [name for name in names if name.rpartition(".")[2] in meant]
     near = same_leaf or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
     if not near:

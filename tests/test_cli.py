@@ -93,6 +93,7 @@ def assert_refused(outcome: Outcome, status: int, *words: str) -> None:
     [
         (["algo=dqnn"], ["algo=dqnn", "Did you mean dqn", "ppo", "rainbow"]),
         (["algo.learning_rate=1"], ["algo.learning_rate", "Did you mean algo.lr?"]),
+        (["algo.learning_rat=1"], ["algo.learning_rat", "Did you mean algo.lr?"]),
         (["+algo.typo=1"], ["algo.typo", "train_batch_size"]),
         (["algo.lr=fast"], ["algo.lr=fast", "a number"]),
         (["algo.gamma=1.5"], ["algo.gamma=1.5", "between 0 and 1"]),
