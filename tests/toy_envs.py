@@ -336,3 +336,71 @@ class FaultyEnv(CountingEnv):
             "other shape": (np.zeros(3, np.float32), reward, *rest),
         }
         return faulty.get(self.fault, given)
+
+
+ODD_OBSERVATIONS: dict[str, tuple[spaces.Space, Any, Any]] = {
+    "fraction in an integer Box": (
+        spaces.Box(0, 9, (2,), np.int64),
+        np.zeros(2, np.int64),
+        np.array([3.0, 0.75]),
+    ),
+    "300 in uint8": (
+        spaces.Box(0, 255, (12, 12), np.uint8),
+        np.zeros((12, 12), np.uint8),
+        np.full((12, 12), 300),
+    ),
+    "shape (1,) for (3,)": (
+        spaces.Box(-9, 9, (3,), np.float32),
+        np.zeros(3, np.float32),
+        np.zeros(1, np.float32),
+    ),
+    "text in a Box": (spaces.Box(-9, 9, (1,), np.float32), np.zeros(1, np.float32), ["7"]),
+    "3 of Discrete(3)": (spaces.Discrete(3), 0, 3),
+    "-1 of Discrete(3)": (spaces.Discrete(3), 0, -1),
+    "4 of MultiDiscrete([2, 4])": (
+        spaces.MultiDiscrete([2, 4]),
+        np.array([0, 0]),
+        np.array([1, 4]),
+    ),
+    "2 in MultiBinary": (spaces.MultiBinary(3), np.zeros(3, np.int8), np.array([0, 2, 1])),
+    "missing key": (
+        spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}),
+        {"a": 0, "b": 0},
+        {"a": 1},
+    ),
+    "extra key": (spaces.Dict({"a": spaces.Discrete(2)}), {"a": 0}, {"a": 1, "c": 1}),
+    "short tuple": (spaces.Tuple([spaces.Discrete(2)] * 2), (0, 0), (1,)),
+    "2 of a nested Discrete(2)": (
+        spaces.Dict({"pair": spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(1)])}),
+        {"pair": (0, np.zeros(1, np.int8))},
+        {"pair": (2, np.zeros(1, np.int8))},
+    ),
+}
+"""(space, an observation of it, one that is not) by what is odd about the last one."""
+
+
+class OddObservationEnv(gym.Env):
+    """Gives an observation of its space, and one that is `odd` from its third step on."""
+
+    def __init__(self, odd: str) -> None:
+        self.observation_space, self.usual, self.odd = ODD_OBSERVATIONS[odd]
+        self.action_space = spaces.Discrete(2)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        return self.usual, {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return (self.odd if self.steps >= 3 else self.usual), 1.0, False, False, {}
+
+
+class OtherSpacesEnv(CountingEnv):
+    """Each env of this class that is made in a process has a wider space than the one before."""
+
+    widths = itertools.count(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(0.0, 1e6, (next(self.widths),), np.float32)

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from rlrun.core.distributions import is_float_vector
 from rlrun.core.errors import SpaceError
+from rlrun.core.membership import misfit
 
 Transform = Callable[[Any], np.ndarray]
 
@@ -42,7 +43,11 @@ class Preprocessor:
         return self._transform(observations)
 
     def single(self, observation: Any) -> np.ndarray:
-        """One raw observation, as a batch of one row. Raises SpaceError if its shape is another."""
+        """One raw observation, as a batch of one row. Raises SpaceError if the env's space does not
+        hold it (see `misfit`)."""
+        reason = misfit(self.original_space, observation)
+        if reason is not None:
+            raise SpaceError(f"Cannot act: {reason}.")
         return self._transform(_add_axis(self.original_space, observation))
 
 
@@ -140,8 +145,4 @@ def _add_axis(space: spaces.Space, observation: Any) -> Any:
         return tuple(
             _add_axis(part, value) for part, value in zip(space.spaces, observation, strict=True)
         )
-    if np.shape(observation) != space.shape:
-        raise SpaceError(
-            f"The observation has the shape {np.shape(observation)}; the env's have {space.shape}."
-        )
-    return np.asarray(observation)[None]
+    return np.asarray(observation, space.dtype)[None]

@@ -19,8 +19,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
-from rlrun.core.errors import WorkerError
-from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_env
+from rlrun.core.errors import RlrunError, WorkerError
+from rlrun.core.membership import misfit
+from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
+from rlrun.workers.sub_env import SubEnv
 
 CLOSE_TIMEOUT_S = 5.0
 """How long envs in processes of their own may take to finish a step when they are closed."""
@@ -104,11 +106,8 @@ class SyncVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards = self._observations, self._rewards
         terminated, truncated = self._terminated, self._truncated
-        try:
-            for i, env in enumerate(self.envs):
-                observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
-        except (TypeError, ValueError) as error:  # a reward that is no number
-            raise env.failure("step", error) from error
+        for i, env in enumerate(self.envs):
+            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
         return self._batch(), rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
@@ -137,12 +136,8 @@ class SyncVectorEnv(VectorEnv):
 
     def _batch(self) -> Any:
         if self._is_array:
-            try:
-                for i, observation in enumerate(self._observations):
-                    self._memory[i] = observation
-            except (TypeError, ValueError) as error:
-                self.envs[i].check_shape("step", observation)
-                raise self.envs[i].failure("step", error) from error
+            for i, observation in enumerate(self._observations):
+                self._memory[i] = observation
             return self._memory
         return concatenate(self.observation_space, self._observations, self._memory)
 
@@ -223,24 +218,40 @@ class NativeVectorEnv(VectorEnv):
 
     can_replay = False
 
-    def __init__(self, vector_env: gym.vector.VectorEnv, env_id: str) -> None:
+    def __init__(
+        self, vector_env: gym.vector.VectorEnv, env_id: str, worker_index: int = 0
+    ) -> None:
         self.vector_env = vector_env
         self.env_id = env_id
+        self.worker_index = worker_index
         self.num_envs = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         mode = AutoresetMode(vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.skips_reset_rows = mode == AutoresetMode.NEXT_STEP
         self._observations: Any = None
+        space = self.observation_space
+        is_box = isinstance(space, gym.spaces.Box)
+        self._dtype = space.dtype if is_box else None
+        self._shape = (self.num_envs, *space.shape) if is_box else None  # type: ignore[misc]
 
     def reset(self, seeds: list[int]) -> Any:
         # One generator serves all envs, so one seed does.
-        self._observations = self.vector_env.reset(seed=seeds[0])[0]
+        self._observations = self._checked("reset", self.vector_env.reset(seed=seeds[0])[0])
         return self._observations
 
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
-        self._observations = observations
+        self._observations = self._checked("step", observations)
+        for name, given in (
+            ("rewards", rewards),
+            ("terminated", terminated),
+            ("truncated", truncated),
+        ):
+            if np.shape(given) != (self.num_envs,):
+                raise self._failure(
+                    "step", f"{name} must have the shape ({self.num_envs},), not {np.shape(given)}."
+                )
         done = terminated | truncated
         if not self.skips_reset_rows and done.any():
             final = np.array(observations)
@@ -254,30 +265,71 @@ class NativeVectorEnv(VectorEnv):
     def close(self) -> None:
         self.vector_env.close()
 
+    def _checked(self, verb: str, observations: Any) -> Any:
+        """The same observations. Raises WorkerError if they are not of the env's space."""
+        if (
+            type(observations) is np.ndarray
+            and observations.dtype is self._dtype
+            and observations.shape == self._shape
+        ):
+            return observations
+        reason = misfit(
+            self.observation_space,
+            observations,
+            lead=(self.num_envs,),
+            name="the batch of observations",
+        )
+        if reason is not None:
+            raise self._failure(verb, f"{reason}.")
+        return observations
+
+    def _failure(self, verb: str, what: str) -> WorkerError:
+        return WorkerError(
+            f"Worker {self.worker_index} failed in {verb} of the vector env {self.env_id!r}: {what}"
+        )
+
 
 def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> VectorEnv:
     """The envs of one worker. Raises ConfigError, MissingExtraError."""
     if config.vectorization == "native":
-        return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id)
+        return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id, worker_index)
     if config.vectorization == "sync":
         envs = [_make_sub_env(config, worker_index, index) for index in range(num_envs)]
+        _check_same_spaces(envs, config.id)
         return SyncVectorEnv(envs, config.id)
     makers = [
         partial(_make_env_of_a_process, config, worker_index, index, os.getpid())
         for index in range(num_envs)
     ]
-    return AsyncVectorEnv(
-        gym.vector.AsyncVectorEnv(
+    try:
+        vector_env = gym.vector.AsyncVectorEnv(
             makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
-        ),
-        config.id,
-        worker_index,
-    )
+        )
+    except RlrunError:
+        raise
+    except RuntimeError as error:
+        raise WorkerError(
+            f"The envs of worker {worker_index} ({config.id!r}) do not have the same spaces, which "
+            f"envs of one worker must have: {error}"
+        ) from error
+    return AsyncVectorEnv(vector_env, config.id, worker_index)
 
 
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     """The seed of each env's first reset, from the seed tree."""
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
+
+
+def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
+    for env in envs[1:]:
+        for name in ("observation_space", "action_space"):
+            first, other = getattr(envs[0], name), getattr(env, name)
+            if first != other:
+                raise WorkerError(
+                    f"The envs of worker {env.worker_index} ({env_id!r}) do not have the same "
+                    f"spaces, which envs of one worker must have: the {name} of env 0 is {first}, "
+                    f"that of env {env.env_index} is {other}."
+                )
 
 
 def _make_env_of_a_process(
