@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 from rlrun.core.distributions import is_float_vector
-from rlrun.core.errors import SpaceError
+from rlrun.core.errors import RlrunError, SpaceError
 from rlrun.core.membership import misfit
 
 Transform = Callable[[Any], np.ndarray]
+ActionTransform = Callable[[np.ndarray], np.ndarray]
 
 
 class Preprocessor:
@@ -52,42 +54,62 @@ class Preprocessor:
 
 
 class ActionConverter:
-    """Turns a policy's actions [N, ...] into what the env takes.
+    """Turns a policy's actions [N, ...] into what the env takes: always members of its space.
 
     A Box of floats: with `normalize_actions` the policy acts in [-1, 1] in every dimension that is
-    bounded on both sides, which is stretched to the bounds, and all are clipped at the bounds they
-    have; with `clip_actions` they are only clipped. Discrete actions are shifted by the space's
-    start.
+    bounded on both sides, which is stretched to the bounds; else actions are taken as they are.
+    Either way they are clipped to the bounds that there are. Discrete actions are counted from 0,
+    and shifted by the space's start. Raises RlrunError for an action that is nan.
     """
 
-    def __init__(self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool) -> None:
-        self._convert: Callable[[np.ndarray], np.ndarray] | None = None
-        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-            self._convert = lambda actions: actions + space.start
+    policy_space: spaces.Space
+    """The action space in the policy's terms: what it may usefully give."""
+
+    def __init__(self, space: spaces.Space, *, normalize_actions: bool) -> None:
+        self.policy_space = space
+        self._convert: ActionTransform | None = None
+        if isinstance(space, spaces.Discrete):
+            self.policy_space = spaces.Discrete(int(space.n))
+            self._convert = _shifted(space)
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.policy_space = spaces.MultiDiscrete(space.nvec)
+            self._convert = _shifted(space)
         elif isinstance(space, spaces.Box) and is_float_vector(space):
-            self._convert = _bounded(space, normalize_actions, clip_actions)
+            self.policy_space, self._convert = _bounded(space, normalize_actions)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._convert is None else self._convert(actions)
 
 
-def _bounded(
-    space: spaces.Box, normalize: bool, clip: bool
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    is_finite = np.isfinite(low), np.isfinite(high)
-    if not (normalize or clip) or not np.any(is_finite):
+def _shifted(space: spaces.Discrete | spaces.MultiDiscrete) -> ActionTransform | None:
+    if not np.any(space.start) and space.dtype == np.int64:
         return None
-    is_stretched = is_finite[0] & is_finite[1] & normalize
+    return lambda actions: (actions + space.start).astype(space.dtype)
+
+
+def _bounded(space: spaces.Box, normalize: bool) -> tuple[spaces.Box, ActionTransform]:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
     start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
     middle, half = (end + start) / 2, (end - start) / 2
 
     def convert(actions: np.ndarray) -> np.ndarray:
         stretched = middle + half * actions
         # A quarter of the time of np.clip.
-        return np.minimum(np.maximum(stretched, low), high).astype(space.dtype)
+        members = np.minimum(np.maximum(stretched, low), high)
+        flat = members.ravel()
+        if math.isnan(np.dot(flat, flat)):
+            raise RlrunError(
+                f"The policy gave the action {actions[np.isnan(members).any(-1)][0]}: learning has "
+                f"diverged. Go on from an earlier checkpoint, or start anew, with a lower algo.lr "
+                f"or algo.grad_clip."
+            )
+        return members.astype(space.dtype)
 
-    return convert
+    with np.errstate(over="ignore"):  # Bounds beyond float32 are none to a policy.
+        policy_low = np.where(is_stretched, -1.0, low).astype(np.float32)
+        policy_high = np.where(is_stretched, 1.0, high).astype(np.float32)
+    return spaces.Box(policy_low, policy_high, dtype=np.float32), convert
 
 
 def _is_image(space: spaces.Box) -> bool:

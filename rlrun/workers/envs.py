@@ -50,9 +50,8 @@ class EnvConfig:
     flatten_observations: bool = False
     """Whether observations with several axes become vectors."""
     normalize_actions: bool = True
-    """Whether the policy acts in [-1, 1], stretched to the env's bounds (bounded Box actions)."""
-    clip_actions: bool = False
-    """Whether actions are clipped to the bounds instead (if not normalised)."""
+    """Whether the policy acts in [-1, 1], stretched to the env's bounds (bounded Box actions);
+    false: its actions are taken as they are, clipped to the bounds."""
     clip_rewards: bool | float = False
     """Rewards that the algorithm sees: true: their sign; x: clipped to [-x, x]. Episode returns
     are always those of the raw rewards."""
@@ -64,11 +63,6 @@ class EnvConfig:
             )
         check_range("horizon", self.horizon, low=1, key="env")
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
-        if self.normalize_actions and self.clip_actions:
-            raise ConfigError(
-                "env.normalize_actions=true and env.clip_actions=true exclude each other: "
-                "a normalised action is within the bounds already. Set one of them to false."
-            )
         if self.vectorization == "native" and self.wrappers:
             raise ConfigError(
                 "env.wrappers cannot be applied with env.vectorization=native. "

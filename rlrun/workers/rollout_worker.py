@@ -133,18 +133,16 @@ class RolloutWorker:
             self._check_fit(policy)
         self.policy_map: dict[str, Policy] = {DEFAULT_POLICY_ID: policy}
         self.rng = seeding.generator(config.seed, self.purpose, worker_index)
+        self.convert_actions = ActionConverter(
+            spaces_of_env.action_space, normalize_actions=config.env.normalize_actions
+        )
         self.exploration = config.exploration.for_worker(
-            action_space=spaces_of_env.action_space,
+            action_space=self.convert_actions.policy_space,
             rng=self.rng,
             worker_index=worker_index,
             num_workers=config.num_workers,
         )
         self.filter = make_filter(config.env.observation_filter, spaces_of_env.obs_space.shape)
-        self.convert_actions = ActionConverter(
-            spaces_of_env.action_space,
-            normalize_actions=config.env.normalize_actions,
-            clip_actions=config.env.clip_actions,
-        )
         self._trajectories = _Trajectories(config.algorithm)
         self.sampler = self._make_sampler() if self.env is not None else None
         if _global_worker is None or not config.in_evaluation:

@@ -157,10 +157,8 @@ def test_normalised_actions_are_stretched_to_the_bounds_of_the_env(make_worker):
     np.testing.assert_allclose(rows["next_obs"], np.clip(stretched, low, high), rtol=1e-6)
 
 
-def test_clipped_actions_keep_their_scale(make_worker):
-    worker = make_worker(
-        "toy_envs.BoxActionEnv", fragment=40, normalize_actions=False, clip_actions=True
-    )
+def test_actions_that_are_not_normalised_keep_their_scale_and_are_clipped(make_worker):
+    worker = make_worker("toy_envs.BoxActionEnv", fragment=40, normalize_actions=False)
     rows = rows_of(worker)
     assert (rows["actions"][:, 1] < 0).any()
     np.testing.assert_array_equal(rows["next_obs"], np.clip(rows["actions"], [-2, 0], [2, 10]))
