@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 Reset = tuple[Any, dict[str, Any]]
@@ -404,3 +406,43 @@ class OtherSpacesEnv(CountingEnv):
     def __init__(self) -> None:
         super().__init__()
         self.observation_space = spaces.Box(0.0, 1e6, (next(self.widths),), np.float32)
+
+
+class DrawingEnv(gym.Env):
+    """obs: fresh draws of np.random, random, torch, both spaces and the env's own generator, and
+    what np.random gave when the env was made. Episodes terminate after `terminates_at` steps.
+
+    draws: which of them are drawn, the others are 0; the spaces belong to the class."""
+
+    NAMES = ("numpy", "random", "torch", "action_space", "observation_space", "own", "made")
+    observation_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, draws: Sequence[str] = NAMES, terminates_at: int = 7) -> None:
+        self.draws = draws
+        self.terminates_at = terminates_at
+        self.made = np.random.random()
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return self._observation(), 1.0, self.steps == self.terminates_at, False, {}
+
+    def _observation(self) -> np.ndarray:
+        draw = {
+            "numpy": np.random.random,
+            "random": random.random,
+            "torch": lambda: float(torch.rand(())),
+            "action_space": lambda: self.action_space.sample()[0],
+            "observation_space": lambda: self.observation_space.sample()[0],
+            "own": self.np_random.random,
+            "made": lambda: self.made,
+        }
+        return np.array(
+            [draw[name]() if name in self.draws else 0.0 for name in self.NAMES], np.float32
+        )

@@ -23,7 +23,7 @@ from rlrun.core.policy import Policy
 from rlrun.core.spaces import ActionConverter, Preprocessor
 from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import EnvConfig
-from rlrun.workers.vector_env import env_seeds, make_vector_env
+from rlrun.workers.vector_env import Purpose, env_seeds, make_vector_env
 
 DEFAULT_POLICY_ID = "default_policy"
 
@@ -103,11 +103,13 @@ class RolloutWorker:
             seeding.seed_process(config.seed, "worker", int(config.in_evaluation), worker_index)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
-        self.purpose = "evaluation" if config.in_evaluation else "rollout"
+        self.purpose: Purpose = "evaluation" if config.in_evaluation else "rollout"
         self.env = None
         if with_env:
             num_envs = config.algorithm.num_envs_per_worker
-            self.env = make_vector_env(config.env, num_envs, worker_index)
+            self.env = make_vector_env(
+                config.env, num_envs, worker_index, seed=config.seed, purpose=self.purpose
+            )
             self.preprocessor = Preprocessor(
                 self.env.observation_space, flatten=config.env.flatten_observations
             )
@@ -185,6 +187,14 @@ class RolloutWorker:
         env does beyond its share is not counted. `take_metrics` gives the episodes. Returns the
         env steps counted.
         """
+        with seeding.process_streams(
+            self.config.seed, self.purpose, evaluation_round, self.worker_index
+        ):
+            return self._run_evaluation(evaluation_round, num_episodes, num_steps)
+
+    def _run_evaluation(
+        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
+    ) -> int:
         assert self.sampler is not None
         assert self.env is not None
         self._become_global()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy import ndarray
 
+from rlrun.core import seeding
 from rlrun.core.errors import WorkerError
 from rlrun.core.membership import misfit
 
@@ -16,17 +18,31 @@ NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 
 class SubEnv(gym.Wrapper):
     """The outermost wrapper of each env: checks that what it gives fits its spaces, names it in
-    errors, and remembers how its episode began (the state of its generator, or its seed), so that
-    the episode can be replayed."""
+    errors, and remembers how its episode began, so that the episode can be replayed.
 
-    def __init__(self, env: gym.Env, name: str, worker_index: int, env_index: int) -> None:
+    An episode begins with a seed, or with the state of all generators that the env may draw from:
+    its own, those of its spaces, and with `owns_process` those of the process. A seeded reset seeds
+    them all, each differently.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        name: str,
+        worker_index: int,
+        env_index: int,
+        *,
+        owns_process: bool = False,
+    ) -> None:
         super().__init__(env)
+        self.owns_process = owns_process
         self.name = name
         self.worker_index = worker_index
         self.env_index = env_index
         self.seed: int | None = None
         self.episode_start: dict[str, Any] = {}
         self.pending_restore: dict[str, Any] | None = None
+        self._spaces = _own_spaces(env)
         self._space = env.observation_space
         is_box = isinstance(self._space, gym.spaces.Box)
         self._shape, self._dtype = (
@@ -37,10 +53,11 @@ class SubEnv(gym.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         if seed is None:
-            self.episode_start = {"rng": self.env.unwrapped.np_random.bit_generator.state}
+            self.episode_start = {"streams": self._streams()}
         else:
             self.episode_start = {"seed": seed}
             self.seed = seed
+            self._seed_streams(seed)
         try:
             given = self.env.reset(seed=seed, options=options or None)
         except (Exception, SystemExit) as error:
@@ -94,19 +111,29 @@ class SubEnv(gym.Wrapper):
         if not is_number:
             raise self._misfit("step", f"the {name} is {value!r}, which is no number.")
 
+    def save_episode(self) -> dict[str, Any]:
+        """What `restore_episode` needs beside the actions, in plain numbers and arrays."""
+        return {"start": self.episode_start, "streams": self._streams()}
+
     def restore_episode(self) -> tuple[Any, float] | None:
-        """Go back to the middle of an episode: `pending_restore` holds its `start` and `actions`.
+        """Go back to the middle of an episode: `pending_restore` is what `save_episode` gave, with
+        the `actions` since the start.
 
         Returns the observation after the last action and the sum of rewards (whether they are the
-        right ones, the caller must see), or None if the replayed episode ended early.
+        right ones, the caller must see), or None if the replayed episode ended early. Either way
+        the env goes on with the generators that it had, and never draws the same again.
         """
         assert self.pending_restore is not None
-        start, actions = self.pending_restore["start"], self.pending_restore["actions"]
-        self.pending_restore = None
+        saved, self.pending_restore = self.pending_restore, None
+        end = self._replay(saved["start"], saved["actions"])
+        self._set_streams(saved["streams"])
+        return end
+
+    def _replay(self, start: dict[str, Any], actions: Any) -> tuple[Any, float] | None:
         if "seed" in start:
             observation, _ = self.reset(seed=int(start["seed"]))
         else:
-            self.env.unwrapped.np_random.bit_generator.state = start["rng"]
+            self._set_streams(start["streams"])
             observation, _ = self.reset()
         total_reward = 0.0
         for action in actions:
@@ -115,6 +142,29 @@ class SubEnv(gym.Wrapper):
             if terminated or truncated:
                 return None
         return observation, total_reward
+
+    def _seed_streams(self, seed: int) -> None:
+        """Seed what the env's own reset does not: its spaces, and its process."""
+        for index, space in enumerate(self._spaces):
+            space.seed(seeding.integer_seed(seed, "space", index))
+        if self.owns_process:
+            seeding.seed_process(seed)
+
+    def _streams(self) -> dict[str, Any]:
+        streams: dict[str, Any] = {
+            "env": self.env.unwrapped.np_random.bit_generator.state,
+            "spaces": [space.np_random.bit_generator.state for space in self._spaces],
+        }
+        if self.owns_process:
+            streams["process"] = seeding.process_rng_state()
+        return streams
+
+    def _set_streams(self, streams: dict[str, Any]) -> None:
+        self.env.unwrapped.np_random.bit_generator.state = streams["env"]
+        for space, state in zip(self._spaces, streams["spaces"], strict=True):
+            space.np_random.bit_generator.state = state
+        if self.owns_process and "process" in streams:
+            seeding.restore_process_rng_state(streams["process"])
 
     def failure(self, verb: str, error: BaseException) -> WorkerError:
         """What failed in this env's `verb`, as an error that names it."""
@@ -125,6 +175,29 @@ class SubEnv(gym.Wrapper):
             f"Worker {self.worker_index} failed in env.{verb} ({self.name!r}, "
             f"env {self.env_index}, seed {self.seed}): {what}"
         )
+
+
+def _own_spaces(env: gym.Env) -> list[gym.Space]:
+    """All spaces of an env and its wrappers that hold a generator, parts of others included.
+
+    Those that a class has for all its envs are copied, so that each env draws from its own.
+    """
+    found: dict[int, gym.Space] = {}
+
+    def add(space: gym.Space) -> None:
+        found[id(space)] = space
+        parts = getattr(space, "spaces", ())
+        for part in parts.values() if isinstance(parts, dict) else parts:
+            add(part)
+
+    layer: Any = env
+    while layer is not None:
+        for name in ("observation_space", "action_space"):
+            if isinstance(getattr(type(layer), name, None), gym.Space):
+                setattr(layer, name, copy.deepcopy(getattr(layer, name)))
+            add(getattr(layer, name))
+        layer = layer.env if isinstance(layer, gym.Wrapper) else None
+    return list(found.values())
 
 
 def _kind(given: Any) -> str:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,8 @@ CLOSE_TIMEOUT_S = 5.0
 
 SIGTERM_GRACE_S = 60
 """How long envs in processes of their own outlive a SIGTERM, if their parent does not end them."""
+
+Purpose = Literal["rollout", "evaluation"]
 
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 """(raw observations, rewards [B], terminated [B], truncated [B])."""
@@ -64,7 +66,7 @@ class VectorEnv:
         return []
 
     def episode_starts(self) -> list[dict[str, Any]]:
-        """How the running episode of each env began; see SubEnv."""
+        """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
         raise NotImplementedError
 
     def restore_episodes(
@@ -119,14 +121,14 @@ class SyncVectorEnv(VectorEnv):
         return list(self.envs)
 
     def episode_starts(self) -> list[dict[str, Any]]:
-        return [env.episode_start for env in self.envs]
+        return [env.save_episode() for env in self.envs]
 
     def restore_episodes(
         self, starts: list[dict[str, Any]], actions: list[np.ndarray]
     ) -> list[Any]:
         restored = []
         for i, env in enumerate(self.envs):
-            env.pending_restore = {"start": starts[i], "actions": actions[i]}
+            env.pending_restore = {**starts[i], "actions": actions[i]}
             restored.append(env.restore_episode())
         return restored
 
@@ -173,13 +175,13 @@ class AsyncVectorEnv(VectorEnv):
 
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
-            return list(self.vector_env.get_attr("episode_start"))
+            return list(self.vector_env.call("save_episode"))
 
     def restore_episodes(
         self, starts: list[dict[str, Any]], actions: list[np.ndarray]
     ) -> list[Any]:
         pending = [
-            {"start": start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
+            {**start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
         ]
         with self._watched():
             self.vector_env.set_attr("pending_restore", pending)
@@ -289,30 +291,31 @@ class NativeVectorEnv(VectorEnv):
         )
 
 
-def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> VectorEnv:
-    """The envs of one worker. Raises ConfigError, MissingExtraError."""
-    if config.vectorization == "native":
-        return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id, worker_index)
-    if config.vectorization == "sync":
-        envs = [_make_sub_env(config, worker_index, index) for index in range(num_envs)]
-        _check_same_spaces(envs, config.id)
-        return SyncVectorEnv(envs, config.id)
-    makers = [
-        partial(_make_env_of_a_process, config, worker_index, index, os.getpid())
-        for index in range(num_envs)
-    ]
-    try:
-        vector_env = gym.vector.AsyncVectorEnv(
-            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
-        )
-    except RlrunError:
-        raise
-    except RuntimeError as error:
-        raise WorkerError(
-            f"The envs of worker {worker_index} ({config.id!r}) do not have the same spaces, which "
-            f"envs of one worker must have: {error}"
-        ) from error
-    return AsyncVectorEnv(vector_env, config.id, worker_index)
+def make_vector_env(
+    config: EnvConfig,
+    num_envs: int,
+    worker_index: int,
+    *,
+    seed: int = 0,
+    purpose: Purpose = "rollout",
+) -> VectorEnv:
+    """The envs of one worker, made with streams of their own from the seed tree.
+
+    Raises ConfigError, MissingExtraError, WorkerError.
+    """
+    with seeding.process_streams(seed, purpose, worker_index, "make"):
+        if config.vectorization == "native":
+            return NativeVectorEnv(
+                make_native_vector_env(config, num_envs), config.id, worker_index
+            )
+        if config.vectorization == "sync":
+            envs = [
+                SubEnv(make_env(config), config.id, worker_index, index)
+                for index in range(num_envs)
+            ]
+            _check_same_spaces(envs, config.id)
+            return SyncVectorEnv(envs, config.id)
+        return _make_async(config, num_envs, worker_index, seed, purpose)
 
 
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
@@ -332,19 +335,40 @@ def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
                 )
 
 
+def _make_async(
+    config: EnvConfig, num_envs: int, worker_index: int, seed: int, purpose: Purpose
+) -> AsyncVectorEnv:
+    makers = [
+        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), os.getpid())
+        for index in range(num_envs)
+    ]
+    try:
+        vector_env = gym.vector.AsyncVectorEnv(
+            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
+        )
+    except RlrunError:
+        raise
+    except RuntimeError as error:
+        raise WorkerError(
+            f"The envs of worker {worker_index} ({config.id!r}) do not have the same spaces, which "
+            f"envs of one worker must have: {error}"
+        ) from error
+    return AsyncVectorEnv(vector_env, config.id, worker_index)
+
+
 def _make_env_of_a_process(
-    config: EnvConfig, worker_index: int, env_index: int, parent: int
+    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: int
 ) -> SubEnv:
-    """The same in a child process of its own (gymnasium makes one in the parent as well)."""
-    if os.getpid() != parent:
+    """An env in a child process of its own (gymnasium makes one in the parent as well)."""
+    owns_process = os.getpid() != parent
+    if owns_process:
         # Signals to all processes of a run are for the parent: it needs its envs for the last
         # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
-    return _make_sub_env(config, worker_index, env_index)
-
-
-def _make_sub_env(config: EnvConfig, worker_index: int, env_index: int) -> SubEnv:
-    return SubEnv(make_env(config), config.id, worker_index, env_index)
+        # A fork has the generators of its parent, which are those of its siblings.
+        seeding.seed_process(*seed_path)
+    _, _, worker_index, env_index = seed_path
+    return SubEnv(make_env(config), config.id, worker_index, env_index, owns_process=owns_process)
