@@ -14,15 +14,21 @@ from rlrun.core.errors import RlrunError, SpaceError
 from rlrun.core.membership import misfit
 
 Transform = Callable[[Any], np.ndarray]
+MAX_PIXEL_RANGE = 2.0**24
+"""Wider ranges of integers than float32 can tell apart are no bounds of an image."""
+
 ActionTransform = Callable[[np.ndarray], np.ndarray]
 
 
 class Preprocessor:
     """Turns a batch of raw observations into one array [N, *space.shape].
 
-    Boxes of floats become float32, images keep their integers, Discrete and MultiDiscrete become
-    one-hot vectors, MultiBinary floats, and Dict and Tuple one flat vector of all their parts
-    (Dict in the order of its keys). With `flatten` a Box of any rank becomes a vector as well.
+    Boxes become float32 and keep their scale, Discrete and MultiDiscrete become one-hot vectors,
+    MultiBinary floats, and Dict and Tuple one flat vector of all their parts (Dict in the order of
+    its keys). With `flatten` a Box of any rank becomes a vector as well.
+    Images (Boxes of integers with two or three axes) keep their integers, which take less memory,
+    and ConvolutionalEncoder scales them from their bounds to [0, 1]; where they are flattened, or
+    lie within a Dict or Tuple, that is done here. See `PixelScale`.
     The array is always fresh memory: vector envs overwrite what they gave.
     """
 
@@ -31,11 +37,8 @@ class Preprocessor:
     def __init__(self, space: spaces.Space, *, flatten: bool = False) -> None:
         self.original_space = space
         if isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
-            dtype = space.dtype if _is_image(space) else np.dtype(np.float32)
-            self.space = spaces.Box(
-                space.low.astype(dtype), space.high.astype(dtype), dtype=dtype.type
-            )
-            self._transform: Transform = _cast(dtype)
+            self.space = space if is_image(space) else _as_float32(space)
+            self._transform: Transform = _cast(self.space.dtype)
         else:
             size, self._transform = _flat(space)
             self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -51,6 +54,37 @@ class Preprocessor:
         if reason is not None:
             raise SpaceError(f"Cannot act: {reason}.")
         return self._transform(_add_axis(self.original_space, observation))
+
+
+def is_image(space: spaces.Box) -> bool:
+    """Whether `space` has two or three axes of integers: pixels, a board or a grid of counts."""
+    return len(space.shape) in (2, 3) and np.issubdtype(space.dtype, np.integer)
+
+
+class PixelScale:
+    """Scales images [N, *shape], float32, from the bounds of their space to [0, 1].
+
+    Pixels whose range is wider than MAX_PIXEL_RANGE have no bounds that mean anything, and stay as
+    they are; those with but one value become 0. `low` and `factor`: numbers, or arrays of the
+    image's shape if its pixels differ in their bounds.
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        is_scaled = high - low <= MAX_PIXEL_RANGE
+        width = np.where(is_scaled & (high > low), high - low, 1.0)
+        self.low = _one_number(np.where(is_scaled, low, 0.0))
+        self.factor = _one_number(1.0 / width)
+
+    def __call__(self, images: Any) -> Any:
+        # Most pixels count from 0, and images are large.
+        shifted = images - self.low if np.any(self.low) else images
+        return shifted * self.factor
+
+
+def _one_number(array: np.ndarray) -> float | np.ndarray:
+    first = array.flat[0]
+    return float(first) if (array == first).all() else array.astype(np.float32)
 
 
 class ActionConverter:
@@ -112,8 +146,9 @@ def _bounded(space: spaces.Box, normalize: bool) -> tuple[spaces.Box, ActionTran
     return spaces.Box(policy_low, policy_high, dtype=np.float32), convert
 
 
-def _is_image(space: spaces.Box) -> bool:
-    return len(space.shape) in (2, 3) and np.issubdtype(space.dtype, np.integer)
+def _as_float32(space: spaces.Box) -> spaces.Box:
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
 
 
 def _cast(dtype: np.dtype) -> Transform:
@@ -124,6 +159,9 @@ def _flat(space: spaces.Space) -> tuple[int, Transform]:
     """Width of the flat vector of `space`, and the batched transform to it."""
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         size = int(np.prod(space.shape))
+        if isinstance(space, spaces.Box) and is_image(space):
+            scale = PixelScale(space)
+            return size, lambda x: scale(np.array(x, np.float32)).reshape(-1, size)
         return size, lambda x: np.array(x, np.float32).reshape(-1, size)
     if isinstance(space, spaces.Discrete):
         return int(space.n), _one_hot(np.array([space.n]), np.array([space.start]))

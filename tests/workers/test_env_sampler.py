@@ -423,8 +423,8 @@ def test_windows_of_whole_episodes_are_those_of_the_stream(make_worker):
     assert whole <= stream
 
 
-@pytest.mark.parametrize(("name", "scale"), [("NoFilter", 1 / 255), ("MeanStdFilter", 1.0)])
-def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, scale):
+@pytest.mark.parametrize(("name", "is_scaled"), [("NoFilter", True), ("MeanStdFilter", False)])
+def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, is_scaled):
     config = WorkerConfig(
         env=EnvConfig(id="toy_envs.ImageEnv", observation_filter=name),
         algorithm=PPO(),
@@ -435,5 +435,5 @@ def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, scal
         seed=1,
     )
     worker = RolloutWorker(config)
-    assert worker.get_policy().pi_encoder.scale == scale
+    assert worker.get_policy().pi_encoder.is_scaled == is_scaled
     worker.stop()
