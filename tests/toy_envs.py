@@ -446,3 +446,30 @@ class DrawingEnv(gym.Env):
         return np.array(
             [draw[name]() if name in self.draws else 0.0 for name in self.NAMES], np.float32
         )
+
+
+class TaskEnv(CountingEnv):
+    """Counts; the reward is the task (a number, or its key 1) in every step of an episode that
+    began with it. A task that is set is played from the next reset on."""
+
+    def __init__(self, **counting: Any) -> None:
+        super().__init__(**counting)
+        self.task: Any = 0.0
+        self.played = 0.0
+        self.tasks_set = 0
+
+    def get_task(self) -> Any:
+        return self.task
+
+    def set_task(self, task: Any) -> None:
+        if task == "impossible":
+            raise ValueError("no such task")
+        self.task = task
+        self.tasks_set += 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        self.played = float(self.task[1][0] if isinstance(self.task, dict) else self.task)
+        return super().reset(seed=seed, options=options)
+
+    def _reward(self) -> float:
+        return self.played

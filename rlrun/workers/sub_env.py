@@ -12,6 +12,7 @@ from numpy import ndarray
 from rlrun.core import seeding
 from rlrun.core.errors import WorkerError
 from rlrun.core.membership import misfit
+from rlrun.workers.task_state import is_same, pack, unpack
 
 NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 
@@ -43,6 +44,7 @@ class SubEnv(gym.Wrapper):
         self.episode_start: dict[str, Any] = {}
         self.pending_restore: dict[str, Any] | None = None
         self._spaces = _own_spaces(env)
+        self._has_task = all(map(env.has_wrapper_attr, ("get_task", "set_task")))
         self._space = env.observation_space
         is_box = isinstance(self._space, gym.spaces.Box)
         self._shape, self._dtype = (
@@ -58,6 +60,8 @@ class SubEnv(gym.Wrapper):
             self.episode_start = {"seed": seed}
             self.seed = seed
             self._seed_streams(seed)
+        if self._has_task:
+            self.episode_start["task"] = self._get_task()
         try:
             given = self.env.reset(seed=seed, options=options or None)
         except (Exception, SystemExit) as error:
@@ -113,7 +117,8 @@ class SubEnv(gym.Wrapper):
 
     def save_episode(self) -> dict[str, Any]:
         """What `restore_episode` needs beside the actions, in plain numbers and arrays."""
-        return {"start": self.episode_start, "streams": self._streams()}
+        saved = {"start": self.episode_start, "streams": self._streams()}
+        return {**saved, "task": self._get_task()} if self._has_task else saved
 
     def restore_episode(self) -> tuple[Any, float] | None:
         """Go back to the middle of an episode: `pending_restore` is what `save_episode` gave, with
@@ -121,15 +126,30 @@ class SubEnv(gym.Wrapper):
 
         Returns the observation after the last action and the sum of rewards (whether they are the
         right ones, the caller must see), or None if the replayed episode ended early. Either way
-        the env goes on with the generators that it had, and never draws the same again.
+        the env goes on with its task and its generators, and never draws the same again.
         """
         assert self.pending_restore is not None
         saved, self.pending_restore = self.pending_restore, None
         end = self._replay(saved["start"], saved["actions"])
         self._set_streams(saved["streams"])
+        # A task that was set since the episode began is for the next one.
+        if self._has_task and "task" in saved:
+            self._set_task(saved["task"], present=saved["start"].get("task"))
         return end
 
+    def call_method(self, name: str, *args: Any) -> tuple[bool, Any]:
+        """(True, what the method of that name gave) of the env or the wrapper that has it; (False,
+        None) if none has, which is no error here: it would end the process of an env."""
+        if not self.env.has_wrapper_attr(name):
+            return False, None
+        try:
+            return True, self.env.get_wrapper_attr(name)(*args)
+        except (Exception, SystemExit) as error:
+            raise self.failure(name, error) from error
+
     def _replay(self, start: dict[str, Any], actions: Any) -> tuple[Any, float] | None:
+        if self._has_task and "task" in start:
+            self._set_task(start["task"], present=None)
         if "seed" in start:
             observation, _ = self.reset(seed=int(start["seed"]))
         else:
@@ -142,6 +162,19 @@ class SubEnv(gym.Wrapper):
             if terminated or truncated:
                 return None
         return observation, total_reward
+
+    def _get_task(self) -> dict[str, Any]:
+        """The env's task, as a checkpoint holds it. Raises WorkerError if it cannot."""
+        _, task = self.call_method("get_task")
+        try:
+            return pack(task)
+        except TypeError as error:
+            raise self._misfit("get_task", str(error)) from error
+
+    def _set_task(self, task: dict[str, Any], present: dict[str, Any] | None) -> None:
+        """Give the env a task that `_get_task` gave, unless it is the `present` one."""
+        if present is None or not is_same(task, present):
+            self.call_method("set_task", unpack(task))
 
     def _seed_streams(self, seed: int) -> None:
         """Seed what the env's own reset does not: its spaces, and its process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -65,6 +65,14 @@ class VectorEnv:
         """The envs, where they live in this process; empty where they do not."""
         return []
 
+    def call(self, name: str, *args: Any) -> list[Any]:
+        """What the method `name` of every env, or of the wrapper that has it, gives; of a native
+        vector env what its own method gives, alone. The door for tasks: `call("set_task", task)`.
+
+        Raises WorkerError if there is no such method, or if it fails.
+        """
+        raise NotImplementedError
+
     def episode_starts(self) -> list[dict[str, Any]]:
         """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
         raise NotImplementedError
@@ -120,6 +128,9 @@ class SyncVectorEnv(VectorEnv):
     def get_sub_environments(self) -> list[gym.Env]:
         return list(self.envs)
 
+    def call(self, name: str, *args: Any) -> list[Any]:
+        return _results([env.call_method(name, *args) for env in self.envs], name, self.env_id)
+
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
 
@@ -172,6 +183,11 @@ class AsyncVectorEnv(VectorEnv):
     def reset_done(self, done: np.ndarray) -> Any:
         with self._watched():
             return self.vector_env.reset(options={"reset_mask": done})[0]
+
+    def call(self, name: str, *args: Any) -> list[Any]:
+        with self._watched():
+            found = self.vector_env.call("call_method", name, *args)
+        return _results(found, name, self.env_id)
 
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
@@ -264,6 +280,12 @@ class NativeVectorEnv(VectorEnv):
     def reset_done(self, done: np.ndarray) -> Any:
         return self._observations
 
+    def call(self, name: str, *args: Any) -> list[Any]:
+        method = getattr(self.vector_env, name, None)
+        return _results(
+            [(False, None) if method is None else (True, method(*args))], name, self.env_id
+        )
+
     def close(self) -> None:
         self.vector_env.close()
 
@@ -321,6 +343,15 @@ def make_vector_env(
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     """The seed of each env's first reset, from the seed tree."""
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
+
+
+def _results(found: Sequence[tuple[bool, Any]], name: str, env_id: str) -> list[Any]:
+    if not all(has_method for has_method, _ in found):
+        raise WorkerError(
+            f"The env {env_id!r} has no method {name!r}, and none of its wrappers has. Envs that "
+            f"play tasks have get_task() and set_task(task)."
+        )
+    return [result for _, result in found]
 
 
 def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
