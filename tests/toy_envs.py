@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
@@ -473,3 +474,68 @@ class TaskEnv(CountingEnv):
 
     def _reward(self) -> float:
         return self.played
+
+
+class DriftingReward(gym.Wrapper):
+    """Pays as many as the steps that it has made in its life: no episode can be reproduced."""
+
+    steps_of_life = 0
+
+    def step(self, action: Any) -> Step:
+        observation, _, *rest = self.env.step(action)
+        self.steps_of_life += 1
+        return observation, float(self.steps_of_life), *rest
+
+
+class SelfNormalisingEnv(gym.Wrapper):
+    """An env that wraps itself in running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.wrappers.NormalizeObservation(CountingEnv(terminates_at=3)))
+
+
+class EnvAroundStatistics(CountingEnv):
+    """Hides an env with running statistics in itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [gym.wrappers.NormalizeReward(CountingEnv(terminates_at=3))]
+
+
+def make_native(
+    num_envs: int, env: str, autoreset_mode: str, **settings: Any
+) -> gym.vector.SyncVectorEnv:
+    """gymnasium's own vector env of a toy env, as if it were the env's own implementation."""
+    env_class = globals()[env]
+    return gym.vector.SyncVectorEnv(
+        [lambda: env_class(**settings)] * num_envs, autoreset_mode=autoreset_mode
+    )
+
+
+class ResetsAllEnv(gym.vector.SyncVectorEnv):
+    """Two counting envs that claim to reset when told to, and then reset all of them."""
+
+    def __init__(self, num_envs: int = 2) -> None:
+        lengths = [3, 5]
+        super().__init__(
+            [lambda n=n: CountingEnv(terminates_at=n) for n in lengths], autoreset_mode="Disabled"
+        )
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Reset:
+        return super().reset(seed=seed)
+
+
+gym.register("toy/Native-v0", vector_entry_point="toy_envs:make_native")
+gym.register(
+    "toy/Normalised-v0",
+    entry_point="toy_envs:CountingEnv",
+    additional_wrappers=(gym.wrappers.NormalizeObservation.wrapper_spec(),),
+)
+
+
+class CollectingEnv(CountingEnv):
+    """Counts, and collects the garbage of its process in each step."""
+
+    def step(self, action: Any) -> Step:
+        gc.collect()
+        return super().step(action)

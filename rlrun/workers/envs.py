@@ -102,6 +102,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
             )
         except gym.error.Error as error:
             raise ConfigError(f"env.id={config.id!r}: {error}") from error
+    _refuse_statistics(env, f"env.id={config.id!r}")
     for index, node in enumerate(config.wrappers):
         wrapper_config = dict(node)
         path = wrapper_config.pop("_target_", None)
@@ -110,6 +111,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
         _check_class(wrapper, gym.Wrapper, f"env.wrappers[{index}]._target_={path}")
         env = _construct(config, partial(wrapper, env, **wrapper_config))
+        _refuse_statistics(env, f"env.wrappers[{index}]={path}")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), gym.Space):
             raise ConfigError(f"env.id={config.id!r}: the env has no {name} (a gymnasium.Space).")
@@ -129,7 +131,7 @@ def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.Vecto
     if config.horizon is not None:
         arguments["max_episode_steps"] = config.horizon
     try:
-        return _construct(
+        vector_env = _construct(
             config,
             lambda: gym.make_vec(
                 config.id,
@@ -143,6 +145,36 @@ def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.Vecto
             f"env.vectorization=native: {config.id!r} has no vector implementation of its own "
             f"({error}). Use env.vectorization=sync."
         ) from error
+    _refuse_statistics(vector_env, f"env.id={config.id!r}")
+    return vector_env
+
+
+def _refuse_statistics(env: Any, named: str) -> None:
+    """Raise ConfigError if the env, or a wrapper or an env within it, keeps running statistics."""
+    seen: set[int] = set()
+
+    def owner_of_statistics(layer: Any) -> Any:
+        seen.add(id(layer))
+        for value in vars(layer).values():
+            # By its name: libraries have copies of gymnasium's class.
+            if type(value).__name__ == "RunningMeanStd":
+                return layer
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                is_env = isinstance(inner, gym.Env | gym.vector.VectorEnv)
+                if is_env and id(inner) not in seen:
+                    owner = owner_of_statistics(inner)
+                    if owner is not None:
+                        return owner
+        return None
+
+    owner = owner_of_statistics(env)
+    if owner is not None:
+        raise ConfigError(
+            f"{named}: {type(owner).__name__} keeps running statistics, which evaluation, `rlrun "
+            f"rollout` and a resumed run would not have. Normalise observations by "
+            f"env.observation_filter=MeanStdFilter, which all of them share; for rewards there are "
+            f"env.clip_rewards, and gymnasium.wrappers.TransformReward with a fixed scale."
+        )
 
 
 def _register(env_id: str) -> None:
