@@ -494,6 +494,13 @@ class SelfNormalisingEnv(gym.Wrapper):
         super().__init__(gym.wrappers.NormalizeObservation(CountingEnv(terminates_at=3)))
 
 
+class SelfLimitingEnv(gym.Wrapper):
+    """An env that wraps itself in a limit of its own."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(gym.wrappers.TimeLimit(CountingEnv(), limit))
+
+
 class EnvAroundStatistics(CountingEnv):
     """Hides an env with running statistics in itself."""
 
