@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from rlrun.config import conf_dir, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
+from rlrun.core.imports import import_path
 
 OPEN_NODES = (
     "stop",
@@ -53,10 +54,13 @@ def open_override(override: str) -> str:
     return override
 
 
-def env_overrides(env: str | None) -> list[str]:
-    """Overrides that choose an env by group choice, gymnasium id or import path."""
+def env_overrides(env: str | type | None) -> list[str]:
+    """Overrides that choose an env by group choice, gymnasium id, import path or class.
+
+    Raises ConfigError for a class that other processes cannot import."""
     if env is None:
         return []
+    env = import_path(env, "env")
     if (conf_dir() / "env" / f"{env}.yaml").is_file():
         return [f"env={env}"]
     return ["env=gym", f"env.id='{env}'"]
@@ -173,6 +177,14 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     if text.startswith("Error merging override") and error.__cause__ is not None:
         override = text.removeprefix("Error merging override ").strip()
         return ConfigError(f"{override}: {str(error.__cause__).splitlines()[0]}")
+    if "override_grammar" in text:
+        for override in overrides:
+            name, _, value = override.removeprefix("++").partition("=")
+            if "=" in value and value[0] not in "'\"":
+                return ConfigError(
+                    f"{name}={value}: a value with '=' in it needs quotes within the shell's own: "
+                    f"\"{name}='{value}'\"."
+                )
     return ConfigError(text)
 
 

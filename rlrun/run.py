@@ -360,12 +360,13 @@ def _close_all(loggers: list[Logger], status: str) -> None:
 
 
 def make_trainer(
-    algo: str, env: str | None = None, overrides: list[str] | None = None, **settings: Any
+    algo: str, env: str | type | None = None, overrides: list[str] | None = None, **settings: Any
 ) -> Trainer:
     """A trainer without the command line: make_trainer("dqn", env="CartPole-v1",
     overrides=["algo.lr=1e-3"]).
 
-    env: a choice of the env group, a gymnasium id, or an import path; null is the default one.
+    env: a choice of the env group, a gymnasium id, an import path, or a class that has one; null is
+    the default one.
     settings: keys of no group, such as seed. Raises ConfigError.
     """
     plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
@@ -373,7 +374,7 @@ def make_trainer(
 
 
 def build_trainer(
-    algorithm: Algorithm, env: str, overrides: list[str] | None = None, **settings: Any
+    algorithm: Algorithm, env: str | type, overrides: list[str] | None = None, **settings: Any
 ) -> Trainer:
     """A trainer of `algorithm` as it is; everything else as its group file composes it.
 

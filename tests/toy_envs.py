@@ -532,6 +532,7 @@ class ResetsAllEnv(gym.vector.SyncVectorEnv):
         return super().reset(seed=seed)
 
 
+gym.register("toy/Counting-v0", entry_point="toy_envs:CountingEnv")
 gym.register("toy/Native-v0", vector_entry_point="toy_envs:make_native")
 gym.register(
     "toy/Normalised-v0",

@@ -35,3 +35,25 @@ def import_object(path: str, key: str) -> Any:
         return getattr(module, name)
     except AttributeError as error:
         raise ConfigError(f"{key}={path!r}: module {module_path!r} has no {name!r}.") from error
+
+
+def import_path(named: Any, key: str) -> str:
+    """`named` itself if it is text, or the path by which every process can import that class.
+
+    Raises ConfigError for what has none: an instance, or a class made in a function or a script.
+    """
+    if isinstance(named, str):
+        return named
+    if not isinstance(named, type):
+        kind = type(named).__name__
+        raise ConfigError(
+            f"{key} is an object of the class {kind}; every process of a run makes its own. Give "
+            f"the class, by its import path: {key}='my_module.{kind}'."
+        )
+    if "." in named.__qualname__ or named.__module__ == "__main__":
+        place = "a script" if named.__module__ == "__main__" else "a function or a class"
+        raise ConfigError(
+            f"{key}: the class {named.__qualname__} is made in {place}, where other processes of "
+            f"the run cannot import it. Put it in a module: {key}='my_module.{named.__name__}'."
+        )
+    return f"{named.__module__}.{named.__qualname__}"

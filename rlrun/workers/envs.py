@@ -260,6 +260,11 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
         near = difflib.get_close_matches(config.id, known, n=3)
         is_hinted = "did you mean" in str(error).lower() or "instead" in str(error)
         hint = f" Did you mean {' or '.join(near)}?" if near and not is_hinted else ""
+        if ":" not in config.id and not isinstance(error, gym.error.VersionNotFound):
+            hint += (
+                f" An id that your own code registers is known in that process only, unless its "
+                f"module stands in front: env.id=my_module:{config.id}."
+            )
         raise ConfigError(f"env.id={config.id!r}: {error}{hint}") from error
     except (gym.error.Error, RlrunError):
         raise

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+from toy_envs import CountingEnv
 
 from rlrun.core.errors import ConfigError
+from rlrun.run import make_trainer
 from rlrun.workers import atari
 from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
 
@@ -216,3 +218,50 @@ def test_the_screen_shows_the_game_that_is_played(monkeypatch):
 def test_an_env_with_nothing_but_a_vector_implementation_says_so():
     with pytest.raises(ConfigError, match=r"'toy/Native-v0' has only a vector implementation"):
         make_env(EnvConfig(id="toy/Native-v0"))
+
+
+# What is named
+
+
+@pytest.mark.parametrize("env_id", ["my/Own-v0", "Own-v0", "CartPol-v1"])
+def test_an_id_that_is_not_registered_says_how_other_processes_know_it(env_id):
+    with pytest.raises(ConfigError, match=rf"unless its module .*env\.id=my_module:{env_id}\.$"):
+        make_env(EnvConfig(id=env_id))
+
+
+def test_an_id_with_its_module_is_registered_by_importing_it():
+    assert make_env(EnvConfig(id="toy_envs:toy/Counting-v0")).action_space.n == 2
+
+
+def test_a_version_that_is_not_there_is_no_id_of_your_own():
+    with pytest.raises(ConfigError, match="Did you mean CartPole-v1") as caught:
+        make_env(EnvConfig(id="CartPole-v9"))
+    assert "my_module" not in str(caught.value)
+
+
+def test_an_env_class_stands_for_its_import_path():
+    with make_trainer("ppo", env=CountingEnv, seed=1) as trainer:
+        assert trainer.config.worker.env.id == "toy_envs.CountingEnv"
+
+
+def test_a_class_that_no_other_process_can_import_and_an_object_are_refused():
+    class Local(CountingEnv):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Local is made in a function .*env='my_module\.Local'"):
+        make_trainer("ppo", env=Local)
+    with pytest.raises(ConfigError, match=r"env is an object .*env='my_module\.CountingEnv'"):
+        make_trainer("ppo", env=CountingEnv())  # type: ignore[arg-type]
+
+
+def test_a_value_with_an_equals_sign_says_how_it_is_quoted():
+    override = "env.env_config.rewards=a=b"
+    with pytest.raises(ConfigError) as caught:
+        make_trainer("ppo", env="toy_envs.CountingEnv", overrides=[override])
+    assert str(caught.value) == (
+        f"{override}: a value with '=' in it needs quotes within the shell's own: "
+        f"\"env.env_config.rewards='a=b'\"."
+    )
+    quoted = "env.env_config.rewards='a=b'"
+    with make_trainer("ppo", env="toy_envs.CountingEnv", overrides=[quoted]) as trainer:
+        assert trainer.config.worker.env.env_config == {"rewards": "a=b"}
