@@ -110,10 +110,10 @@ def test_filtered_observations_and_statistics_go_on(make_worker, carry_over, ass
     worker.sample()
     carry_over(worker, restored)
     assert_same_rows(rows_of(restored, 2), rows_of(worker, 2))
-    state, other = worker.filter.state_dict(), restored.filter.state_dict()
-    assert state["count"] == other["count"] == 2 + 3 * 60
-    np.testing.assert_array_equal(state["mean"], other["mean"])
-    np.testing.assert_array_equal(state["squares"], other["squares"])
+    moments, others = (each.sample().gathered["default_policy"] for each in (worker, restored))
+    assert moments.count == others.count == 60
+    np.testing.assert_array_equal(moments.mean, others.mean)
+    np.testing.assert_array_equal(moments.squares, others.squares)
 
 
 def test_windows_of_n_steps_go_on_over_the_seam(make_worker, carry_over, assert_same_rows):
@@ -217,7 +217,7 @@ def test_only_the_env_that_does_not_reproduce_is_cut(make_worker, carry_over, ca
 
     def episodes_after_a_fragment(worker: RolloutWorker) -> list[float]:
         worker.sample()
-        return worker.sampler.obs[:, 0].tolist()
+        return worker.input.obs[:, 0].tolist()
 
     seed = next(
         seed
@@ -233,9 +233,9 @@ def test_only_the_env_that_does_not_reproduce_is_cut(make_worker, carry_over, ca
     with caplog.at_level(logging.WARNING):
         carry_over(worker, restored)
     assert [record.getMessage()[:5] for record in caplog.records] == ["Env 0"]
-    obs = restored.sampler.sample(3, 0, True)["obs"]
+    obs = restored.input.sample(3, 0, True)["obs"]
     np.testing.assert_array_equal(obs[:, 0, 1], [0, 1, 2])
-    np.testing.assert_array_equal(obs[:, 1], expected.sampler.sample(3, 0, True)["obs"][:, 1])
+    np.testing.assert_array_equal(obs[:, 1], expected.input.sample(3, 0, True)["obs"][:, 1])
 
 
 def test_native_envs_are_cut_and_begin_other_episodes(make_worker, carry_over, caplog):
@@ -338,16 +338,16 @@ def test_training_goes_on_after_a_cut(tmp_path, caplog):
 
 
 def test_an_episode_too_long_to_be_replayed_is_cut(make_worker, carry_over, caplog, monkeypatch):
-    from rlrun.workers import env_sampler
+    from rlrun.workers import episode_log
 
-    monkeypatch.setattr(env_sampler, "MAX_REPLAY_STEPS", 20)
+    monkeypatch.setattr(episode_log, "MAX_REPLAY_STEPS", 20)
     worker, restored = (make_worker("Pendulum-v1", num_envs=1, fragment=10) for _ in range(2))
     for _ in range(2):
         worker.sample()
     carry_over(worker, restored)
     assert not caplog.records
     worker.sample()
-    assert len(worker.sampler._actions_taken) == 20
+    assert len(worker.input._log._actions) == 20
     with caplog.at_level(logging.WARNING):
         carry_over(worker, restored)
     assert "cut as truncated after 30 steps" in caplog.text

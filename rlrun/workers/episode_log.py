@@ -1,0 +1,105 @@
+"""How running episodes are saved and played again: by the actions that led to where they are."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from rlrun.core.spaces import Preprocessor
+from rlrun.workers.vector_env import VectorEnv
+
+logger = logging.getLogger("rlrun.workers")
+
+MAX_REPLAY_STEPS = 100_000
+"""Longer episodes are not kept for replay: on resume they are cut, and the log says so."""
+
+
+class EpisodeLog:
+    """The actions of every env since its running episode began. Lives in an env sampler."""
+
+    def __init__(self, env: VectorEnv, preprocessor: Preprocessor) -> None:
+        self.env = env
+        self.preprocessor = preprocessor
+        self._actions: list[np.ndarray] = []
+
+    def note(self, env_actions: np.ndarray) -> None:
+        """Keep the actions of one vector step, [B, ...] as the envs took them."""
+        if self.env.can_replay:
+            self._actions.append(np.array(env_actions))
+
+    def forget(self, lengths: np.ndarray) -> None:
+        """Drop what lies before the longest of the running episodes, whose lengths are [B]."""
+        longest = min(int(lengths.max()), MAX_REPLAY_STEPS)
+        del self._actions[: len(self._actions) - longest]
+
+    def clear(self) -> None:
+        """All episodes begin anew."""
+        self._actions.clear()
+
+    def state_dict(self, lengths: np.ndarray) -> dict[str, Any]:
+        """How the episodes began, and the actions since, where envs can play them again."""
+        if not self.env.can_replay:
+            return {"can_replay": False}
+        return {
+            "can_replay": True,
+            "episode_starts": self.env.episode_starts(),
+            "actions_taken": [
+                np.array([taken[i] for taken in self._since_start(i, int(length))])
+                for i, length in enumerate(lengths)
+            ],
+        }
+
+    def play_again(self, state: dict[str, Any], expected: dict[str, np.ndarray]) -> np.ndarray:
+        """Bring every env back to where it was; returns the mask [B] of those that came out
+        elsewhere than `expected` (obs, returns and lengths, [B, ...]) says."""
+        cut = np.ones(self.env.num_envs, bool)
+        if self.env.can_replay and state["can_replay"]:
+            self._play(state, expected, cut)
+        for i in map(int, np.flatnonzero(cut)):
+            logger.warning(
+                "Env %d (%s) did not reproduce its running episode; that episode is cut as "
+                "truncated after %d steps, and a new one starts.",
+                i,
+                self.env.env_id,
+                expected["lengths"][i],
+            )
+        return cut
+
+    def _play(
+        self, state: dict[str, Any], expected: dict[str, np.ndarray], cut: np.ndarray
+    ) -> None:
+        actions = state["actions_taken"]
+        ends = self.env.restore_episodes(state["episode_starts"], actions)
+        self._actions = _by_step(actions)
+        for i, end in enumerate(ends):
+            cut[i] = end is None or not (
+                len(actions[i]) == expected["lengths"][i]
+                and end[1] == expected["returns"][i]
+                and np.array_equal(
+                    self.preprocessor.single(end[0])[0], expected["obs"][i], equal_nan=True
+                )
+            )
+
+    def _since_start(self, env_index: int, length: int) -> list[np.ndarray]:
+        is_kept = 0 < length <= MAX_REPLAY_STEPS
+        return self._actions[len(self._actions) - length :] if is_kept else []
+
+
+def _by_step(actions: list[np.ndarray]) -> list[np.ndarray]:
+    """Each env's actions [length, ...] as one list of [B, ...] that ends with the newest step.
+
+    Shorter episodes are padded in front with actions that nobody reads.
+    """
+    longest = max(len(taken) for taken in actions)
+    if longest == 0:
+        return []
+    like = next(taken for taken in actions if len(taken) == longest)
+    padded = [
+        np.concatenate([np.zeros_like(like[: longest - len(taken)]), taken])
+        if len(taken)
+        else np.zeros_like(like)
+        for taken in actions
+    ]
+    return list(np.stack(padded, axis=1))
