@@ -69,7 +69,6 @@ IMPORTS_IN_FUNCTIONS = {
     # `DQN(lr=1e-3).build(env=...)`: the one call upward, from the lowest floor to the fourth.
     "core.algorithm": {"rlrun.run"},
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
-    "core.exploration.stochastic_sampling": {"gymnasium"},
     "core.networks": {"rlrun.core.imports"},
     "core.resources": {"torch"},
     "core.seeding": {"torch"},

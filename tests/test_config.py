@@ -379,11 +379,6 @@ def test_a_value_out_of_range_names_key_value_and_bounds(algo, key, value, bound
         ),
         (
             "ppo",
-            {"env.normalize_actions": True, "env.clip_actions": True},
-            ["env.normalize_actions=true", "env.clip_actions=true"],
-        ),
-        (
-            "ppo",
             {"env.vectorization": "native", "env.wrappers": [{"_target_": "a.B"}]},
             ["env.wrappers", "env.vectorization=native"],
         ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 Reset = tuple[Any, dict[str, Any]]
@@ -336,6 +339,206 @@ class FaultyEnv(CountingEnv):
             "other shape": (np.zeros(3, np.float32), reward, *rest),
         }
         return faulty.get(self.fault, given)
+
+
+ODD_OBSERVATIONS: dict[str, tuple[spaces.Space, Any, Any]] = {
+    "fraction in an integer Box": (
+        spaces.Box(0, 9, (2,), np.int64),
+        np.zeros(2, np.int64),
+        np.array([3.0, 0.75]),
+    ),
+    "300 in uint8": (
+        spaces.Box(0, 255, (12, 12), np.uint8),
+        np.zeros((12, 12), np.uint8),
+        np.full((12, 12), 300),
+    ),
+    "shape (1,) for (3,)": (
+        spaces.Box(-9, 9, (3,), np.float32),
+        np.zeros(3, np.float32),
+        np.zeros(1, np.float32),
+    ),
+    "text in a Box": (spaces.Box(-9, 9, (1,), np.float32), np.zeros(1, np.float32), ["7"]),
+    "3 of Discrete(3)": (spaces.Discrete(3), 0, 3),
+    "-1 of Discrete(3)": (spaces.Discrete(3), 0, -1),
+    "4 of MultiDiscrete([2, 4])": (
+        spaces.MultiDiscrete([2, 4]),
+        np.array([0, 0]),
+        np.array([1, 4]),
+    ),
+    "2 in MultiBinary": (spaces.MultiBinary(3), np.zeros(3, np.int8), np.array([0, 2, 1])),
+    "missing key": (
+        spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)}),
+        {"a": 0, "b": 0},
+        {"a": 1},
+    ),
+    "extra key": (spaces.Dict({"a": spaces.Discrete(2)}), {"a": 0}, {"a": 1, "c": 1}),
+    "short tuple": (spaces.Tuple([spaces.Discrete(2)] * 2), (0, 0), (1,)),
+    "2 of a nested Discrete(2)": (
+        spaces.Dict({"pair": spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(1)])}),
+        {"pair": (0, np.zeros(1, np.int8))},
+        {"pair": (2, np.zeros(1, np.int8))},
+    ),
+}
+"""(space, an observation of it, one that is not) by what is odd about the last one."""
+
+
+class OddObservationEnv(gym.Env):
+    """Gives an observation of its space, and one that is `odd` from its third step on."""
+
+    def __init__(self, odd: str) -> None:
+        self.observation_space, self.usual, self.odd = ODD_OBSERVATIONS[odd]
+        self.action_space = spaces.Discrete(2)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        return self.usual, {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return (self.odd if self.steps >= 3 else self.usual), 1.0, False, False, {}
+
+
+class OtherSpacesEnv(CountingEnv):
+    """Each env of this class that is made in a process has a wider space than the one before."""
+
+    widths = itertools.count(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(0.0, 1e6, (next(self.widths),), np.float32)
+
+
+class DrawingEnv(gym.Env):
+    """obs: fresh draws of np.random, random, torch, both spaces and the env's own generator, and
+    what np.random gave when the env was made. Episodes terminate after `terminates_at` steps.
+
+    draws: which of them are drawn, the others are 0; the spaces belong to the class."""
+
+    NAMES = ("numpy", "random", "torch", "action_space", "observation_space", "own", "made")
+    observation_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, draws: Sequence[str] = NAMES, terminates_at: int = 7) -> None:
+        self.draws = draws
+        self.terminates_at = terminates_at
+        self.made = np.random.random()
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Step:
+        self.steps += 1
+        return self._observation(), 1.0, self.steps == self.terminates_at, False, {}
+
+    def _observation(self) -> np.ndarray:
+        draw = {
+            "numpy": np.random.random,
+            "random": random.random,
+            "torch": lambda: float(torch.rand(())),
+            "action_space": lambda: self.action_space.sample()[0],
+            "observation_space": lambda: self.observation_space.sample()[0],
+            "own": self.np_random.random,
+            "made": lambda: self.made,
+        }
+        return np.array(
+            [draw[name]() if name in self.draws else 0.0 for name in self.NAMES], np.float32
+        )
+
+
+class TaskEnv(CountingEnv):
+    """Counts; the reward is the task (a number, or its key 1) in every step of an episode that
+    began with it. A task that is set is played from the next reset on."""
+
+    def __init__(self, **counting: Any) -> None:
+        super().__init__(**counting)
+        self.task: Any = 0.0
+        self.played = 0.0
+        self.tasks_set = 0
+
+    def get_task(self) -> Any:
+        return self.task
+
+    def set_task(self, task: Any) -> None:
+        if task == "impossible":
+            raise ValueError("no such task")
+        self.task = task
+        self.tasks_set += 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        self.played = float(self.task[1][0] if isinstance(self.task, dict) else self.task)
+        return super().reset(seed=seed, options=options)
+
+    def _reward(self) -> float:
+        return self.played
+
+
+class DriftingReward(gym.Wrapper):
+    """Pays as many as the steps that it has made in its life: no episode can be reproduced."""
+
+    steps_of_life = 0
+
+    def step(self, action: Any) -> Step:
+        observation, _, *rest = self.env.step(action)
+        self.steps_of_life += 1
+        return observation, float(self.steps_of_life), *rest
+
+
+class SelfNormalisingEnv(gym.Wrapper):
+    """An env that wraps itself in running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.wrappers.NormalizeObservation(CountingEnv(terminates_at=3)))
+
+
+class EnvAroundStatistics(CountingEnv):
+    """Hides an env with running statistics in itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [gym.wrappers.NormalizeReward(CountingEnv(terminates_at=3))]
+
+
+def make_native(
+    num_envs: int, env: str, autoreset_mode: str, **settings: Any
+) -> gym.vector.SyncVectorEnv:
+    """gymnasium's own vector env of a toy env, as if it were the env's own implementation."""
+    env_class = globals()[env]
+    return gym.vector.SyncVectorEnv(
+        [lambda: env_class(**settings)] * num_envs, autoreset_mode=autoreset_mode
+    )
+
+
+class ResetsAllEnv(gym.vector.SyncVectorEnv):
+    """Two counting envs that claim to reset when told to, and then reset all of them."""
+
+    def __init__(self, num_envs: int = 2) -> None:
+        lengths = [3, 5]
+        super().__init__(
+            [lambda n=n: CountingEnv(terminates_at=n) for n in lengths], autoreset_mode="Disabled"
+        )
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Reset:
+        return super().reset(seed=seed)
+
+
+gym.register("toy/Native-v0", vector_entry_point="toy_envs:make_native")
+gym.register(
+    "toy/Normalised-v0",
+    entry_point="toy_envs:CountingEnv",
+    additional_wrappers=(gym.wrappers.NormalizeObservation.wrapper_spec(),),
+)
+
+
+class CollectingEnv(CountingEnv):
+    """Counts, and collects the garbage of its process in each step."""
+
+    def step(self, action: Any) -> Step:
+        gc.collect()
+        return super().step(action)
 
 
 class RememberEnv(gym.Env):

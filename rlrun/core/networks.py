@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.spaces import PixelScale, is_image
 
 Activation = Literal["tanh", "relu", "silu", "elu", "linear"]
 
@@ -145,15 +146,26 @@ class CustomModel(Model):
 class ConvolutionalEncoder(nn.Module):
     """Image [N, H, W], [N, H, W, C] or [N, C, H, W] -> features [N, output_size].
 
-    Integer pixels are scaled to [0, 1]. The channel axis is the smaller of first and last.
+    Integer pixels are scaled from the bounds of their space to [0, 1] (see `PixelScale`: 0..255 by
+    1/255, a grid of 0..10 by 1/10); floats are taken as they are. The channel axis is the smaller
+    of first and last.
     """
+
+    low: torch.Tensor
+    factor: torch.Tensor
 
     def __init__(self, obs_space: spaces.Box, model: CNN) -> None:
         super().__init__()
         shape = obs_space.shape
         self.add_channel = len(shape) == 2
         self.channels_last = len(shape) == 3 and shape[2] < shape[0]
-        self.scale = 1.0 / 255.0 if np.issubdtype(obs_space.dtype, np.integer) else 1.0
+        self.is_scaled = is_image(obs_space)
+        if self.is_scaled:
+            scale = PixelScale(obs_space)
+            self.is_shifted = bool(np.any(scale.low))
+            for name in ("low", "factor"):
+                array = torch.as_tensor(getattr(scale, name), dtype=torch.float32)
+                self.register_buffer(name, array, persistent=False)
         if self.add_channel:
             shape = (1, *shape)
         elif self.channels_last:
@@ -180,7 +192,10 @@ class ConvolutionalEncoder(nn.Module):
         self.output_size = self.head.output_size
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        images = obs.float() * self.scale if self.scale != 1.0 else obs
+        images = obs
+        if self.is_scaled:
+            shifted = obs.float() - self.low if self.is_shifted else obs.float()
+            images = shifted * self.factor
         if self.add_channel:
             images = images.unsqueeze(1)
         elif self.channels_last:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,23 @@ def seed_process(seed: int, *path: str | int) -> None:
     torch.manual_seed(number)
 
 
+@contextmanager
+def process_streams(seed: int, *path: str | int) -> Iterator[None]:
+    """Within, the process-wide generators are those of `path`; those from before go on afterwards
+    as if nothing had been drawn. (CUDA's are not seeded here.)"""
+    import torch
+
+    before = process_rng_state()
+    number = integer_seed(seed, "process", *path)
+    random.seed(number)
+    np.random.seed(number)
+    torch.default_generator.manual_seed(number)
+    try:
+        yield
+    finally:
+        restore_process_rng_state(before)
+
+
 def process_rng_state() -> dict[str, Any]:
     """The state of the process-wide generators, as plain numbers and arrays."""
     import torch
@@ -56,7 +75,7 @@ def process_rng_state() -> dict[str, Any]:
         },
         "torch": torch.get_rng_state().numpy().copy(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state().numpy().copy()
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +10,25 @@ import numpy as np
 from gymnasium import spaces
 
 from rlrun.core.distributions import is_float_vector
-from rlrun.core.errors import SpaceError
+from rlrun.core.errors import RlrunError, SpaceError
+from rlrun.core.membership import misfit
 
 Transform = Callable[[Any], np.ndarray]
+MAX_PIXEL_RANGE = 2.0**24
+"""Wider ranges of integers than float32 can tell apart are no bounds of an image."""
+
+ActionTransform = Callable[[np.ndarray], np.ndarray]
 
 
 class Preprocessor:
     """Turns a batch of raw observations into one array [N, *space.shape].
 
-    Boxes of floats become float32, images keep their integers, Discrete and MultiDiscrete become
-    one-hot vectors, MultiBinary floats, and Dict and Tuple one flat vector of all their parts
-    (Dict in the order of its keys). With `flatten` a Box of any rank becomes a vector as well.
+    Boxes become float32 and keep their scale, Discrete and MultiDiscrete become one-hot vectors,
+    MultiBinary floats, and Dict and Tuple one flat vector of all their parts (Dict in the order of
+    its keys). With `flatten` a Box of any rank becomes a vector as well.
+    Images (Boxes of integers with two or three axes) keep their integers, which take less memory,
+    and ConvolutionalEncoder scales them from their bounds to [0, 1]; where they are flattened, or
+    lie within a Dict or Tuple, that is done here. See `PixelScale`.
     The array is always fresh memory: vector envs overwrite what they gave.
     """
 
@@ -28,11 +37,8 @@ class Preprocessor:
     def __init__(self, space: spaces.Space, *, flatten: bool = False) -> None:
         self.original_space = space
         if isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
-            dtype = space.dtype if _is_image(space) else np.dtype(np.float32)
-            self.space = spaces.Box(
-                space.low.astype(dtype), space.high.astype(dtype), dtype=dtype.type
-            )
-            self._transform: Transform = _cast(dtype)
+            self.space = space if is_image(space) else _as_float32(space)
+            self._transform: Transform = _cast(self.space.dtype)
         else:
             size, self._transform = _flat(space)
             self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -42,51 +48,122 @@ class Preprocessor:
         return self._transform(observations)
 
     def single(self, observation: Any) -> np.ndarray:
-        """One raw observation, as a batch of one row. Raises SpaceError if its shape is another."""
+        """One raw observation, as a batch of one row. Raises SpaceError if the env's space does not
+        hold it (see `misfit`)."""
+        reason = misfit(self.original_space, observation)
+        if reason is not None:
+            raise SpaceError(f"Cannot act: {reason}.")
         return self._transform(_add_axis(self.original_space, observation))
 
 
-class ActionConverter:
-    """Turns a policy's actions [N, ...] into what the env takes.
+def is_image(space: spaces.Box) -> bool:
+    """Whether `space` has two or three axes of integers: pixels, a board or a grid of counts."""
+    return len(space.shape) in (2, 3) and np.issubdtype(space.dtype, np.integer)
 
-    A Box of floats: with `normalize_actions` the policy acts in [-1, 1] in every dimension that is
-    bounded on both sides, which is stretched to the bounds, and all are clipped at the bounds they
-    have; with `clip_actions` they are only clipped. Discrete actions are shifted by the space's
-    start.
+
+class PixelScale:
+    """Scales images [N, *shape], float32, from the bounds of their space to [0, 1].
+
+    Pixels whose range is wider than MAX_PIXEL_RANGE have no bounds that mean anything, and stay as
+    they are; those with but one value become 0. `low` and `factor`: numbers, or arrays of the
+    image's shape if its pixels differ in their bounds.
     """
 
-    def __init__(self, space: spaces.Space, *, normalize_actions: bool, clip_actions: bool) -> None:
-        self._convert: Callable[[np.ndarray], np.ndarray] | None = None
-        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
-            self._convert = lambda actions: actions + space.start
+    def __init__(self, space: spaces.Box) -> None:
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        is_scaled = high - low <= MAX_PIXEL_RANGE
+        width = np.where(is_scaled & (high > low), high - low, 1.0)
+        self.low = _one_number(np.where(is_scaled, low, 0.0))
+        self.factor = _one_number(1.0 / width)
+
+    def __call__(self, images: Any) -> Any:
+        # Most pixels count from 0, and images are large.
+        shifted = images - self.low if np.any(self.low) else images
+        return shifted * self.factor
+
+
+def _one_number(array: np.ndarray) -> float | np.ndarray:
+    first = array.flat[0]
+    return float(first) if (array == first).all() else array.astype(np.float32)
+
+
+class ActionConverter:
+    """Turns a policy's actions [N, ...] into what the env takes: always members of its space.
+
+    A Box of floats: with `normalize_actions` the policy acts in [-1, 1] in every dimension that is
+    bounded on both sides, which is stretched to the bounds; else actions are taken as they are.
+    Either way they are clipped to the bounds that there are. Discrete actions are counted from 0,
+    and shifted by the space's start. Raises RlrunError for an action that is nan.
+    """
+
+    policy_space: spaces.Space
+    """The action space in the policy's terms: what it may usefully give."""
+
+    def __init__(self, space: spaces.Space, *, normalize_actions: bool) -> None:
+        self.policy_space = space
+        self._convert: ActionTransform | None = None
+        self._invert: ActionTransform = np.asarray
+        if isinstance(space, spaces.Discrete):
+            self.policy_space = spaces.Discrete(int(space.n))
+            self._convert = _shifted(space)
+            self._invert = lambda actions: np.asarray(actions) - space.start
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.policy_space = spaces.MultiDiscrete(space.nvec)
+            self._convert = _shifted(space)
+            self._invert = lambda actions: np.asarray(actions) - space.start
         elif isinstance(space, spaces.Box) and is_float_vector(space):
-            self._convert = _bounded(space, normalize_actions, clip_actions)
+            self.policy_space, self._convert, self._invert = _bounded(space, normalize_actions)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._convert is None else self._convert(actions)
 
+    def invert(self, env_actions: Any) -> np.ndarray:
+        """What the policy would have had to give for these actions of the env, [N, ...]."""
+        return self._invert(env_actions)
+
+
+def _shifted(space: spaces.Discrete | spaces.MultiDiscrete) -> ActionTransform | None:
+    if not np.any(space.start) and space.dtype == np.int64:
+        return None
+    return lambda actions: (actions + space.start).astype(space.dtype)
+
 
 def _bounded(
-    space: spaces.Box, normalize: bool, clip: bool
-) -> Callable[[np.ndarray], np.ndarray] | None:
+    space: spaces.Box, normalize: bool
+) -> tuple[spaces.Box, ActionTransform, ActionTransform]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    is_finite = np.isfinite(low), np.isfinite(high)
-    if not (normalize or clip) or not np.any(is_finite):
-        return None
-    is_stretched = is_finite[0] & is_finite[1] & normalize
+    is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
     start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
     middle, half = (end + start) / 2, (end - start) / 2
 
     def convert(actions: np.ndarray) -> np.ndarray:
         stretched = middle + half * actions
         # A quarter of the time of np.clip.
-        return np.minimum(np.maximum(stretched, low), high).astype(space.dtype)
+        members = np.minimum(np.maximum(stretched, low), high)
+        flat = members.ravel()
+        if math.isnan(np.dot(flat, flat)):
+            raise RlrunError(
+                f"The policy gave the action {actions[np.isnan(members).any(-1)][0]}: learning has "
+                f"diverged. Go on from an earlier checkpoint, or start anew, with a lower algo.lr "
+                f"or algo.grad_clip."
+            )
+        return members.astype(space.dtype)
 
-    return convert
+    with np.errstate(over="ignore"):  # Bounds beyond float32 are none to a policy.
+        policy_low = np.where(is_stretched, -1.0, low).astype(np.float32)
+        policy_high = np.where(is_stretched, 1.0, high).astype(np.float32)
+
+    def invert(actions: np.ndarray) -> np.ndarray:
+        return ((np.asarray(actions) - middle) / np.where(half == 0.0, 1.0, half)).astype(
+            np.float32
+        )
+
+    return spaces.Box(policy_low, policy_high, dtype=np.float32), convert, invert
 
 
-def _is_image(space: spaces.Box) -> bool:
-    return len(space.shape) in (2, 3) and np.issubdtype(space.dtype, np.integer)
+def _as_float32(space: spaces.Box) -> spaces.Box:
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
 
 
 def _cast(dtype: np.dtype) -> Transform:
@@ -97,6 +174,9 @@ def _flat(space: spaces.Space) -> tuple[int, Transform]:
     """Width of the flat vector of `space`, and the batched transform to it."""
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         size = int(np.prod(space.shape))
+        if isinstance(space, spaces.Box) and is_image(space):
+            scale = PixelScale(space)
+            return size, lambda x: scale(np.array(x, np.float32)).reshape(-1, size)
         return size, lambda x: np.array(x, np.float32).reshape(-1, size)
     if isinstance(space, spaces.Discrete):
         return int(space.n), _one_hot(np.array([space.n]), np.array([space.start]))
@@ -140,8 +220,4 @@ def _add_axis(space: spaces.Space, observation: Any) -> Any:
         return tuple(
             _add_axis(part, value) for part, value in zip(space.spaces, observation, strict=True)
         )
-    if np.shape(observation) != space.shape:
-        raise SpaceError(
-            f"The observation has the shape {np.shape(observation)}; the env's have {space.shape}."
-        )
-    return np.asarray(observation)[None]
+    return np.asarray(observation, space.dtype)[None]

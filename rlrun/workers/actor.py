@@ -83,11 +83,7 @@ class Actor:
         if config.observation_filter != "NoFilter":
             # What the network sees is no image any more.
             self.obs_space = spaces.Box(-np.inf, np.inf, self.obs_space.shape, np.float32)
-        self.converter = ActionConverter(
-            action_space,
-            normalize_actions=config.normalize_actions,
-            clip_actions=not config.normalize_actions,
-        )
+        self.converter = ActionConverter(action_space, normalize_actions=config.normalize_actions)
         self.algorithm.check_spaces(self.obs_space, action_space, env_name)
         self.policy = self.make_policy()
         self.policy.eval()
@@ -231,7 +227,7 @@ class Actor:
 
     def _exploration(self, rng: np.random.Generator) -> Exploration:
         return self.config.exploration.for_worker(
-            action_space=self.action_space,
+            action_space=self.converter.policy_space,
             rng=rng,
             worker_index=self.config.worker_index,
             num_workers=self.config.num_workers,

@@ -177,9 +177,15 @@ class EnvSampler:
         self.num_finished = int(state["num_finished"])
         # Envs that cannot replay must not see the run's first episodes again.
         raw = self.env.reset([(seed + self.num_finished + 1) % 2**31 for seed in self.seeds])
+        started = self._log.start_again(state["log"])
+        self.episodes.start_all(raw if started is None else started)
         cut = self._log.play_again(state["log"], state)
-        if self.env.can_replay and cut.any():
+        self._returns = np.where(cut, 0.0, state["returns"])
+        self._lengths = np.where(cut, 0, state["lengths"])
+        self.episodes.resume(self._returns, self._lengths)
+        if started is not None and cut.any():
             raw = self.env.reset_done(cut)
+            self.episodes.start(raw, cut)
         self.obs = self.actor.preprocessor(raw)
         self.obs[~cut] = state["obs"][~cut]
         self._reset_memory()
@@ -188,10 +194,6 @@ class EnvSampler:
         if self.previous is not None:
             self.previous.actions[~cut] = state["previous"][0][~cut]
             self.previous.rewards[~cut] = state["previous"][1][~cut]
-        self._returns = np.where(cut, 0.0, state["returns"])
-        self._lengths = np.where(cut, 0, state["lengths"])
-        self.episodes.start_all(raw)
-        self.episodes.resume(self._returns, self._lengths)
         return cut
 
     def close(self) -> None:

@@ -50,9 +50,8 @@ class EnvConfig:
     flatten_observations: bool = False
     """Whether observations with several axes become vectors."""
     normalize_actions: bool = True
-    """Whether the policy acts in [-1, 1], stretched to the env's bounds (bounded Box actions)."""
-    clip_actions: bool = False
-    """Whether actions are clipped to the bounds instead (if not normalised)."""
+    """Whether the policy acts in [-1, 1], stretched to the env's bounds (bounded Box actions);
+    false: its actions are taken as they are, clipped to the bounds."""
     clip_rewards: bool | float = False
     """Rewards that the algorithm sees: true: their sign; x: clipped to [-x, x]. Episode returns
     are always those of the raw rewards."""
@@ -64,111 +63,11 @@ class EnvConfig:
             )
         check_range("horizon", self.horizon, low=1, key="env")
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
-        if self.normalize_actions and self.clip_actions:
-            raise ConfigError(
-                "env.normalize_actions=true and env.clip_actions=true exclude each other: "
-                "a normalised action is within the bounds already. Set one of them to false."
-            )
         if self.vectorization == "native" and self.wrappers:
             raise ConfigError(
                 "env.wrappers cannot be applied with env.vectorization=native. "
                 "Use env.vectorization=sync."
             )
-
-
-class SubEnv(gym.Wrapper):
-    """The outermost wrapper of each env: names it in errors, and remembers how its episode began
-    (the state of its generator, or its seed), so that the episode can be replayed."""
-
-    def __init__(self, env: gym.Env, name: str, worker_index: int, env_index: int) -> None:
-        super().__init__(env)
-        self.name = name
-        self.worker_index = worker_index
-        self.env_index = env_index
-        self.seed: int | None = None
-        self.episode_start: dict[str, Any] = {}
-        self.pending_restore: dict[str, Any] | None = None
-        self._is_first_step = True
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        if seed is None:
-            self.episode_start = {"rng": self.env.unwrapped.np_random.bit_generator.state}
-        else:
-            self.episode_start = {"seed": seed}
-            self.seed = seed
-        try:
-            given = self.env.reset(seed=seed, options=options or None)
-        except (Exception, SystemExit) as error:
-            raise self.failure("reset", error) from error
-        if not isinstance(given, tuple) or len(given) != 2:
-            raise self._misfit("reset", f"must return (observation, info), not {_kind(given)}")
-        self.check_shape("reset", given[0])
-        return given
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        try:
-            given = self.env.step(action)
-        except (Exception, SystemExit) as error:
-            raise self.failure("step", error) from error
-        if not isinstance(given, tuple) or len(given) != 5:
-            raise self._misfit(
-                "step",
-                f"must return (observation, reward, terminated, truncated, info), not "
-                f"{_kind(given)}",
-            )
-        if self._is_first_step:
-            self._is_first_step = False
-            self.check_shape("step", given[0])
-        return given
-
-    def check_shape(self, verb: str, observation: Any) -> None:
-        """Raise WorkerError if an observation has not the shape of the env's space."""
-        shape = self.observation_space.shape
-        if shape is None:  # Dict and Tuple
-            return
-        try:
-            found = np.shape(observation)
-        except ValueError as error:  # lists of different lengths
-            raise self.failure(verb, error) from error
-        if found != shape:
-            raise self._misfit(
-                verb,
-                f"returned an observation of shape {found}, and its observation_space has {shape}",
-            )
-
-    def restore_episode(self) -> tuple[Any, float] | None:
-        """Go back to the middle of an episode: `pending_restore` holds its `start` and `actions`.
-
-        Returns the observation after the last action and the sum of rewards (whether they are the
-        right ones, the caller must see), or None if the replayed episode ended early.
-        """
-        assert self.pending_restore is not None
-        start, actions = self.pending_restore["start"], self.pending_restore["actions"]
-        self.pending_restore = None
-        if "seed" in start:
-            observation, _ = self.reset(seed=int(start["seed"]))
-        else:
-            self.env.unwrapped.np_random.bit_generator.state = start["rng"]
-            observation, _ = self.reset()
-        total_reward = 0.0
-        for action in actions:
-            observation, reward, terminated, truncated, _ = self.step(action)
-            total_reward += float(reward)
-            if terminated or truncated:
-                return None
-        return observation, total_reward
-
-    def failure(self, verb: str, error: BaseException) -> WorkerError:
-        """What failed in this env's `verb`, as an error that names it."""
-        return self._misfit(verb, f"{type(error).__name__}: {error}")
-
-    def _misfit(self, verb: str, what: str) -> WorkerError:
-        return WorkerError(
-            f"Worker {self.worker_index} failed in env.{verb} ({self.name!r}, "
-            f"env {self.env_index}, seed {self.seed}): {what}"
-        )
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
@@ -215,10 +114,6 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         if not isinstance(getattr(env, name, None), gym.Space):
             raise ConfigError(f"env.id={config.id!r}: the env has no {name} (a gymnasium.Space).")
     return env
-
-
-def _kind(given: Any) -> str:
-    return f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
 
 
 def _check_class(found: Any, kind: type, named: str) -> None:

@@ -51,12 +51,25 @@ class EpisodeLog:
             ],
         }
 
+    def start_again(self, state: dict[str, Any]) -> Any:
+        """Bring every env back to the start of its saved episode; returns the raw first
+        observations, or None where envs cannot play again."""
+        if not (self.env.can_replay and state["can_replay"]):
+            return None
+        self._actions = _by_step(state["actions_taken"])
+        return self.env.restore_starts(state["episode_starts"], state["actions_taken"])
+
     def play_again(self, state: dict[str, Any], expected: dict[str, np.ndarray]) -> np.ndarray:
-        """Bring every env back to where it was; returns the mask [B] of those that came out
-        elsewhere than `expected` (obs, returns and lengths, [B, ...]) says."""
+        """Then bring it to where it was; returns the mask [B] of envs that came out elsewhere than
+        `expected` (obs, returns and lengths, [B, ...]) says."""
         cut = np.ones(self.env.num_envs, bool)
         if self.env.can_replay and state["can_replay"]:
-            self._play(state, expected, cut)
+            for i, end in enumerate(self.env.restore_courses()):
+                cut[i] = end is None or not (
+                    len(state["actions_taken"][i]) == expected["lengths"][i]
+                    and end[1] == expected["returns"][i]
+                    and self._is_at(end[0], expected["obs"][i])
+                )
         for i in map(int, np.flatnonzero(cut)):
             logger.warning(
                 "Env %d (%s) did not reproduce its running episode; that episode is cut as "
@@ -67,20 +80,8 @@ class EpisodeLog:
             )
         return cut
 
-    def _play(
-        self, state: dict[str, Any], expected: dict[str, np.ndarray], cut: np.ndarray
-    ) -> None:
-        actions = state["actions_taken"]
-        ends = self.env.restore_episodes(state["episode_starts"], actions)
-        self._actions = _by_step(actions)
-        for i, end in enumerate(ends):
-            cut[i] = end is None or not (
-                len(actions[i]) == expected["lengths"][i]
-                and end[1] == expected["returns"][i]
-                and np.array_equal(
-                    self.preprocessor.single(end[0])[0], expected["obs"][i], equal_nan=True
-                )
-            )
+    def _is_at(self, observation: Any, obs: np.ndarray) -> bool:
+        return np.array_equal(self.preprocessor.single(observation)[0], obs, equal_nan=True)
 
     def _since_start(self, env_index: int, length: int) -> list[np.ndarray]:
         is_kept = 0 < length <= MAX_REPLAY_STEPS

@@ -24,7 +24,7 @@ from rlrun.workers.envs import EnvConfig
 from rlrun.workers.evaluate import EvaluationRound
 from rlrun.workers.input import Input
 from rlrun.workers.sample import Sample
-from rlrun.workers.vector_env import VectorEnv, env_seeds, make_vector_env
+from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 
 _global_worker: RolloutWorker | None = None
 
@@ -97,11 +97,13 @@ class RolloutWorker:
         """Env steps of all workers, as far as this one knows."""
         self.weights_version = 0
         """Which publication of the learner's weights the actors have."""
-        self.purpose = "evaluation" if config.in_evaluation else "rollout"
+        self.purpose: Purpose = "evaluation" if config.in_evaluation else "rollout"
         self.env: VectorEnv | None = None
         if spaces_of_env is None:
             num_envs = config.algorithm.num_envs_per_worker
-            self.env = make_vector_env(config.env, num_envs, worker_index)
+            self.env = make_vector_env(
+                config.env, num_envs, worker_index, seed=self.seed, purpose=self.purpose
+            )
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
         self.spaces = spaces_of_env
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
@@ -284,12 +286,14 @@ class RolloutWorker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.timestep = int(state["timestep"])
-        # Before the envs: hooks see the restored episodes begin.
+        # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])
             self._cutter.truncate(cut)
+            # What hooks counted of that has been counted.
+            self.callbacks.load_state_dict(state["callbacks"])
         for policy_id, actor_state in state["actors"].items():
             self.actors[policy_id].load_state_dict(actor_state)
         if self.worker_index > 0:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,14 +19,18 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
-from rlrun.core.errors import WorkerError
-from rlrun.workers.envs import EnvConfig, SubEnv, make_env, make_native_vector_env
+from rlrun.core.errors import RlrunError, WorkerError
+from rlrun.core.membership import misfit
+from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
+from rlrun.workers.sub_env import SubEnv
 
 CLOSE_TIMEOUT_S = 5.0
 """How long envs in processes of their own may take to finish a step when they are closed."""
 
 SIGTERM_GRACE_S = 60
 """How long envs in processes of their own outlive a SIGTERM, if their parent does not end them."""
+
+Purpose = Literal["rollout", "evaluation"]
 
 StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 """(raw observations, rewards [B], terminated [B], truncated [B])."""
@@ -61,14 +65,25 @@ class VectorEnv:
         """The envs, where they live in this process; empty where they do not."""
         return []
 
-    def episode_starts(self) -> list[dict[str, Any]]:
-        """How the running episode of each env began; see SubEnv."""
+    def call(self, name: str, *args: Any) -> list[Any]:
+        """What the method `name` of every env, or of the wrapper that has it, gives; of a native
+        vector env what its own method gives, alone. The door for tasks: `call("set_task", task)`.
+
+        Raises WorkerError if there is no such method, or if it fails.
+        """
         raise NotImplementedError
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        """Replay each env's episode; returns what SubEnv.restore_episode does, for each."""
+    def episode_starts(self) -> list[dict[str, Any]]:
+        """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
+        raise NotImplementedError
+
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+        """Bring each env back to the start of the episode that `episode_starts` gave; `actions`
+        are those since then. Returns the raw first observations."""
+        raise NotImplementedError
+
+    def restore_courses(self) -> list[Any]:
+        """Then play the actions again; returns what SubEnv.restore_course does, for each env."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -104,11 +119,8 @@ class SyncVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards = self._observations, self._rewards
         terminated, truncated = self._terminated, self._truncated
-        try:
-            for i, env in enumerate(self.envs):
-                observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
-        except (TypeError, ValueError) as error:  # a reward that is no number
-            raise env.failure("step", error) from error
+        for i, env in enumerate(self.envs):
+            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
         return self._batch(), rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
@@ -119,17 +131,20 @@ class SyncVectorEnv(VectorEnv):
     def get_sub_environments(self) -> list[gym.Env]:
         return list(self.envs)
 
-    def episode_starts(self) -> list[dict[str, Any]]:
-        return [env.episode_start for env in self.envs]
+    def call(self, name: str, *args: Any) -> list[Any]:
+        return _results([env.call_method(name, *args) for env in self.envs], name, self.env_id)
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        restored = []
+    def episode_starts(self) -> list[dict[str, Any]]:
+        return [env.save_episode() for env in self.envs]
+
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
         for i, env in enumerate(self.envs):
-            env.pending_restore = {"start": starts[i], "actions": actions[i]}
-            restored.append(env.restore_episode())
-        return restored
+            env.pending_restore = {**saved[i], "actions": actions[i]}
+            self._observations[i] = env.restore_start()
+        return self._batch()
+
+    def restore_courses(self) -> list[Any]:
+        return [env.restore_course() for env in self.envs]
 
     def close(self) -> None:
         for env in self.envs:
@@ -137,12 +152,8 @@ class SyncVectorEnv(VectorEnv):
 
     def _batch(self) -> Any:
         if self._is_array:
-            try:
-                for i, observation in enumerate(self._observations):
-                    self._memory[i] = observation
-            except (TypeError, ValueError) as error:
-                self.envs[i].check_shape("step", observation)
-                raise self.envs[i].failure("step", error) from error
+            for i, observation in enumerate(self._observations):
+                self._memory[i] = observation
             return self._memory
         return concatenate(self.observation_space, self._observations, self._memory)
 
@@ -176,19 +187,26 @@ class AsyncVectorEnv(VectorEnv):
         with self._watched():
             return self.vector_env.reset(options={"reset_mask": done})[0]
 
+    def call(self, name: str, *args: Any) -> list[Any]:
+        with self._watched():
+            found = self.vector_env.call("call_method", name, *args)
+        return _results(found, name, self.env_id)
+
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
-            return list(self.vector_env.get_attr("episode_start"))
+            return list(self.vector_env.call("save_episode"))
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        pending = [
-            {"start": start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
-        ]
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+        pending = [{**start, "actions": taken} for start, taken in zip(saved, actions, strict=True)]
         with self._watched():
             self.vector_env.set_attr("pending_restore", pending)
-            return list(self.vector_env.call("restore_episode"))
+            first = self.vector_env.call("restore_start")
+        memory: Any = create_empty_array(self.observation_space, self.num_envs)
+        return concatenate(self.observation_space, first, memory)
+
+    def restore_courses(self) -> list[Any]:
+        with self._watched():
+            return list(self.vector_env.call("restore_course"))
 
     def close(self) -> None:
         # What does not answer any more cannot be asked to close.
@@ -223,24 +241,40 @@ class NativeVectorEnv(VectorEnv):
 
     can_replay = False
 
-    def __init__(self, vector_env: gym.vector.VectorEnv, env_id: str) -> None:
+    def __init__(
+        self, vector_env: gym.vector.VectorEnv, env_id: str, worker_index: int = 0
+    ) -> None:
         self.vector_env = vector_env
         self.env_id = env_id
+        self.worker_index = worker_index
         self.num_envs = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         mode = AutoresetMode(vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.skips_reset_rows = mode == AutoresetMode.NEXT_STEP
         self._observations: Any = None
+        space = self.observation_space
+        is_box = isinstance(space, gym.spaces.Box)
+        self._dtype = space.dtype if is_box else None
+        self._shape = (self.num_envs, *space.shape) if is_box else None  # type: ignore[misc]
 
     def reset(self, seeds: list[int]) -> Any:
         # One generator serves all envs, so one seed does.
-        self._observations = self.vector_env.reset(seed=seeds[0])[0]
+        self._observations = self._checked("reset", self.vector_env.reset(seed=seeds[0])[0])
         return self._observations
 
     def step(self, actions: np.ndarray) -> StepResult:
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
-        self._observations = observations
+        self._observations = self._checked("step", observations)
+        for name, given in (
+            ("rewards", rewards),
+            ("terminated", terminated),
+            ("truncated", truncated),
+        ):
+            if np.shape(given) != (self.num_envs,):
+                raise self._failure(
+                    "step", f"{name} must have the shape ({self.num_envs},), not {np.shape(given)}."
+                )
         done = terminated | truncated
         if not self.skips_reset_rows and done.any():
             final = np.array(observations)
@@ -251,28 +285,64 @@ class NativeVectorEnv(VectorEnv):
     def reset_done(self, done: np.ndarray) -> Any:
         return self._observations
 
+    def call(self, name: str, *args: Any) -> list[Any]:
+        method = getattr(self.vector_env, name, None)
+        return _results(
+            [(False, None) if method is None else (True, method(*args))], name, self.env_id
+        )
+
     def close(self) -> None:
         self.vector_env.close()
 
+    def _checked(self, verb: str, observations: Any) -> Any:
+        """The same observations. Raises WorkerError if they are not of the env's space."""
+        if (
+            type(observations) is np.ndarray
+            and observations.dtype is self._dtype
+            and observations.shape == self._shape
+        ):
+            return observations
+        reason = misfit(
+            self.observation_space,
+            observations,
+            lead=(self.num_envs,),
+            name="the batch of observations",
+        )
+        if reason is not None:
+            raise self._failure(verb, f"{reason}.")
+        return observations
 
-def make_vector_env(config: EnvConfig, num_envs: int, worker_index: int) -> VectorEnv:
-    """The envs of one worker. Raises ConfigError, MissingExtraError."""
-    if config.vectorization == "native":
-        return NativeVectorEnv(make_native_vector_env(config, num_envs), config.id)
-    if config.vectorization == "sync":
-        envs = [_make_sub_env(config, worker_index, index) for index in range(num_envs)]
-        return SyncVectorEnv(envs, config.id)
-    makers = [
-        partial(_make_env_of_a_process, config, worker_index, index, os.getpid())
-        for index in range(num_envs)
-    ]
-    return AsyncVectorEnv(
-        gym.vector.AsyncVectorEnv(
-            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
-        ),
-        config.id,
-        worker_index,
-    )
+    def _failure(self, verb: str, what: str) -> WorkerError:
+        return WorkerError(
+            f"Worker {self.worker_index} failed in {verb} of the vector env {self.env_id!r}: {what}"
+        )
+
+
+def make_vector_env(
+    config: EnvConfig,
+    num_envs: int,
+    worker_index: int,
+    *,
+    seed: int = 0,
+    purpose: Purpose = "rollout",
+) -> VectorEnv:
+    """The envs of one worker, made with streams of their own from the seed tree.
+
+    Raises ConfigError, MissingExtraError, WorkerError.
+    """
+    with seeding.process_streams(seed, purpose, worker_index, "make"):
+        if config.vectorization == "native":
+            return NativeVectorEnv(
+                make_native_vector_env(config, num_envs), config.id, worker_index
+            )
+        if config.vectorization == "sync":
+            envs = [
+                SubEnv(make_env(config), config.id, worker_index, index)
+                for index in range(num_envs)
+            ]
+            _check_same_spaces(envs, config.id)
+            return SyncVectorEnv(envs, config.id)
+        return _make_async(config, num_envs, worker_index, seed, purpose)
 
 
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
@@ -280,19 +350,61 @@ def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
 
 
+def _results(found: Sequence[tuple[bool, Any]], name: str, env_id: str) -> list[Any]:
+    if not all(has_method for has_method, _ in found):
+        raise WorkerError(
+            f"The env {env_id!r} has no method {name!r}, and none of its wrappers has. Envs that "
+            f"play tasks have get_task() and set_task(task)."
+        )
+    return [result for _, result in found]
+
+
+def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
+    for env in envs[1:]:
+        for name in ("observation_space", "action_space"):
+            first, other = getattr(envs[0], name), getattr(env, name)
+            if first != other:
+                raise WorkerError(
+                    f"The envs of worker {env.worker_index} ({env_id!r}) do not have the same "
+                    f"spaces, which envs of one worker must have: the {name} of env 0 is {first}, "
+                    f"that of env {env.env_index} is {other}."
+                )
+
+
+def _make_async(
+    config: EnvConfig, num_envs: int, worker_index: int, seed: int, purpose: Purpose
+) -> AsyncVectorEnv:
+    makers = [
+        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), os.getpid())
+        for index in range(num_envs)
+    ]
+    try:
+        vector_env = gym.vector.AsyncVectorEnv(
+            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
+        )
+    except RlrunError:
+        raise
+    except RuntimeError as error:
+        raise WorkerError(
+            f"The envs of worker {worker_index} ({config.id!r}) do not have the same spaces, which "
+            f"envs of one worker must have: {error}"
+        ) from error
+    return AsyncVectorEnv(vector_env, config.id, worker_index)
+
+
 def _make_env_of_a_process(
-    config: EnvConfig, worker_index: int, env_index: int, parent: int
+    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: int
 ) -> SubEnv:
-    """The same in a child process of its own (gymnasium makes one in the parent as well)."""
-    if os.getpid() != parent:
+    """An env in a child process of its own (gymnasium makes one in the parent as well)."""
+    owns_process = os.getpid() != parent
+    if owns_process:
         # Signals to all processes of a run are for the parent: it needs its envs for the last
         # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
-    return _make_sub_env(config, worker_index, env_index)
-
-
-def _make_sub_env(config: EnvConfig, worker_index: int, env_index: int) -> SubEnv:
-    return SubEnv(make_env(config), config.id, worker_index, env_index)
+        # A fork has the generators of its parent, which are those of its siblings.
+        seeding.seed_process(*seed_path)
+    _, _, worker_index, env_index = seed_path
+    return SubEnv(make_env(config), config.id, worker_index, env_index, owns_process=owns_process)

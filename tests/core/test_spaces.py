@@ -7,6 +7,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.spaces import flatten
 
+from rlrun.core.errors import RlrunError
 from rlrun.core.spaces import ActionConverter, Preprocessor
 
 NESTED = spaces.Dict(
@@ -108,25 +109,88 @@ def test_flatten_makes_a_box_of_any_rank_a_vector():
     np.testing.assert_array_equal(preprocess.single(obs[1]), obs[1].reshape(1, 6))
 
 
+ACTION_SPACES = [
+    spaces.Box(-2.0, 2.0, (2,), np.float32),
+    spaces.Box(np.array([0.0, -10.0]), np.array([4.0, 30.0]), dtype=np.float64),
+    spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)),
+    spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    spaces.Box(0.1, 0.1, (2,), np.float32),
+    spaces.Box(-0.3, 0.7, (2,), np.float16),
+    spaces.Discrete(3),
+    spaces.Discrete(3, start=-2),
+    spaces.Discrete(3, dtype=np.int8),
+    spaces.MultiDiscrete([2, 3], start=[5, -1]),
+    spaces.MultiDiscrete([2, 3], dtype=np.int32),
+]
+
+
+def policys_actions(space: spaces.Space) -> np.ndarray:
+    """Actions as a policy may sample them: indices, or far beyond any bounds."""
+    rng = np.random.default_rng(0)
+    if isinstance(space, spaces.Discrete):
+        return np.arange(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return np.stack([np.arange(20) % n for n in space.nvec], -1)
+    spread = rng.normal(size=(20, *space.shape)).astype(np.float32)
+    return np.concatenate([spread, 100 * spread, np.sign(spread)])
+
+
+@pytest.mark.parametrize("normalize_actions", [True, False])
+@pytest.mark.parametrize("space", ACTION_SPACES, ids=str)
+def test_an_env_gets_members_of_its_action_space(space, normalize_actions):
+    convert = ActionConverter(space, normalize_actions=normalize_actions)
+    for action in convert(policys_actions(space)):
+        assert space.contains(action)
+
+
+@pytest.mark.parametrize(
+    ("space", "normalize_actions", "policy_space"),
+    [
+        (spaces.Box(-2.0, 2.0, (2,), np.float64), True, spaces.Box(-1.0, 1.0, (2,), np.float32)),
+        (spaces.Box(-2.0, 2.0, (2,), np.float64), False, spaces.Box(-2.0, 2.0, (2,), np.float32)),
+        (
+            spaces.Box(np.array([0, 0], np.float32), np.array([10, np.inf], np.float32)),
+            True,
+            spaces.Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32)),
+        ),
+        (
+            spaces.Box(-np.inf, np.inf, (1,), np.float32),
+            True,
+            spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        ),
+        (spaces.Discrete(3, start=5), True, spaces.Discrete(3)),
+        (
+            spaces.MultiDiscrete([2, 3], start=[5, -1]),
+            False,
+            spaces.MultiDiscrete([2, 3]),
+        ),
+    ],
+    ids=str,
+)
+def test_the_policys_own_space_is_the_envs_in_its_terms(space, normalize_actions, policy_space):
+    converter = ActionConverter(space, normalize_actions=normalize_actions)
+    assert converter.policy_space == policy_space
+
+
+def test_a_nan_action_is_an_error_and_an_infinite_one_is_clipped():
+    convert = ActionConverter(spaces.Box(-2.0, 2.0, (2,), np.float32), normalize_actions=True)
+    np.testing.assert_array_equal(convert(np.array([[np.inf, -np.inf]], np.float32)), [[2, -2]])
+    with pytest.raises(RlrunError, match=r"gave the action \[nan +0.*learning has diverged"):
+        convert(np.array([[0, 1], [np.nan, 0]], np.float32))
+
+
 def test_normalized_actions_are_stretched_to_the_bounds_and_clipped_there():
     space = spaces.Box(np.array([0.0, -10.0]), np.array([4.0, 30.0]), dtype=np.float64)
-    convert = ActionConverter(space, normalize_actions=True, clip_actions=False)
+    convert = ActionConverter(space, normalize_actions=True)
     given = convert(np.array([[-1, -1], [1, 1], [0, 0], [0.5, -0.5], [7, -7]], np.float32))
     np.testing.assert_allclose(given, [[0, -10], [4, 30], [2, 10], [3, 0], [4, -10]], atol=1e-5)
 
 
-def test_clipped_actions_are_cut_at_the_bounds_and_else_unchanged():
+def test_actions_that_are_not_normalised_are_clipped_and_else_unchanged():
     low, high = np.array([[0, -10], [4, 30]], np.float32)
-    convert = ActionConverter(spaces.Box(low, high), normalize_actions=False, clip_actions=True)
+    convert = ActionConverter(spaces.Box(low, high), normalize_actions=False)
     given = convert(np.array([[-1, -11], [5, 31], [0.5, 7]], np.float32))
     np.testing.assert_array_equal(given, np.array([[0, -10], [4, 30], [0.5, 7]], np.float32))
-
-
-def test_actions_pass_unchanged_where_neither_is_asked_for():
-    space = spaces.Box(-1, 1, (2,), np.float32)
-    actions = np.array([[-3.0, 0.5]], np.float32)
-    convert = ActionConverter(space, normalize_actions=False, clip_actions=False)
-    np.testing.assert_array_equal(convert(actions), actions)
 
 
 @pytest.mark.parametrize("normalize_actions", [True, False])
@@ -135,9 +199,7 @@ def test_converted_actions_lie_in_the_space_whatever_its_bounds(normalize_action
     for dtype in (np.float32, np.float64):
         low = rng.normal(size=50).astype(dtype) * 10
         space = spaces.Box(low, low + rng.random(50).astype(dtype) * 7, dtype=dtype)
-        convert = ActionConverter(
-            space, normalize_actions=normalize_actions, clip_actions=not normalize_actions
-        )
+        convert = ActionConverter(space, normalize_actions=normalize_actions)
         actions = np.concatenate(
             [np.ones((1, 50)), -np.ones((1, 50)), rng.normal(size=(9, 50)) * 9]
         )
@@ -148,7 +210,7 @@ def test_converted_actions_lie_in_the_space_whatever_its_bounds(normalize_action
 def test_actions_are_stretched_to_bounds_as_wide_as_float32_itself():
     largest = np.finfo(np.float32).max
     space = spaces.Box(-largest, largest, (1,), np.float32)
-    convert = ActionConverter(space, normalize_actions=True, clip_actions=True)
+    convert = ActionConverter(space, normalize_actions=True)
     given = convert(np.array([[-1.0], [0.0], [0.5], [1.0]], np.float32))
     np.testing.assert_allclose(given, np.array([[-1], [0], [0.5], [1]]) * largest, rtol=1e-6)
 
@@ -157,20 +219,20 @@ def test_actions_are_stretched_to_bounds_as_wide_as_float32_itself():
 def test_unbounded_actions_are_not_stretched(normalize_actions):
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     actions = np.array([[-3.0, 0.5]], np.float32)
-    convert = ActionConverter(space, normalize_actions=normalize_actions, clip_actions=True)
+    convert = ActionConverter(space, normalize_actions=normalize_actions)
     np.testing.assert_array_equal(convert(actions), actions)
 
 
 def test_actions_of_a_half_bounded_box_are_clipped_at_its_one_bound():
     space = spaces.Box(0, np.inf, (2,), np.float32)
-    for settings in ((True, False), (False, True)):
-        convert = ActionConverter(space, normalize_actions=settings[0], clip_actions=settings[1])
+    for normalize_actions in (True, False):
+        convert = ActionConverter(space, normalize_actions=normalize_actions)
         np.testing.assert_array_equal(convert(np.array([[-3.0, 70.0]], np.float32)), [[0.0, 70.0]])
 
 
 def test_only_dimensions_bounded_on_both_sides_are_stretched():
     space = spaces.Box(np.array([0, 0], np.float32), np.array([10, np.inf], np.float32))
-    convert = ActionConverter(space, normalize_actions=True, clip_actions=False)
+    convert = ActionConverter(space, normalize_actions=True)
     given = convert(np.array([[0.5, 0.5], [-9.0, -9.0]], np.float32))
     np.testing.assert_allclose(given, [[7.5, 0.5], [0.0, 0.0]])
 
@@ -178,7 +240,7 @@ def test_only_dimensions_bounded_on_both_sides_are_stretched():
 @pytest.mark.parametrize("start", [0, 5, -2])
 def test_discrete_actions_are_shifted_by_the_spaces_start(start):
     space = spaces.Discrete(3, start=start)
-    convert = ActionConverter(space, normalize_actions=True, clip_actions=True)
+    convert = ActionConverter(space, normalize_actions=True)
     given = convert(np.array([0, 1, 2]))
     np.testing.assert_array_equal(given, [start, start + 1, start + 2])
     assert all(space.contains(action) for action in given)
@@ -186,7 +248,7 @@ def test_discrete_actions_are_shifted_by_the_spaces_start(start):
 
 def test_multi_discrete_actions_lie_in_the_space_wherever_it_starts():
     space = spaces.MultiDiscrete([2, 3], start=[5, -1])
-    convert = ActionConverter(space, normalize_actions=True, clip_actions=True)
+    convert = ActionConverter(space, normalize_actions=True)
     given = convert(np.array([[0, 0], [1, 2]]))
     np.testing.assert_array_equal(given, [[5, -1], [6, 1]])
     assert all(space.contains(action) for action in given)
@@ -194,8 +256,6 @@ def test_multi_discrete_actions_lie_in_the_space_wherever_it_starts():
 
 def test_conversion_leaves_the_policys_actions_as_they_were():
     actions = np.array([[-3.0, 0.5]], np.float32)
-    convert = ActionConverter(
-        spaces.Box(-2, 2, (2,), np.float32), normalize_actions=True, clip_actions=True
-    )
+    convert = ActionConverter(spaces.Box(-2, 2, (2,), np.float32), normalize_actions=True)
     convert(actions)
     np.testing.assert_array_equal(actions, np.array([[-3.0, 0.5]], np.float32))

@@ -168,10 +168,8 @@ def test_normalised_actions_are_stretched_to_the_bounds_of_the_env(make_worker):
     np.testing.assert_allclose(rows["next_obs"], np.clip(stretched, low, high), rtol=1e-6)
 
 
-def test_clipped_actions_keep_their_scale(make_worker):
-    worker = make_worker(
-        "toy_envs.BoxActionEnv", fragment=40, normalize_actions=False, clip_actions=True
-    )
+def test_actions_that_are_not_normalised_keep_their_scale_and_are_clipped(make_worker):
+    worker = make_worker("toy_envs.BoxActionEnv", fragment=40, normalize_actions=False)
     rows = rows_of(worker)
     assert (rows["actions"][:, 1] < 0).any()
     np.testing.assert_array_equal(rows["next_obs"], np.clip(rows["actions"], [-2, 0], [2, 10]))
@@ -443,8 +441,8 @@ def test_windows_of_whole_episodes_are_those_of_the_stream(make_worker):
     assert whole <= stream
 
 
-@pytest.mark.parametrize(("name", "scale"), [("NoFilter", 1 / 255), ("MeanStdFilter", 1.0)])
-def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, scale):
+@pytest.mark.parametrize(("name", "is_scaled"), [("NoFilter", True), ("MeanStdFilter", False)])
+def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, is_scaled):
     config = WorkerConfig(
         env=EnvConfig(id="toy_envs.ImageEnv", observation_filter=name),
         algorithm=PPO(),
@@ -455,5 +453,5 @@ def test_images_are_scaled_to_one_unless_a_filter_has_normalised_them(name, scal
         seed=1,
     )
     worker = RolloutWorker(config)
-    assert worker.get_policy().pi_encoder.scale == scale
+    assert worker.get_policy().pi_encoder.is_scaled == is_scaled
     worker.stop()

@@ -309,6 +309,41 @@ def test_callbacks_see_the_running_episode_where_it_was(make_worker, carry_over)
     assert report.custom_metrics == {"length": 200}
 
 
+class Starts(Callbacks):
+    """Notes how episodes start, and with which of its own states."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.seen: list = []
+
+    def on_episode_start(self, *, episode, **kwargs):
+        self.num_started += 1
+        self.seen.append((self.num_started, episode.last_observation.tolist(), episode.length))
+
+    def state_dict(self):
+        return {"num_started": self.num_started}
+
+    def load_state_dict(self, state):
+        self.num_started = state["num_started"]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_hooks_see_a_restored_episode_begin_as_it_began_with_their_own_state(
+    make_worker, carry_over, vectorization
+):
+    kwargs = {"fragment": 250, "num_envs": 2, "vectorization": vectorization}
+    worker = make_worker("Pendulum-v1", callbacks=Starts(), **kwargs)
+    restored = make_worker("Pendulum-v1", callbacks=Starts(), **kwargs)
+    worker.sample()
+    before = worker.callbacks.seen[-2:]
+    assert worker.callbacks.num_started == 4
+    carry_over(worker, restored)
+    observations = [observation for _, observation, _ in before]
+    assert restored.callbacks.seen == [(5, observations[0], 0), (6, observations[1], 0)]
+    # They have been counted before the checkpoint.
+    assert restored.callbacks.num_started == 4
+
+
 def test_training_goes_on_after_a_cut(tmp_path, caplog):
     def trainer():
         return make_trainer(

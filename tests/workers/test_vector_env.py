@@ -6,15 +6,20 @@ import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 from helpers_cli import python_process
+from toy_envs import ODD_OBSERVATIONS, CountingEnv
 
 from rlrun.core import seeding
-from rlrun.core.errors import ConfigError, WorkerError
+from rlrun.core.errors import ConfigError, SpaceError, WorkerError
+from rlrun.core.membership import misfit
+from rlrun.core.spaces import Preprocessor
 from rlrun.run import make_trainer
 from rlrun.workers import vector_env
 from rlrun.workers.envs import EnvConfig
-from rlrun.workers.vector_env import env_seeds, make_vector_env
+from rlrun.workers.sub_env import SubEnv
+from rlrun.workers.vector_env import NativeVectorEnv, env_seeds, make_vector_env
 
 COUNTING = "toy_envs.CountingEnv"
 X_LIMIT, ANGLE_LIMIT = 2.4, 12 * 2 * np.pi / 360
@@ -287,6 +292,115 @@ def test_the_error_of_an_env_in_this_process_is_the_cause(make_worker):
     with pytest.raises(WorkerError) as caught:
         worker.sample()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("odd", ODD_OBSERVATIONS)
+def test_an_observation_beside_its_space_is_an_error_with_its_env(make_worker, vectorization, odd):
+    envs = make_vector_env(
+        EnvConfig(
+            id="toy_envs.OddObservationEnv", vectorization=vectorization, env_config={"odd": odd}
+        ),
+        2,
+        worker_index=3,
+    )
+    space, _, outside = ODD_OBSERVATIONS[odd]
+    try:
+        envs.reset([11, 12])
+        for _ in range(2):
+            envs.step(np.zeros(2, np.int64))
+        with pytest.raises(WorkerError) as caught:
+            envs.step(np.zeros(2, np.int64))
+    finally:
+        envs.close()
+    env = 0 if "env 0" in str(caught.value) else 1
+    assert str(caught.value) == (
+        f"Worker 3 failed in env.step ('toy_envs.OddObservationEnv', env {env}, seed {11 + env}): "
+        f"{misfit(space, outside)}."
+    )
+
+
+@pytest.mark.parametrize("odd", ODD_OBSERVATIONS)
+def test_acting_refuses_the_observations_that_sampling_refuses(odd):
+    space, usual, outside = ODD_OBSERVATIONS[odd]
+    preprocess = Preprocessor(space)
+    assert preprocess.single(usual).shape == (1, *preprocess.space.shape)
+    with pytest.raises(SpaceError) as caught:
+        preprocess.single(outside)
+    assert str(caught.value) == f"Cannot act: {misfit(space, outside)}."
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("reward", "1.5"), ("reward", [1.0]), ("terminated", None), ("truncated", "no")],
+)
+def test_a_reward_or_a_flag_that_is_no_number_is_an_error(name, given):
+    class Env(CountingEnv):
+        def step(self, action):
+            observation, *rest, info = super().step(action)
+            rest[["reward", "terminated", "truncated"].index(name)] = given
+            return observation, *rest, info
+
+    env = SubEnv(Env(), "Env", 2, 1)
+    env.reset(seed=5)
+    with pytest.raises(WorkerError) as caught:
+        env.step(0)
+    assert str(caught.value) == (
+        f"Worker 2 failed in env.step ('Env', env 1, seed 5): the {name} is {given!r}, which is "
+        f"no number."
+    )
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_envs_of_one_worker_must_have_the_same_spaces(vectorization):
+    config = EnvConfig(id="toy_envs.OtherSpacesEnv", vectorization=vectorization)
+    with pytest.raises(WorkerError, match=r"envs of worker 4 .*OtherSpacesEnv.* same spaces"):
+        make_vector_env(config, 2, 4)
+
+
+class OddNativeEnv(gym.vector.VectorEnv):
+    """Two envs that give `odd` as one of the five values of their first step."""
+
+    def __init__(self, position: int = 0, odd: object = None) -> None:
+        self.num_envs = 2
+        self.single_observation_space = gym.spaces.Box(-9, 9, (3,), np.float32)
+        self.single_action_space = gym.spaces.Discrete(2)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.position, self.odd = position, odd
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((2, 3), np.float32), {}
+
+    def step(self, actions):
+        given = [np.zeros((2, 3)), np.zeros(2), np.zeros(2, bool), np.zeros(2, bool), {}]
+        if self.odd is not None:
+            given[self.position] = self.odd
+        return tuple(given)
+
+
+@pytest.mark.parametrize(
+    ("position", "odd", "words"),
+    [
+        (0, np.zeros((2, 1), np.float32), "the batch of observations has the shape (2, 1), and"),
+        (0, np.zeros(3, np.float32), "the batch of observations has the shape (3,), and"),
+        (0, "nothing", "the batch of observations is 'nothing', and"),
+        (1, 1.0, "rewards must have the shape (2,), not ()."),
+        (2, np.zeros((2, 1), bool), "terminated must have the shape (2,), not (2, 1)."),
+    ],
+)
+def test_what_a_native_env_gives_beside_its_spaces_is_an_error(position, odd, words):
+    envs = NativeVectorEnv(OddNativeEnv(position, odd), "Odd-v0", worker_index=3)
+    envs.reset([0])
+    with pytest.raises(WorkerError) as caught:
+        envs.step(np.zeros(2, np.int64))
+    assert str(caught.value).startswith("Worker 3 failed in step of the vector env 'Odd-v0': ")
+    assert words in str(caught.value)
+
+
+def test_a_native_env_may_give_wider_floats_than_its_space():
+    envs = NativeVectorEnv(OddNativeEnv(), "Odd-v0")
+    np.testing.assert_array_equal(envs.step(np.zeros(2, np.int64))[0], np.zeros((2, 3)))
 
 
 def test_an_async_env_whose_process_ends_is_a_worker_error(make_worker):

@@ -25,7 +25,8 @@ class Exploration:
         worker_index: int = 0,
         num_workers: int = 0,
     ) -> Exploration:
-        """A copy that serves one worker. Raises SpaceError if it cannot handle the space."""
+        """A copy that serves one worker. `action_space` is in the policy's terms, as
+        `ActionConverter.policy_space` gives it. Raises SpaceError if it cannot handle the space."""
         mine = copy.copy(self)
         mine.action_space = action_space
         mine.rng = rng
@@ -48,8 +49,9 @@ class Exploration:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(actions [N, ...], log-probabilities [N]) for a distribution over N rows.
 
-        `timestep` counts env steps over all workers, as far as this worker knows. With `explore`
-        off the choice is deterministic.
+        The log-probabilities (of continuous actions: densities) are those with which this class
+        drew, whatever the policy's are. `timestep` counts env steps over all workers, as far as
+        this worker knows. With `explore` off the choice is certain, and its log-probability 0.
         """
         raise NotImplementedError
 

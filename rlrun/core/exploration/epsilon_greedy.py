@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,8 @@ from gymnasium import spaces
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration.base import Exploration
+from rlrun.core.exploration.random_actions import count_valid, random_choices
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
-
-LEAST_INPUT = np.finfo(np.float32).min
-"""Inputs from here down mark actions that must not be taken."""
 
 
 @dataclass(kw_only=True)
@@ -23,7 +20,7 @@ class EpsilonGreedy(Exploration):
 
     Epsilon stays at `initial_epsilon` for `warmup_timesteps`, falls linearly to `final_epsilon`
     within `epsilon_timesteps`, and stays there. Actions whose input is -inf (or float32's least)
-    are masked: they are never drawn.
+    are masked: they are never drawn. Log-probabilities are those of this rule.
     """
 
     initial_epsilon: float = 1.0
@@ -71,25 +68,17 @@ class EpsilonGreedy(Exploration):
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        inputs = action_dist.inputs
-        num_rows, num_actions = inputs.shape
-        actions = action_dist.mode()
+        modes = action_dist.mode()
         epsilon = self._epsilon(timestep) if explore else 0.0
-        # Log-probabilities are those of this rule, for whoever corrects for off-policy data.
-        log_probs = np.empty(num_rows, np.float32)
-        log_probs.fill(math.log1p(-epsilon * (1.0 - 1.0 / num_actions)))
-        if epsilon > 0.0:
-            is_random = self.rng.random(num_rows) < epsilon
-            if np.count_nonzero(is_random):
-                choices = self._random_actions(inputs)
-                log_probs[is_random & (choices != actions)] = math.log(epsilon / num_actions)
-                actions = np.where(is_random, choices, actions)
-        return actions, log_probs
-
-    def _random_actions(self, inputs: np.ndarray) -> np.ndarray:
-        num_rows, num_actions = inputs.shape
-        if inputs.min() > LEAST_INPUT:
-            # A third of the time that Generator.integers takes for a few rows.
-            return (self.rng.random(num_rows) * num_actions).astype(np.int64)
-        keys = np.where(inputs > LEAST_INPUT, self.rng.random(inputs.shape), -1.0)
-        return keys.argmax(-1)
+        if epsilon == 0.0:
+            return modes, np.zeros(len(modes), np.float32)
+        share = epsilon / count_valid(action_dist.inputs)
+        log_probs = np.empty(len(modes), np.float32)
+        # A mode is drawn at random as well. Of equally good actions the first is the mode.
+        log_probs[:] = np.log1p(share - epsilon)
+        is_random = self.rng.random(len(modes)) < epsilon
+        if not np.count_nonzero(is_random):
+            return modes, log_probs
+        choices, _ = random_choices(action_dist.inputs, self.rng)
+        actions = np.where(is_random, choices, modes)
+        return actions, np.where(actions == modes, log_probs, np.log(share, dtype=np.float32))

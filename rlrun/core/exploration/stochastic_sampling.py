@@ -9,6 +9,7 @@ import numpy as np
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration.base import Exploration
+from rlrun.core.exploration.random_actions import random_actions
 
 
 @dataclass(kw_only=True)
@@ -16,7 +17,7 @@ class StochasticSampling(Exploration):
     """Samples the distribution; its mode when not exploring."""
 
     random_timesteps: int = 0
-    """Env steps at the start of training with uniformly random actions instead."""
+    """Env steps at the start of training with random actions instead (see `random_actions`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,21 +31,7 @@ class StochasticSampling(Exploration):
     ) -> tuple[np.ndarray, np.ndarray]:
         if not explore:
             actions = action_dist.mode()
-            return actions, action_dist.log_prob(actions)
+            return actions, np.zeros(len(actions), np.float32)
         if timestep < self.random_timesteps:
-            actions = random_actions(self.action_space, len(action_dist.inputs), self.rng)
-            return actions, action_dist.log_prob(actions)
+            return random_actions(self.action_space, action_dist, self.rng)
         return action_dist.sample(self.rng)
-
-
-def random_actions(action_space: object, num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniformly random actions [num_rows, ...] in the policy's terms (Box: within [-1, 1])."""
-    from gymnasium import spaces
-
-    if isinstance(action_space, spaces.Discrete):
-        return rng.integers(action_space.n, size=num_rows)
-    if isinstance(action_space, spaces.MultiDiscrete):
-        return rng.integers(action_space.nvec, size=(num_rows, *action_space.nvec.shape))
-    assert isinstance(action_space, spaces.Box)
-    shape = (num_rows, *action_space.shape)
-    return rng.uniform(-1.0, 1.0, shape).astype(np.float32)

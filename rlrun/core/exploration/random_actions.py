@@ -1,0 +1,86 @@
+"""Actions that no policy chose, with the probability of each, for whoever corrects for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from gymnasium import spaces
+
+from rlrun.core.distributions import Categorical, Distribution, MultiCategorical
+from rlrun.core.errors import RlrunError, SpaceError
+
+LEAST_INPUT = np.finfo(np.float32).min
+"""Inputs from here down mark actions that must not be taken."""
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def random_actions(
+    space: spaces.Space, dist: Distribution, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random action for each row of `dist`: (actions [N, ...], log-probabilities [N], float32).
+
+    Discrete actions are uniform over those that `dist` does not mask. Boxes are drawn as
+    gymnasium's `sample` does, in each dimension: uniformly between two bounds, from the one bound
+    on with an exponential distribution, and without bounds from the standard normal one; the log of
+    the density is theirs. A dimension whose bounds are equal is certain, and adds nothing.
+    Raises SpaceError if there is no way to draw from `space`.
+    """
+    if isinstance(dist, Categorical):
+        return random_choices(dist.inputs, rng)
+    if isinstance(dist, MultiCategorical):
+        drawn = [random_choices(part.inputs, rng) for part in dist.parts]
+        log_probs = np.sum([log_probs for _, log_probs in drawn], axis=0)
+        return np.stack([choices for choices, _ in drawn], -1), log_probs
+    if isinstance(space, spaces.Box):
+        return _random_vectors(space, len(dist.inputs), rng)
+    raise SpaceError(f"There are no random actions for {space}.")
+
+
+def random_choices(inputs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Uniformly random valid actions [N] for inputs [N, n], and their log-probabilities [N]."""
+    num_valid = count_valid(inputs)
+    if isinstance(num_valid, int):
+        # A third of the time that Generator.integers takes for a few rows.
+        choices = (rng.random(len(inputs)) * num_valid).astype(np.int64)
+        return choices, np.full(len(inputs), -math.log(num_valid), np.float32)
+    keys = np.where(inputs > LEAST_INPUT, rng.random(inputs.shape), -1.0)
+    return keys.argmax(-1), -np.log(num_valid, dtype=np.float32)
+
+
+def count_valid(inputs: np.ndarray) -> int | np.ndarray:
+    """How many actions of each row of inputs [N, n] may be taken: n, or [N] if some are masked.
+
+    Raises RlrunError for a row without any (also if all its inputs are nan).
+    """
+    if np.minimum.reduce(inputs.ravel()) > LEAST_INPUT:
+        return inputs.shape[-1]
+    num_valid = np.count_nonzero(inputs > LEAST_INPUT, axis=-1)
+    if not num_valid.all():
+        raise RlrunError(
+            f"No action may be taken where the policy gives {inputs[num_valid == 0][0]}: a mask "
+            f"must leave at least one, and outputs that are nan mean that learning has diverged."
+        )
+    return num_valid
+
+
+def _random_vectors(
+    space: spaces.Box, num_rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    has_low, has_high = np.isfinite(low), np.isfinite(high)
+    shape = (num_rows, *space.shape)
+    distance = rng.exponential(size=shape)
+    normal = rng.standard_normal(shape)
+    uniform = rng.random(shape)
+    with np.errstate(invalid="ignore", divide="ignore"):  # Of the cases that are not chosen.
+        cases = [has_low & has_high, has_low, has_high]
+        drawn = np.select(
+            cases, [low + uniform * (high - low), low + distance, high - distance], normal
+        )
+        volume = np.where(high > low, high - low, 1.0)
+        log_density = np.select(
+            cases, [-np.log(volume), -distance, -distance], -0.5 * (normal * normal + LOG_2PI)
+        )
+    return drawn.astype(np.float32), log_density.sum(-1).astype(np.float32)

@@ -1,0 +1,54 @@
+"""Tasks of envs as a checkpoint can hold them, which knows no tuples and no keys but text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def pack(task: Any) -> dict[str, Any]:
+    """`task` as {kind: content}, of which `unpack` makes an equal one; arrays are copied.
+
+    Raises TypeError for what is not made of numbers, text, arrays, lists, tuples and dicts.
+    """
+    if isinstance(task, np.generic) and task.dtype.kind in "biuf":
+        return {"number": np.array(task)}
+    if isinstance(task, np.ndarray) and task.dtype.kind in "biuf":
+        return {"array": task.copy()}
+    if type(task) in PLAIN:
+        return {"plain": task}
+    if type(task) in (list, tuple):
+        return {type(task).__name__: [pack(part) for part in task]}
+    if type(task) is dict:
+        return {"dict": [[pack(key), pack(part)] for key, part in task.items()]}
+    raise TypeError(
+        f"the task {task!r} is a {type(task).__name__}, which a checkpoint cannot hold. A task "
+        f"must be made of numbers, text, arrays, lists, tuples and dicts."
+    )
+
+
+def unpack(packed: dict[str, Any]) -> Any:
+    """The task that `pack` was given."""
+    ((kind, content),) = packed.items()
+    if kind == "number":
+        return np.asarray(content)[()]
+    if kind == "array":
+        return np.array(content)
+    if kind in ("list", "tuple"):
+        parts = [unpack(part) for part in content]
+        return parts if kind == "list" else tuple(parts)
+    if kind == "dict":
+        return {unpack(key): unpack(part) for key, part in content}
+    return content
+
+
+def is_same(packed: Any, other: Any) -> bool:
+    """Whether two packed tasks are equal in every part."""
+    if isinstance(packed, dict):
+        return packed.keys() == other.keys() and all(is_same(packed[k], other[k]) for k in packed)
+    if isinstance(packed, list):
+        return len(packed) == len(other) and all(map(is_same, packed, other))
+    return bool(np.array_equal(packed, other))
