@@ -14,6 +14,7 @@ from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
 from rlrun.parts import read_config
+from rlrun.workers.atari import is_atari
 from rlrun.workers.rollout_worker import RolloutWorker
 from rlrun.workers.sample import Sample
 
@@ -74,7 +75,9 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
         set_value(plain, key, value)
     read_config(plain)
     plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
-    if plain["env"]["vectorization"] == "async" or render:
+    can_show_native = is_atari(plain["env"]["id"])
+    is_native = plain["env"]["vectorization"] == "native"
+    if not is_native or (render and not can_show_native):
         plain["env"]["vectorization"] = "sync"
     if render:
         set_value(plain, "env.env_config.render_mode", "human")

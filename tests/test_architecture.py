@@ -81,6 +81,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rich.text",
     },
     "loggers.wandb": {"wandb"},
+    "workers.atari": {"pygame"},
     "workers.envs": {"ale_py"},
     "workers.pool": {"ray", "torch"},
     # Ray is not imported where there are no remote workers.

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from rlrun.algos.ppo import PPO
@@ -30,6 +32,31 @@ SMALL_PPO = [
 
 
 # A policy with memory: PPO with an LSTM
+
+
+class RememberEnv(gym.Env):
+    """Shows a cue (obs [1, cue, 0]) at the first step, nothing for four steps, and asks for it at
+    the sixth ([0, 0, 1]): reward 1 if the action is the cue. A policy without memory gets 0.5."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.steps = 0
+        self.cue = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.cue = int(self.np_random.integers(2))
+        return np.array([1.0, self.cue, 0.0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        reward = float(self.steps == 6 and action == self.cue)
+        observation = np.array([0.0, 0.0, float(self.steps == 5)], np.float32)
+        return observation, reward, self.steps == 6, False, {}
 
 
 class LSTMActorCritic(ActorCritic):
@@ -82,7 +109,7 @@ class MemoryPPO(PPO):
 def test_an_lstm_policy_solves_what_needs_memory(vectorization):
     overrides = [*SMALL_PPO, "algo._target_=test_doors.MemoryPPO", "algo.gae_lambda=0.95"]
     overrides.append(f"env.vectorization={vectorization}")
-    with make_trainer("ppo", env="toy_envs.RememberEnv", overrides=overrides, seed=1) as trainer:
+    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
         for _ in range(40 if vectorization == "sync" else 2):
             result = trainer.train()
         rewards = result["hist_stats"]["episode_reward"]
@@ -106,7 +133,7 @@ def test_sequences_carry_the_state_over_the_cut_and_forget_it_at_the_end_of_an_e
         "algo.train_batch_size=96",
         "algo.minibatch_size=32",
     ]
-    with make_trainer("ppo", env="toy_envs.RememberEnv", overrides=overrides, seed=1) as trainer:
+    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
         rows = trainer.workers.sample()["default_policy"]
         learner = trainer.algorithms["default_policy"]
         # Twelve steps of eight envs: two episodes of six steps, each a sequence of four and of two.
@@ -131,7 +158,7 @@ def test_a_run_with_memory_goes_on_as_if_never_stopped(tmp_path):
     ]
 
     def make():
-        return make_trainer("ppo", env="toy_envs.RememberEnv", overrides=overrides, seed=1)
+        return make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1)
 
     with make() as trainer:
         trainer.train()

@@ -175,8 +175,7 @@ def test_checkpoints_on_the_way_change_nothing(tmp_path):
 
 
 def test_an_episode_whose_rewards_are_not_reproduced_is_not_passed_off_as_the_same(tmp_path):
-    # The wrapper's running statistics are not part of any checkpoint.
-    wrapper = {"_target_": "gymnasium.wrappers.NormalizeReward"}
+    wrapper = {"_target_": "toy_envs.DriftingReward"}
     execute(tmp_path / "run", tiny_ppo(env__wrappers=[wrapper]), 3)
     resume(tmp_path / "run", 4)
     log = (tmp_path / "run" / "rlrun.log").read_text()

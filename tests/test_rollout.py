@@ -253,3 +253,28 @@ def test_a_rollout_does_not_move_the_filter(tmp_path):
 def test_an_unknown_key_is_refused_before_the_weights_are_read(run_dir):
     with pytest.raises(ConfigError, match=r"There is no key 'algo\.nothing'"):
         load_worker(Path(run_dir), {"algo.nothing": 1}, render=False)
+
+
+def test_atari_is_shown_as_the_policy_was_trained_on_it(rlrun, tmp_path, monkeypatch):
+    pytest.importorskip("ale_py")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    small = {"img_height": 21, "img_width": 21, "stack_num": 2}
+    plain = tiny_ppo(
+        "algo=ppo",
+        "env=pong",
+        "model=mlp",
+        env__flatten_observations=True,
+        env__horizon=12,
+        **{f"env__env_config__{name}": value for name, value in small.items()},
+    )
+    path = trained(tmp_path / "run", plain)
+    outcome = rlrun("rollout", path, "episodes=2", "render=true")
+    assert [length for _, length in episodes_of(outcome)] == [12, 12]
+
+
+def test_a_native_env_is_shown_as_a_single_one(rlrun, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    plain = tiny_ppo("algo=ppo", "env=cartpole", env__vectorization="native", env__horizon=6)
+    path = trained(tmp_path / "run", plain)
+    outcome = rlrun("rollout", path, "episodes=2", "render=true")
+    assert [length for _, length in episodes_of(outcome)] == [6, 6]

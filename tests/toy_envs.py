@@ -494,6 +494,13 @@ class SelfNormalisingEnv(gym.Wrapper):
         super().__init__(gym.wrappers.NormalizeObservation(CountingEnv(terminates_at=3)))
 
 
+class SelfLimitingEnv(gym.Wrapper):
+    """An env that wraps itself in a limit of its own."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(gym.wrappers.TimeLimit(CountingEnv(), limit))
+
+
 class EnvAroundStatistics(CountingEnv):
     """Hides an env with running statistics in itself."""
 
@@ -539,26 +546,3 @@ class CollectingEnv(CountingEnv):
     def step(self, action: Any) -> Step:
         gc.collect()
         return super().step(action)
-
-
-class RememberEnv(gym.Env):
-    """Shows a cue (obs [1, cue, 0]) at the first step, nothing for four steps, and asks for it at
-    the sixth ([0, 0, 1]): reward 1 if the action is the cue. A policy without memory gets 0.5."""
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
-        self.action_space = spaces.Discrete(2)
-        self.steps = 0
-        self.cue = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
-        super().reset(seed=seed)
-        self.steps = 0
-        self.cue = int(self.np_random.integers(2))
-        return np.array([1.0, self.cue, 0.0], np.float32), {}
-
-    def step(self, action: Any) -> Step:
-        self.steps += 1
-        reward = float(self.steps == 6 and action == self.cue)
-        observation = np.array([0.0, 0.0, float(self.steps == 5)], np.float32)
-        return observation, reward, self.steps == 6, False, {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,8 +25,12 @@ from rlrun.core.errors import (
 )
 from rlrun.core.filters import FilterName
 from rlrun.core.imports import import_object
+from rlrun.workers.atari import FRAME_LIMIT, NO_FRAME_LIMIT, SCREEN, AtariScreen, is_atari
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+NO_LIMIT = -1
+"""The horizon of episodes that nothing but the env itself ends, as in gymnasium.make."""
 
 EXTRA_BY_WORD = {"mujoco": "mujoco", "box2d": "box2d", "swig": "box2d", "ale": "atari"}
 """Which extra of ours brings the package that gymnasium misses, by a word of its message."""
@@ -44,7 +50,7 @@ class EnvConfig:
     """How the envs of one worker are stepped: in turn, each in a process of its own, or by the
     env's own vector implementation."""
     horizon: int | None = None
-    """Steps after which an episode is truncated; null: the env's own limit."""
+    """Steps after which an episode is truncated; null: the env's own limit; -1: none at all."""
     observation_filter: FilterName = "NoFilter"
     """MeanStdFilter normalises observations by running statistics, shared by all workers."""
     flatten_observations: bool = False
@@ -61,7 +67,13 @@ class EnvConfig:
             raise ConfigError(
                 "env.id='' must be a gymnasium id, or the import path of a gymnasium.Env class."
             )
-        check_range("horizon", self.horizon, low=1, key="env")
+        if self.horizon != NO_LIMIT:
+            check_range("horizon", self.horizon, low=1, key="env")
+        if "max_episode_steps" in self.env_config and not IMPORT_PATH.fullmatch(self.id):
+            raise ConfigError(
+                f"env.env_config.max_episode_steps={self.env_config['max_episode_steps']} is said "
+                f"by env.horizon={self.env_config['max_episode_steps']} here, for every env alike."
+            )
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
         if self.vectorization == "native" and self.wrappers:
             raise ConfigError(
@@ -86,10 +98,13 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
                 f"env.env_config={arguments}: {env_class.__name__}: {error}"
             ) from error
         env = _construct(config, lambda: env_class(**arguments))
-        if config.horizon is not None:
+        if config.horizon is not None and config.horizon != NO_LIMIT:
             env = gym.wrappers.TimeLimit(env, config.horizon)
     else:
         _register(config.id)
+        if is_atari(config.id) and config.horizon is not None:
+            # The wrapper of gym.make limits the episode instead.
+            arguments |= {FRAME_LIMIT: _only_limit(config, FRAME_LIMIT, 0)}
         try:
             env = _construct(
                 config,
@@ -101,7 +116,15 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
                 ),
             )
         except gym.error.Error as error:
+            spec = gym.registry.get(config.id)
+            if spec is not None and spec.entry_point is None:
+                raise ConfigError(
+                    f"env.id={config.id!r} has only a vector implementation: "
+                    f"env.vectorization=native, which render=true cannot show."
+                ) from error
             raise ConfigError(f"env.id={config.id!r}: {error}") from error
+    _refuse_statistics(env, f"env.id={config.id!r}")
+    _check_limits_within(env, config)
     for index, node in enumerate(config.wrappers):
         wrapper_config = dict(node)
         path = wrapper_config.pop("_target_", None)
@@ -110,6 +133,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
         _check_class(wrapper, gym.Wrapper, f"env.wrappers[{index}]._target_={path}")
         env = _construct(config, partial(wrapper, env, **wrapper_config))
+        _refuse_statistics(env, f"env.wrappers[{index}]={path}")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), gym.Space):
             raise ConfigError(f"env.id={config.id!r}: the env has no {name} (a gymnasium.Space).")
@@ -125,28 +149,100 @@ def _check_class(found: Any, kind: type, named: str) -> None:
 def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv:
     """The env's own vector implementation. Raises ConfigError if it has none."""
     _register(config.id)
-    arguments = dict(config.env_config)
-    if config.horizon is not None:
-        arguments["max_episode_steps"] = config.horizon
-    try:
-        return _construct(
-            config,
-            lambda: gym.make_vec(
-                config.id,
-                num_envs=num_envs,
-                vectorization_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
-                **arguments,
-            ),
+    arguments = {**config.env_config, **_native_limit(config)}
+    is_shown = is_atari(config.id) and arguments.pop("render_mode", None) == "human"
+
+    def make(**changes: Any) -> gym.vector.VectorEnv:
+        return gym.make_vec(
+            config.id,
+            num_envs=num_envs,
+            vectorization_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
+            **{**arguments, **changes},
         )
+
+    try:
+        vector_env = _construct(config, make)
     except gym.error.Error as error:
         raise ConfigError(
             f"env.vectorization=native: {config.id!r} has no vector implementation of its own "
             f"({error}). Use env.vectorization=sync."
         ) from error
+    _refuse_statistics(vector_env, f"env.id={config.id!r}")
+    if is_shown:
+        return AtariScreen(vector_env, make(**SCREEN), _frameskip(config))
+    return vector_env
+
+
+def _native_limit(config: EnvConfig) -> dict[str, int]:
+    """`horizon` as the vector implementation takes it."""
+    if config.horizon is None:
+        return {}
+    is_limited = config.horizon != NO_LIMIT
+    if is_atari(config.id):
+        frames = config.horizon * _frameskip(config) if is_limited else NO_FRAME_LIMIT
+        return {FRAME_LIMIT: _only_limit(config, FRAME_LIMIT, frames)}
+    return {"max_episode_steps": config.horizon if is_limited else sys.maxsize}
+
+
+def _only_limit(config: EnvConfig, key: str, limit: int) -> int:
+    if key in config.env_config:
+        raise ConfigError(
+            f"env.horizon={config.horizon} and env.env_config.{key}={config.env_config[key]} both "
+            f"limit an episode: the one in env steps, the other in emulator frames. Remove one."
+        )
+    return limit
+
+
+def _frameskip(config: EnvConfig) -> int:
+    return int(config.env_config.get("frameskip", 4))  # ALE's own default.
+
+
+def _check_limits_within(env: gym.Env, config: EnvConfig) -> None:
+    """Raise ConfigError if a limit inside the env is shorter than the horizon asks for."""
+    if config.horizon is None:
+        return
+    horizon = math.inf if config.horizon == NO_LIMIT else config.horizon
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit) and layer._max_episode_steps < horizon:
+            raise ConfigError(
+                f"env.horizon={config.horizon} cannot lengthen the episodes of {config.id!r}: it "
+                f"wraps itself in gymnasium.wrappers.TimeLimit, which ends them after "
+                f"{layer._max_episode_steps} steps. Change that limit where the env is made."
+            )
+        layer = layer.env
+
+
+def _refuse_statistics(env: Any, named: str) -> None:
+    """Raise ConfigError if the env, or a wrapper or an env within it, keeps running statistics."""
+    seen: set[int] = set()
+
+    def owner_of_statistics(layer: Any) -> Any:
+        seen.add(id(layer))
+        for value in vars(layer).values():
+            # By its name: libraries have copies of gymnasium's class.
+            if type(value).__name__ == "RunningMeanStd":
+                return layer
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                is_env = isinstance(inner, gym.Env | gym.vector.VectorEnv)
+                if is_env and id(inner) not in seen:
+                    owner = owner_of_statistics(inner)
+                    if owner is not None:
+                        return owner
+        return None
+
+    owner = owner_of_statistics(env)
+    if owner is not None:
+        raise ConfigError(
+            f"{named}: {type(owner).__name__} keeps running statistics, which evaluation, `rlrun "
+            f"rollout` and a resumed run would not have. Normalise observations by "
+            f"env.observation_filter=MeanStdFilter, which all of them share; for rewards there are "
+            f"env.clip_rewards, and gymnasium.wrappers.TransformReward with a fixed scale."
+        )
 
 
 def _register(env_id: str) -> None:
-    if env_id.startswith("ALE/"):
+    if is_atari(env_id):
         try:
             import ale_py
         except ImportError as error:
@@ -175,6 +271,11 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
         ) from error
     except Exception as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            if "'max_episode_steps'" in str(error) and config.horizon is not None:
+                raise ConfigError(
+                    f"env.horizon={config.horizon}: the vector implementation of {config.id!r} "
+                    f"takes no limit (max_episode_steps). Use env.vectorization=sync."
+                ) from error
             raise ConfigError(f"env.env_config={config.env_config}: {error}") from error
         raise WorkerError(
             f"The env {config.id!r} could not be made: {type(error).__name__}: {error}"

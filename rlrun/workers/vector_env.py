@@ -1,14 +1,11 @@
-"""Several envs stepped together, with one contract for every kind of autoreset.
-
-`step` gives the real next observation of every env, also of one whose episode just ended;
-`reset_done` then gives the observations to act on. No row of a reset ever looks like a transition.
-"""
+"""The envs of one worker: stepped in turn in this process, or in a process each."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -20,8 +17,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
 from rlrun.core.errors import RlrunError, WorkerError
-from rlrun.core.membership import misfit
+from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
 from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
+from rlrun.workers.native_env import NativeVectorEnv
 from rlrun.workers.sub_env import SubEnv
 
 CLOSE_TIMEOUT_S = 5.0
@@ -31,64 +29,6 @@ SIGTERM_GRACE_S = 60
 """How long envs in processes of their own outlive a SIGTERM, if their parent does not end them."""
 
 Purpose = Literal["rollout", "evaluation"]
-
-StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
-"""(raw observations, rewards [B], terminated [B], truncated [B])."""
-
-
-class VectorEnv:
-    """The envs of one worker. Observations are raw: batched per leaf of the env's space."""
-
-    skips_reset_rows = False
-    """Whether the step after an episode's end only resets that env, so that its row is void."""
-    can_replay = True
-    """Whether running episodes can be saved and restored."""
-
-    env_id: str
-    num_envs: int
-    observation_space: gym.Space
-    action_space: gym.Space
-
-    def reset(self, seeds: list[int]) -> Any:
-        """Start every env anew; returns raw observations."""
-        raise NotImplementedError
-
-    def step(self, actions: np.ndarray) -> StepResult:
-        """One step of every env. The arrays may be overwritten by the next step."""
-        raise NotImplementedError
-
-    def reset_done(self, done: np.ndarray) -> Any:
-        """Reset the envs of the mask `done` [B]; returns the raw observations of all."""
-        raise NotImplementedError
-
-    def get_sub_environments(self) -> list[gym.Env]:
-        """The envs, where they live in this process; empty where they do not."""
-        return []
-
-    def call(self, name: str, *args: Any) -> list[Any]:
-        """What the method `name` of every env, or of the wrapper that has it, gives; of a native
-        vector env what its own method gives, alone. The door for tasks: `call("set_task", task)`.
-
-        Raises WorkerError if there is no such method, or if it fails.
-        """
-        raise NotImplementedError
-
-    def episode_starts(self) -> list[dict[str, Any]]:
-        """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
-        raise NotImplementedError
-
-    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
-        """Bring each env back to the start of the episode that `episode_starts` gave; `actions`
-        are those since then. Returns the raw first observations."""
-        raise NotImplementedError
-
-    def restore_courses(self) -> list[Any]:
-        """Then play the actions again; returns what SubEnv.restore_course does, for each env."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Release the envs and their processes."""
-        raise NotImplementedError
 
 
 class SyncVectorEnv(VectorEnv):
@@ -132,7 +72,7 @@ class SyncVectorEnv(VectorEnv):
         return list(self.envs)
 
     def call(self, name: str, *args: Any) -> list[Any]:
-        return _results([env.call_method(name, *args) for env in self.envs], name, self.env_id)
+        return results_of([env.call_method(name, *args) for env in self.envs], name, self.env_id)
 
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
@@ -190,7 +130,7 @@ class AsyncVectorEnv(VectorEnv):
     def call(self, name: str, *args: Any) -> list[Any]:
         with self._watched():
             found = self.vector_env.call("call_method", name, *args)
-        return _results(found, name, self.env_id)
+        return results_of(found, name, self.env_id)
 
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
@@ -236,88 +176,6 @@ class AsyncVectorEnv(VectorEnv):
             ) from error
 
 
-class NativeVectorEnv(VectorEnv):
-    """An env's own vector implementation, which resets by itself, on the same or the next step."""
-
-    can_replay = False
-
-    def __init__(
-        self, vector_env: gym.vector.VectorEnv, env_id: str, worker_index: int = 0
-    ) -> None:
-        self.vector_env = vector_env
-        self.env_id = env_id
-        self.worker_index = worker_index
-        self.num_envs = vector_env.num_envs
-        self.observation_space = vector_env.single_observation_space
-        self.action_space = vector_env.single_action_space
-        mode = AutoresetMode(vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        self.skips_reset_rows = mode == AutoresetMode.NEXT_STEP
-        self._observations: Any = None
-        space = self.observation_space
-        is_box = isinstance(space, gym.spaces.Box)
-        self._dtype = space.dtype if is_box else None
-        self._shape = (self.num_envs, *space.shape) if is_box else None  # type: ignore[misc]
-
-    def reset(self, seeds: list[int]) -> Any:
-        # One generator serves all envs, so one seed does.
-        self._observations = self._checked("reset", self.vector_env.reset(seed=seeds[0])[0])
-        return self._observations
-
-    def step(self, actions: np.ndarray) -> StepResult:
-        observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
-        self._observations = self._checked("step", observations)
-        for name, given in (
-            ("rewards", rewards),
-            ("terminated", terminated),
-            ("truncated", truncated),
-        ):
-            if np.shape(given) != (self.num_envs,):
-                raise self._failure(
-                    "step", f"{name} must have the shape ({self.num_envs},), not {np.shape(given)}."
-                )
-        done = terminated | truncated
-        if not self.skips_reset_rows and done.any():
-            final = np.array(observations)
-            final[done] = np.stack([infos["final_obs"][i] for i in np.flatnonzero(done)])
-            observations = final
-        return observations, rewards, terminated, truncated
-
-    def reset_done(self, done: np.ndarray) -> Any:
-        return self._observations
-
-    def call(self, name: str, *args: Any) -> list[Any]:
-        method = getattr(self.vector_env, name, None)
-        return _results(
-            [(False, None) if method is None else (True, method(*args))], name, self.env_id
-        )
-
-    def close(self) -> None:
-        self.vector_env.close()
-
-    def _checked(self, verb: str, observations: Any) -> Any:
-        """The same observations. Raises WorkerError if they are not of the env's space."""
-        if (
-            type(observations) is np.ndarray
-            and observations.dtype is self._dtype
-            and observations.shape == self._shape
-        ):
-            return observations
-        reason = misfit(
-            self.observation_space,
-            observations,
-            lead=(self.num_envs,),
-            name="the batch of observations",
-        )
-        if reason is not None:
-            raise self._failure(verb, f"{reason}.")
-        return observations
-
-    def _failure(self, verb: str, what: str) -> WorkerError:
-        return WorkerError(
-            f"Worker {self.worker_index} failed in {verb} of the vector env {self.env_id!r}: {what}"
-        )
-
-
 def make_vector_env(
     config: EnvConfig,
     num_envs: int,
@@ -348,15 +206,6 @@ def make_vector_env(
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
     """The seed of each env's first reset, from the seed tree."""
     return [seeding.integer_seed(seed, "env", worker_index, index) for index in range(num_envs)]
-
-
-def _results(found: Sequence[tuple[bool, Any]], name: str, env_id: str) -> list[Any]:
-    if not all(has_method for has_method, _ in found):
-        raise WorkerError(
-            f"The env {env_id!r} has no method {name!r}, and none of its wrappers has. Envs that "
-            f"play tasks have get_task() and set_task(task)."
-        )
-    return [result for _, result in found]
 
 
 def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
@@ -398,6 +247,9 @@ def _make_env_of_a_process(
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
     owns_process = os.getpid() != parent
     if owns_process:
+        # What the parent left for its collector is not for this process to destroy: objects with
+        # threads, such as ALE's vector envs, bring a fork down.
+        gc.freeze()
         # Signals to all processes of a run are for the parent: it needs its envs for the last
         # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import os
 import signal
 
 import gymnasium as gym
@@ -437,6 +439,29 @@ def test_envs_that_are_stuck_in_processes_of_their_own_can_be_closed(monkeypatch
     for process in processes:
         process.join()
         assert process.exitcode == -signal.SIGKILL
+
+
+def test_an_env_in_a_process_does_not_destroy_what_its_parent_left_behind():
+    class OfTheParent:
+        """Garbage that only a collector finds, as a vector env with threads may be."""
+
+        def __init__(self) -> None:
+            self.itself = self
+            self.pid = os.getpid()
+
+        def __del__(self) -> None:
+            if os.getpid() != self.pid:
+                os._exit(19)
+
+    gc.disable()
+    try:
+        OfTheParent()
+        envs = make_vector_env(EnvConfig(id="toy_envs.CollectingEnv", vectorization="async"), 1, 0)
+        envs.reset([1])
+        envs.step(np.zeros(1, np.int64))
+        envs.close()
+    finally:
+        gc.enable()
 
 
 def test_a_process_that_forgets_to_close_its_envs_ends_at_once(tmp_path):

@@ -1,0 +1,82 @@
+"""Several envs stepped together, with one contract for every kind of autoreset.
+
+`step` gives the real next observation of every env, also of one whose episode just ended;
+`reset_done` then gives the observations to act on. No row of a reset ever looks like a transition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlrun.core.errors import WorkerError
+
+StepResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
+"""(raw observations, rewards [B], terminated [B], truncated [B])."""
+
+
+class VectorEnv:
+    """The envs of one worker. Observations are raw: batched per leaf of the env's space."""
+
+    skips_reset_rows = False
+    """Whether the step after an episode's end only resets that env, so that its row is void."""
+    can_replay = True
+    """Whether running episodes can be saved and restored."""
+
+    env_id: str
+    num_envs: int
+    observation_space: gym.Space
+    action_space: gym.Space
+
+    def reset(self, seeds: list[int]) -> Any:
+        """Start every env anew; returns raw observations."""
+        raise NotImplementedError
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """One step of every env. The arrays may be overwritten by the next step."""
+        raise NotImplementedError
+
+    def reset_done(self, done: np.ndarray) -> Any:
+        """Reset the envs of the mask `done` [B]; returns the raw observations of all."""
+        raise NotImplementedError
+
+    def get_sub_environments(self) -> list[gym.Env]:
+        """The envs, where they live in this process; empty where they do not."""
+        return []
+
+    def call(self, name: str, *args: Any) -> list[Any]:
+        """What the method `name` of every env, or of the wrapper that has it, gives; of a native
+        vector env what its own method gives, alone. The door for tasks: `call("set_task", task)`.
+
+        Raises WorkerError if there is no such method, or if it fails.
+        """
+        raise NotImplementedError
+
+    def episode_starts(self) -> list[dict[str, Any]]:
+        """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
+        raise NotImplementedError
+
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+        """Bring each env back to the start of the episode that `episode_starts` gave; `actions`
+        are those since then. Returns the raw first observations."""
+        raise NotImplementedError
+
+    def restore_courses(self) -> list[Any]:
+        """Then play the actions again; returns what SubEnv.restore_course does, for each env."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the envs and their processes."""
+        raise NotImplementedError
+
+
+def results_of(found: Sequence[tuple[bool, Any]], name: str, env_id: str) -> list[Any]:
+    if not all(has_method for has_method, _ in found):
+        raise WorkerError(
+            f"The env {env_id!r} has no method {name!r}, and none of its wrappers has. Envs that "
+            f"play tasks have get_task() and set_task(task)."
+        )
+    return [result for _, result in found]
