@@ -294,7 +294,7 @@ def test_a_known_env_gives_its_known_returns(tmp_path):
         ({"counters/num_env_steps_trained": 128}, 2),
         ({"counters.num_env_steps_trained": 128}, 2),
         ({"counters": {"num_env_steps_trained": 128}}, 2),
-        ({"info/learner/default_policy/learner_stats/cur_lr": 1e-3}, 1),
+        ({"info/learner/default_policy/learner_stats/cur_lr": 3e-4}, 1),
         ({"evaluation/episode_reward_mean": 15}, 2),
         ({"evaluation": {"episode_reward_mean": 15}}, 2),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,14 +26,25 @@ from rlrun.core.target import Target
 
 @dataclass(kw_only=True)
 class DQN(Algorithm):
-    """Q-learning from replay against a target network."""
+    """Q-learning from replay against a target network.
 
+    Defaults are those of Rainbow's DQN with double Q (Hessel et al., 2018, table 1), 4 frames an
+    env step; conf/algo/dqn.yaml lists them.
+    """
+
+    lr: ScheduleLike = 6.25e-5
+    """Adam step size, or a schedule over env steps."""
+    train_batch_size: int = 32
+    """Rows of one update."""
+    rollout_fragment_length: int | Literal["auto"] = 4
+    """Env steps between updates, per env."""
+    timesteps_per_iteration: int = 1000
     double_q: bool = True
     """Whether the online network chooses the next action and the target network values it
     (van Hasselt et al., 2016, arXiv:1509.06461, eq. 4)."""
-    dueling: bool = True
+    dueling: bool = False
     """Whether Q is the sum of a state value and advantages (Wang et al., 2016)."""
-    hiddens: list[int] = field(default_factory=lambda: [256])
+    hiddens: list[int] = field(default_factory=lambda: [512])
     """Widths of the layers of each stream after the model's encoder."""
     n_step: int = 1
     """Rewards that are summed before the bootstrap (Rainbow: 3)."""
@@ -47,26 +58,28 @@ class DQN(Algorithm):
     """Whether the streams are noisy layers (Fortunato et al., 2018)."""
     sigma0: float = 0.5
     """Initial noise of noisy layers."""
-    prioritized_replay: bool = True
+    prioritized_replay: bool = False
     """Whether rows are sampled in proportion to their TD error (Schaul et al., 2016)."""
-    prioritized_replay_alpha: float = 0.6
+    prioritized_replay_alpha: float = 0.5
     """Exponent of the priorities: 0 is uniform."""
     prioritized_replay_beta: ScheduleLike = 0.4
     """Exponent of the importance weights, or a schedule (the paper: from 0.4 to 1)."""
     prioritized_replay_eps: float = 1e-6
     """Added to every priority."""
-    buffer_size: int = 50_000
+    buffer_size: int = 1_000_000
     """Rows that the replay buffer holds."""
-    learning_starts: int = 1_000
-    """Env steps before the first update."""
+    learning_starts: int = 20_000
+    """Env steps before the first update (the paper: 80,000 frames)."""
     training_intensity: float | None = None
     """Rows learned per row sampled; null: one update per round of fragments."""
-    target_network_update_freq: int = 500
-    """Env steps between updates of the target network; updates of the learner where tau is below
-    1."""
+    target_network_update_freq: int = 8_000
+    """Env steps between updates of the target network (the paper: 32,000 frames); updates of the
+    learner where tau is below 1."""
     tau: float = 1.0
     """Share of the online weights in each update of the target network; 1 copies."""
-    grad_clip: float | None = 40.0
+    grad_clip: float | None = 10.0
+    """Largest L2 norm of the gradient (Wang et al., 2016: 10); null: unbounded."""
+    adam_epsilon: float = 1.5e-4
 
     built_in = Algorithm.built_in | {
         "double_q",

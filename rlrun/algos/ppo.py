@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
@@ -24,8 +24,14 @@ MINIBATCH_METRICS = ("total_loss", "policy_loss", "vf_loss", "grad_norm")
 
 @dataclass(kw_only=True)
 class PPO(Algorithm):
-    """Clipped surrogate objective on generalised advantages, several epochs over each batch."""
+    """Clipped surrogate objective on generalised advantages, several epochs over each batch.
 
+    Defaults are the paper's for MuJoCo (table 3), which conf/algo/ppo.yaml lists.
+    """
+
+    train_batch_size: int = 2048
+    """Env steps gathered for each learn() (the horizon of table 3)."""
+    rollout_fragment_length: int | Literal["auto"] = "auto"
     gae_lambda: float = 0.95
     """Decay of the advantage estimator: 0 is TD(0), 1 is Monte Carlo. Paper 0.95."""
     clip_range: ScheduleLike = 0.2
