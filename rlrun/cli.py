@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
@@ -23,18 +22,13 @@ from rlrun.compose import (
     explain,
     open_override,
     parse_assignments,
-    plain_config,
     register_resolvers,
     use_tuned_example,
 )
 from rlrun.config import conf_dir
-from rlrun.core.errors import (
-    ConfigError,
-    MissingExtraError,
-    ResourceError,
-    RlrunError,
-    WorkerError,
-)
+from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
+from rlrun.error_report import report
+from rlrun.validate import take_or_read
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
 HELP_FLAGS = ("--help", "-h")
@@ -63,7 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
     # NumPy acts on a few rows at a time; on a busy machine a second BLAS thread makes that ten
     # times slower. It must be set before NumPy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    full_error = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     commands: dict[str, Callable[[list[str]], int]] = {
         "resume": resume,
         "rollout": rollout,
@@ -86,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
     except BrokenPipeError as error:
         if not _is_stdout_broken():
-            sys.exit(report(error, full_error))
+            sys.exit(report(error))
         # The reader of our output has gone (`rlrun list | head`); nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -94,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write("rlrun: interrupted at once; the newest checkpoint stays as it is.\n")
         sys.exit(130)
     except Exception as error:
-        sys.exit(report(error, full_error))
+        sys.exit(report(error))
     sys.exit(status)
 
 
@@ -112,42 +105,13 @@ def train(arguments: list[str]) -> int:
         # Hydra's own help looks up the choices of every group, which takes a second.
         print(f"{HELP}\n{_list_groups()}\n== The configuration as composed ==")
         arguments = [*(a for a in arguments if a not in HELP_FLAGS), "--cfg", "job"]
-    statuses: list[int] = []
-    jobs: list[sweep.Job] = []
-
-    def task(config: DictConfig) -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-
-        from rlrun.run import Run
-
-        _silence_hydra()
-        run, status, failed = None, 1, False
-        try:
-            run = Run(config, HydraConfig.get().runtime.output_dir)
-            run.command = given
-            status = execute(run)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            # Reported here, so that the other jobs of a sweep go on.
-            status, failed = report(error, ORIGINAL_FULL_ERROR), True
-        statuses.append(status)
-        objective = None if run is None else run.objective
-        if job := sweep.running_job():
-            ended = "failed" if failed or run is None else run.status
-            if status == 1 and not failed:
-                ended = "below its pass mark"
-            jobs.append(sweep.Job(**job, objective=objective, status=ended))
-        if run is not None and run.status == "interrupted":
-            sys.exit(status)  # of the whole sweep
-        return objective
-
+    jobs = Jobs(given)
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     program = sys.argv[0]
     sys.argv = [program, *arguments]
     try:
-        hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(task)()
+        hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(jobs.run)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, [*_search_path(arguments), *arguments]) from error
     except BrokenPipeError:
@@ -159,9 +123,46 @@ def train(arguments: list[str]) -> int:
             raise
         raise ConfigError(f"Hydra cannot compose this: {error}") from error
     finally:
-        if jobs:
-            print(sweep.summary(jobs), flush=True)
-    return max(statuses, default=0)
+        if jobs.of_sweep:
+            print(sweep.summary(jobs.of_sweep), flush=True)
+    return max(jobs.statuses, default=0)
+
+
+class Jobs:
+    """What Hydra calls for each job, and how they ended."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+        self.statuses: list[int] = []
+        self.of_sweep: list[sweep.Job] = []
+
+    def run(self, config: DictConfig) -> float | None:
+        """Run one job; returns its objective, for sweepers."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from rlrun.run import Run
+
+        _silence_hydra()
+        run, status, failed = None, 1, False
+        try:
+            run = Run(take_or_read(config), HydraConfig.get().runtime.output_dir)
+            run.command = self.command
+            status = execute(run)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            # Reported here, so that the other jobs of a sweep go on.
+            status, failed = report(error), True
+        self.statuses.append(status)
+        objective = None if run is None else run.objective
+        if job := sweep.running_job():
+            ended = "failed" if failed or run is None else run.status
+            if status == 1 and not failed:
+                ended = "below its pass mark"
+            self.of_sweep.append(sweep.Job(**job, objective=objective, status=ended))
+        if run is not None and run.status == "interrupted":
+            sys.exit(status)  # of the whole sweep
+        return objective
 
 
 def resume(arguments: list[str]) -> int:
@@ -217,72 +218,6 @@ def list_choices(arguments: list[str]) -> int:
     return 0
 
 
-class ValidateBeforeRun:
-    """A Hydra callback: checks the whole config before Hydra makes the run's folder."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with status 2 and one clear message if something is wrong."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from rlrun.run_folder import refuse_taken_folder
-
-        try:
-            _validate(config)
-            # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
-            HydraConfig.instance().set_config(config)
-            if not str(config.hydra.run.dir):
-                raise ConfigError("hydra.run.dir= must name a folder.")
-            refuse_taken_folder(Path(str(config.hydra.run.dir)))
-        except RlrunError as error:
-            # Hydra turns the exceptions of callbacks into warnings, all but this one.
-            sys.exit(report(error, ORIGINAL_FULL_ERROR))
-
-    def on_run_end(self, **kwargs: Any) -> None:
-        """Nothing."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """The same for all jobs of a sweep, before the first one runs."""
-        from hydra import compose
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        overrides: list[str] = []
-        try:
-            for overrides in sweep.jobs_of(config):
-                _validate(compose(config.hydra.job.config_name, overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(report(explain(error, overrides), ORIGINAL_FULL_ERROR))
-        except RlrunError as error:
-            sys.exit(report(error, ORIGINAL_FULL_ERROR))
-
-    def on_multirun_end(self, **kwargs: Any) -> None:
-        """Nothing."""
-
-    def on_job_start(self, **kwargs: Any) -> None:
-        """Nothing."""
-
-    def on_job_end(self, **kwargs: Any) -> None:
-        """Nothing."""
-
-
-def _validate(config: DictConfig) -> None:
-    """Raise ConfigError if no run can be made of a composed config."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlrun.parts import read_config
-    from rlrun.run import with_seed
-
-    try:
-        plain = plain_config(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    read_config(with_seed(plain))
-
-
-ORIGINAL_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
-"""Whether the user asked for tracebacks, before `train` sets the variable for Hydra."""
-
-
 def execute(run: Any) -> int:
     """Execute a run and say how it ended; returns the exit status."""
     from rlrun.run_folder import remove_if_unused
@@ -311,29 +246,6 @@ def _say(text: str) -> None:
     # A terminal that has gone is no fault of the run.
     with suppress(OSError):
         print(text, flush=True)
-
-
-def report(error: Exception, full_error: bool) -> int:
-    """Print an error for the person at the keyboard; returns the exit status.
-
-    What is none of ours comes with its traceback: a bug in the user's code, or in rlrun.
-    """
-    is_config_error = isinstance(error, ConfigError | MissingExtraError)
-    if isinstance(error, MemoryError):
-        error = RlrunError(
-            f"The memory does not suffice: {error}. Batches (algo.train_batch_size), replay "
-            f"(algo.buffer_size) and envs (algo.num_envs_per_worker) take the most."
-        )
-    if not isinstance(error, RlrunError):
-        traceback.print_exception(error)
-        error = RlrunError(f"ended by the error above: {type(error).__name__}: {error}")
-    elif full_error:
-        traceback.print_exception(error)
-    elif isinstance(error, WorkerError) and error.__cause__ is not None:
-        # An env or worker failed: its own traceback says where.
-        traceback.print_exception(error.__cause__)
-    sys.stderr.write(f"rlrun: {error}\n")
-    return 2 if is_config_error else 1
 
 
 def translate_arguments(arguments: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from rlrun import tuned
 from rlrun.config import conf_dir, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_path
@@ -43,6 +44,8 @@ def register_resolvers() -> None:
 
 def open_override(override: str) -> str:
     """A command-line override as Hydra wants it: `++` below open nodes, dots for slashes there."""
+    if override == "tuned=null":
+        return f"tuned={tuned.NONE}"
     match = _ASSIGNMENT.match(override)
     if match is None:
         return override
@@ -57,13 +60,15 @@ def open_override(override: str) -> str:
 def env_overrides(env: str | type | None) -> list[str]:
     """Overrides that choose an env by group choice, gymnasium id, import path or class.
 
-    Raises ConfigError for a class that other processes cannot import."""
+    An id that a choice stands for means that choice, so that it gets its tuned values. Raises
+    ConfigError for a class that other processes cannot import.
+    """
     if env is None:
         return []
     env = import_path(env, "env")
-    if (conf_dir() / "env" / f"{env}.yaml").is_file():
-        return [f"env={env}"]
-    return ["env=gym", f"env.id='{env}'"]
+    folder = conf_dir() / "env"
+    choice = env if (folder / f"{env}.yaml").is_file() else tuned.ids_of_envs(folder).get(env)
+    return ["env=gym", f"env.id='{env}'"] if choice is None else [f"env={choice}"]
 
 
 def choice_of_target(group: str, target: str) -> str | None:
@@ -93,7 +98,8 @@ def _compose(overrides: list[str]) -> DictConfig:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base=None):
-        return hydra_compose("config", overrides)
+        config = hydra_compose("config", overrides, return_hydra_config=True)
+        return tuned.settle(config, config.hydra)
 
 
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +117,11 @@ def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of a plain config. Raises ConfigError if there is no such key."""
     *parents, leaf = key.split(".")
+    if key == "tuned":
+        raise ConfigError(
+            f"tuned={value}: tuned values are laid over the others where a run is composed: "
+            f"rlrun algo=... env=... tuned={value}"
+        )
     is_open = any(key.startswith(f"{node}.") for node in OPEN_NODES)
     node: Any = plain
     for parent in parents:

@@ -55,6 +55,8 @@ class RunSettings:
     """The one seed that all streams of randomness come from; null draws one, which is recorded."""
     explore: bool = True
     """Whether actions are explored in training; off: always the most likely action."""
+    tuned: str | None = None
+    """The file of conf/tuned whose values the config has; null: the general ones."""
     stop: dict[str, Any] = field(default_factory=dict)
     """The run ends when one of these result keys reaches its value."""
     pass_mark: dict[str, Any] = field(default_factory=dict)

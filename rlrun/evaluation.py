@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from rlrun.core.errors import ConfigError
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.errors import ConfigError, Interrupted
 from rlrun.core.imports import import_object
 from rlrun.core.metrics import summarize_episodes
-from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
-from rlrun.workers.rollout_worker import WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
 
 
@@ -76,32 +76,42 @@ class Evaluation:
         self._workers: WorkerSet | None = None
         self._custom = config.custom_function()
 
-    def workers(self, policies: dict[str, Policy]) -> WorkerSet:
-        """The evaluation workers; a local one shares the policies.
+    def workers(self, algorithms: Mapping[str, Algorithm]) -> WorkerSet:
+        """The evaluation workers.
 
-        Raises SpaceError if their env has other spaces than the policies.
+        Raises SpaceError if their env has other spaces than the algorithms' policies.
         """
         if self._workers is None:
-            self._workers = WorkerSet(
+            workers = WorkerSet(
                 self._worker_config,
                 self._resources,
                 self.config.num_workers,
-                policies,
                 self._resources.num_workers,
             )
+            for policy_id, algorithm in algorithms.items():
+                actor = workers.local_worker().actors[policy_id]
+                actor.check_fit(algorithm.policy, self._worker_config.env.id)
+            self._workers = workers
         return self._workers
+
+    def interrupt(self) -> None:
+        """End an evaluation that is under way."""
+        if self._workers is not None:
+            self._workers.is_interrupted = True
+
+    def foreach_worker(self, function: Callable[[RolloutWorker], Any]) -> None:
+        """function(worker) on every evaluation worker that there is."""
+        if self._workers is not None:
+            self._workers.foreach_worker(function)
 
     def run(self, trainer: Any) -> dict[str, Any]:
         """One evaluation with the trainer's present weights and filters; its metrics.
 
-        Raises ConfigError if a custom function gives no dict.
+        Raises ConfigError if a custom function gives no dict, Interrupted.
         """
-        workers = self.workers(trainer.policies)
+        workers = self.workers(trainer.algorithms)
         workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
-        workers.sync_weights()
-        filter_state = trainer.workers.local_worker().filter.state_dict()
-        if filter_state:
-            workers.set_filters(filter_state)
+        workers.sync_weights(trainer.algorithms)
         trainer.callbacks.on_evaluate_start(trainer=trainer)
         if self._custom is not None:
             metrics = self._custom(trainer, workers)
@@ -127,10 +137,12 @@ class Evaluation:
 
     def _run_duration(self, workers: WorkerSet) -> dict[str, Any]:
         by_episodes = self.config.duration_unit == "episodes"
-        env_steps = workers.run_evaluation(
+        found = workers.run_evaluation(
             self.num_rounds,
             self.config.duration if by_episodes else None,
             None if by_episodes else self.config.duration,
         )
-        episodes = workers.take_metrics()
-        return {**summarize_episodes(episodes, episodes), "timesteps_this_iter": env_steps}
+        if found is None:
+            raise Interrupted("The evaluation was interrupted.")
+        episodes = found.episodes
+        return {**summarize_episodes(episodes, episodes), "timesteps_this_iter": found.env_steps}

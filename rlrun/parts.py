@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,6 +101,13 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         ),
         loggers=loggers,
     )
+
+
+def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
+    """The config with a seed: its own, or one drawn now, so that every run can be repeated."""
+    if plain.get("seed") is None:
+        return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
+    return plain
 
 
 def _settings(plain: Mapping[str, Any]) -> RunSettings:

@@ -16,6 +16,7 @@ from rlrun.core.errors import CheckpointError, ConfigError
 from rlrun.parts import read_config
 from rlrun.workers.atari import is_atari
 from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.sample import Sample
 
 DEFAULT_EPISODES = 10
 
@@ -38,8 +39,8 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
     rewards: list[float] = []
     lengths: list[int] = []
 
-    def note() -> None:
-        for report in worker.take_metrics():
+    def note(sample: Sample) -> None:
+        for report in sample.episodes:
             rewards.append(report.total_reward)
             lengths.append(report.length)
             print(
@@ -49,12 +50,10 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
 
     try:
         if steps is not None:
-            worker.run_evaluation(0, None, steps)
-            note()
+            note(worker.run_evaluation(0, None, steps))
         else:
             for index in range(episodes or DEFAULT_EPISODES):
-                worker.run_evaluation(index, 1, None)
-                note()
+                note(worker.run_evaluation(index, 1, None))
     finally:
         worker.stop()
     if rewards:
@@ -87,7 +86,6 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     policy = checkpoint.load_checkpoint(folder, ("policy",))["policy"]
     try:
         worker.set_weights(policy["weights"], checkpoint.read_manifest(folder)["timesteps_total"])
-        worker.set_filter(policy["filter"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"The policy of {folder} does not fit this config: {error}"

@@ -24,9 +24,9 @@ from rlrun.core import checkpoint
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.key_watch import KeyWatch
-from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup
+from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or_general
 from rlrun.loggers.files import CsvLogger, JsonLogger
-from rlrun.parts import read_config
+from rlrun.parts import Parts, read_config, with_seed
 from rlrun.trainer import Trainer
 
 logger = logging.getLogger("rlrun")
@@ -35,13 +35,15 @@ logger = logging.getLogger("rlrun")
 class Run:
     """One experiment in its own folder. `execute` runs it to its end and gives the last result.
 
-    config: what Hydra composed, or the same as plain dicts. folder: where everything of the run
-    goes; it must not hold another run. Raises ConfigError before anything is started.
+    config: what Hydra composed, the same as plain dicts, or the parts that were made of it. folder:
+    where everything of the run goes; it must not hold another run. Raises ConfigError before
+    anything is started.
     """
 
-    def __init__(self, config: DictConfig | Mapping[str, Any], folder: str | Path) -> None:
-        self.plain = with_seed(plain_config(config))
-        self.parts = read_config(self.plain)
+    def __init__(self, config: DictConfig | Mapping[str, Any] | Parts, folder: str | Path) -> None:
+        if not isinstance(config, Parts):
+            config = read_config(with_seed(plain_config(config)))
+        self.parts = config
         self.settings = self.parts.settings
         self.folder = Path(folder).absolute()
         self.status = "finished"
@@ -110,6 +112,7 @@ class Run:
             stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
+            logger.info("%s", tuned_or_general(self.settings.tuned))
             trainer = Trainer(self.parts.trainer)
             try:
                 if not is_fresh:
@@ -402,10 +405,3 @@ def _as_node(value: Any) -> Any:
         return value
     target = f"{type(value).__module__}.{type(value).__qualname__}"
     return {"_target_": target, **{f.name: getattr(value, f.name) for f in fields(value)}}
-
-
-def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
-    """The config with a seed: its own, or one drawn now, so that every run can be repeated."""
-    if plain.get("seed") is None:
-        return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
-    return plain

@@ -5,15 +5,14 @@ One final class; runs differ by what it holds. Lives in the driver.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,12 +30,13 @@ from rlrun.core.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from rlrun.core.errors import CheckpointError, RlrunError
-from rlrun.core.metrics import EpisodeWindow, Timers
-from rlrun.core.policy import Policy
+from rlrun.core.errors import CheckpointError, Interrupted, RlrunError
+from rlrun.core.metrics import EpisodeWindow
+from rlrun.core.policy import Policy, State
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
-from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
+from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
 
 logger = logging.getLogger("rlrun")
@@ -64,36 +64,39 @@ class Trainer:
         started = time.perf_counter()
         self.config = config
         self.callbacks: Callbacks = config.worker.callbacks
-        resources = config.resources
+        resources, seed = config.resources, config.worker.seed
         device = learner_device(resources)
         torch.set_num_threads(resources.num_cpus_for_driver)
-        seeding.seed_process(config.worker.seed, "driver")
+        seeding.seed_process(seed, "driver")
         num_evaluators = 0 if config.evaluation.interval is None else config.evaluation.num_workers
         self.workers = WorkerSet(
-            config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
+            replace(config.worker, local_device=str(device)),
+            resources,
+            resources.num_workers,
+            num_evaluators,
         )
         with ExitStack() as stack:
             stack.callback(self.workers.stop)
             cap_gpu_memory(resources, device)
-            local = self.workers.local_worker()
-            # The workers' copy of the algorithm stays a bundle of hyperparameters.
-            algorithm = copy.copy(config.worker.algorithm)
-            algorithm.setup(local.policy_map[DEFAULT_POLICY_ID], device, config.worker.seed)
-            if self.callbacks.overrides("on_learn_on_batch"):
-                algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
-            self.algorithms: dict[str, Algorithm] = {DEFAULT_POLICY_ID: algorithm}
-            self.workers.sync_weights()
-            self.evaluation = Evaluation(config.evaluation, config.evaluation_worker, resources)
+            self.timers = self.workers.timers
+            self.algorithms: dict[str, Algorithm] = {
+                policy_id: self._make_learner(actor, device)
+                for policy_id, actor in self.workers.local_worker().actors.items()
+            }
+            self.workers.sync_weights(self.algorithms)
+            evaluation_worker = replace(config.evaluation_worker, local_device=str(device))
+            self.evaluation = Evaluation(config.evaluation, evaluation_worker, resources)
             if config.evaluation.interval is not None:
-                self.evaluation.workers(self.policies)
+                self.evaluation.workers(self.algorithms)
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
-            self.timers = Timers()
             self.iteration = 0
             self.time_total_s = 0.0
             self.num_env_steps_trained = 0
+            self._began_at: int | None = None
+            """Env steps sampled before the iteration that is under way; None between two."""
             self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
-            experiment_id = f"{seeding.integer_seed(config.worker.seed, 'id', time.time_ns()):x}"
+            experiment_id = f"{seeding.integer_seed(seed, 'id', time.time_ns()):x}"
             self._facts = {
                 "pid": os.getpid(),
                 "hostname": socket.gethostname(),
@@ -103,43 +106,85 @@ class Trainer:
                 "experiment_tag": "",
                 "warmup_time": time.perf_counter() - started,
             }
-            logger.info(
-                "%s on %s: observations %s, actions %s, %d parameters on %s, %d remote workers",
-                type(algorithm).__name__,
-                config.worker.env.id,
-                local.spaces.obs_space,
-                local.spaces.action_space,
-                sum(parameter.numel() for parameter in algorithm.policy.parameters()),
-                device,
-                resources.num_workers,
-            )
+            for policy_id, algorithm in self.algorithms.items():
+                logger.info(
+                    "%s (%s) on %s: observations %s, actions %s, %d parameters on %s, "
+                    "%d remote workers",
+                    policy_id,
+                    type(algorithm).__name__,
+                    config.worker.env.id,
+                    algorithm.policy.obs_space,
+                    algorithm.policy.action_space,
+                    algorithm.policy.flat.values.numel(),
+                    device,
+                    resources.num_workers,
+                )
+            self.timers.flush()
             self.callbacks.on_trainer_init(trainer=self)
             stack.pop_all()
+
+    def _make_learner(self, actor: Actor, device: torch.device) -> Algorithm:
+        # The workers' copy of the algorithm stays a bundle of hyperparameters.
+        algorithm = replace(actor.algorithm)
+        path = () if actor.policy_id == DEFAULT_POLICY_ID else (actor.policy_id,)
+        seed = self.config.worker.seed
+        algorithm.setup(
+            actor.make_policy(), device, seeding.integer_seed(seed, *path) if path else seed
+        )
+        algorithm.clock = lambda: self.workers.num_env_steps_sampled
+        algorithm.timers = self.timers
+        if self.callbacks.overrides("on_learn_on_batch"):
+            algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
+        return algorithm
 
     # Training
 
     def train(self) -> dict[str, Any]:
-        """One training iteration, with an evaluation if one is due; its result by classic names."""
+        """One training iteration, with an evaluation if one is due; its result by classic names.
+
+        Raises Interrupted if `interrupt` was called before it was over; the next call goes on.
+        """
         started = time.perf_counter()
-        steps_before = self.workers.num_env_steps_sampled
-        metrics = self._run_loop(steps_before)
-        self.workers.sync_filters()
-        self.iteration += 1
-        result = self.episodes.add(self.workers.take_metrics())
+        self._run_loop()
         interval = self.config.evaluation.interval
+        self.iteration += 1
         is_due = interval is not None and self.iteration % interval == 0
         if is_due:
-            self.evaluate()
+            try:
+                self.evaluate()
+            except Interrupted:
+                self.iteration -= 1
+                raise
+        result = self.episodes.add(self.workers.take_metrics())
         if is_due or self.config.evaluation.always_attach_results:
             result["evaluation"] = self.evaluation_metrics
         elapsed = time.perf_counter() - started
-        self._count(elapsed, self.workers.num_env_steps_sampled - steps_before)
-        result |= self._counters(elapsed, self.workers.num_env_steps_sampled - steps_before)
-        result |= self._learner_info(metrics)
+        new_steps = self.workers.num_env_steps_sampled - (self._began_at or 0)
+        self._began_at = None
+        self._count(elapsed, new_steps)
+        result |= self._counters(elapsed, new_steps)
+        result |= self._learner_info()
         result |= self._facts | {"config": self.config.plain}
         logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
         self.callbacks.on_train_result(trainer=self, result=result)
         return result
+
+    def interrupt(self) -> None:
+        """End the iteration that is under way after its present round; safe in signal handlers."""
+        self.workers.is_interrupted = True
+        self.evaluation.interrupt()
+
+    def set_hyperparameters(self, policy_id: str = DEFAULT_POLICY_ID, **values: Any) -> None:
+        """Change hyperparameters of the algorithm from now on, in the learner and in all workers;
+        checkpoints and results know of it. Raises ConfigError."""
+        self.algorithms[policy_id].set_hyperparameters(**values)
+
+        def tell(worker: RolloutWorker) -> None:
+            worker.set_hyperparameters(policy_id, values)
+
+        self.workers.foreach_worker(tell)
+        self.evaluation.foreach_worker(tell)
+        self.config.plain["algo"] = {**self.config.plain.get("algo", {}), **values}
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate now with the present weights; returns {"evaluation": metrics}."""
@@ -152,17 +197,17 @@ class Trainer:
         )
         return {"evaluation": self.evaluation_metrics}
 
-    def _run_loop(self, steps_before: int) -> dict[str, dict[str, Any]]:
-        """Rounds of the algorithm's loop until the iteration has its least number of env steps;
-        the last metrics of each policy."""
+    def _run_loop(self) -> None:
+        """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
         some_algorithm = next(iter(self.algorithms.values()))
-        least = max(some_algorithm.timesteps_per_iteration, 1)
-        metrics: dict[str, dict[str, Any]] = {}
+        if self._began_at is None:
+            self._began_at = self.workers.num_env_steps_sampled
+        end = self._began_at + max(some_algorithm.timesteps_per_iteration, 1)
         with self.timers.measure("training_iteration"):
-            while True:
-                metrics |= some_algorithm.loop(self.algorithms, self.workers)
-                if self.workers.num_env_steps_sampled - steps_before >= least:
-                    return metrics
+            while self.workers.num_env_steps_sampled < end:
+                some_algorithm.loop(self.algorithms, self.workers)
+                if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
+                    raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
 
     def _count(self, elapsed: float, new_steps: int) -> None:
         self.time_total_s += elapsed
@@ -177,27 +222,17 @@ class Trainer:
         self.num_env_steps_trained = trained
         counters = {
             "num_env_steps_sampled": sampled,
-            "num_agent_steps_sampled": sampled,
             "num_env_steps_trained": trained,
-            "num_agent_steps_trained": trained,
         }
         return {
             "training_iteration": self.iteration,
             "timesteps_total": sampled,
             "timesteps_this_iter": new_steps,
-            "agent_timesteps_total": sampled,
             "episodes_total": self.episodes.episodes_total,
             **counters,
             "num_env_steps_sampled_this_iter": new_steps,
-            "num_agent_steps_sampled_this_iter": new_steps,
             "num_env_steps_trained_this_iter": new_trained,
-            "num_agent_steps_trained_this_iter": new_trained,
             "counters": counters,
-            "num_healthy_workers": self.workers.num_workers,
-            "policy_reward_min": {},
-            "policy_reward_max": {},
-            "policy_reward_mean": {},
-            "off_policy_estimator": {},
             "sampler_perf": self.workers.take_perf(),
             "perf": {
                 "cpu_util_percent": psutil.cpu_percent(),
@@ -214,19 +249,19 @@ class Trainer:
             "done": False,
         }
 
-    def _learner_info(self, metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    def _learner_info(self) -> dict[str, Any]:
         learner = {}
         for policy_id, algorithm in self.algorithms.items():
-            raw = dict(metrics.get(policy_id) or algorithm.unknown_metrics())
-            if policy_id in metrics and math.isnan(float(raw.get("total_loss", 0.0))):
+            stats = algorithm.learner_stats.take()
+            if math.isnan(stats.get("total_loss", 0.0)):
                 raise RlrunError(
                     f"The loss of {policy_id} is nan after {algorithm.num_rows_trained} rows: its "
                     f"weights are lost. Go on from an earlier checkpoint, or start anew, with a "
                     f"lower algo.lr or algo.grad_clip."
                 )
             learner[policy_id] = {
-                "custom_metrics": raw.pop("custom_metrics", {}),
-                "learner_stats": _summarize(raw),
+                "custom_metrics": algorithm.custom_stats.take(),
+                "learner_stats": stats or algorithm.unknown_metrics(),
                 **algorithm.stats(),
             }
         return {"info": {"learner": learner}}
@@ -236,52 +271,83 @@ class Trainer:
     def compute_action(
         self,
         observation: Any,
-        state: Any = None,
+        state: State | None = None,
         *,
         prev_action: Any = None,
         prev_reward: float | None = None,
-        info: dict[str, Any] | None = None,
         policy_id: str = DEFAULT_POLICY_ID,
         full_fetch: bool = False,
         explore: bool | None = None,
     ) -> Any:
         """The env action for one raw observation, preprocessed and filtered as in training.
 
-        `explore` null means the run's own setting. With `full_fetch` (or a `state`) returns
-        (action, state, extras). `prev_action`, `prev_reward` and `info` are for policies that look
-        at them; none of the present ones does. Raises KeyError if there is no such policy.
+        `explore` null means the run's own setting. `state` is what the call before returned, or
+        what `policy.get_initial_state()` gives; with it, or with `full_fetch`, returns
+        (action, state, extras). Raises KeyError if there is no such policy, ValueError if a
+        `prev_action` or `prev_reward` is given to a policy that does not look at it.
         """
-        found = self.compute_actions(
-            [observation], policy_id=policy_id, full_fetch=True, explore=explore
+        decision = self._decide(
+            [observation],
+            policy_id,
+            {name: np.asarray(part)[None] for name, part in dict(state or {}).items()} or None,
+            None if prev_action is None else [prev_action],
+            None if prev_reward is None else [prev_reward],
+            explore,
         )
-        action, extras = found[0][0], {name: column[0] for name, column in found[1].items()}
-        if full_fetch or state is not None:
-            return action, state if state is not None else [], extras
-        return action
+        action = decision.env_actions[0]
+        if not full_fetch and state is None:
+            return action
+        extras = {name: column[0] for name, column in decision.columns.items()}
+        return action, {name: part[0] for name, part in decision.state.items()}, extras
 
     compute_single_action = compute_action
 
     def compute_actions(
         self,
         observations: Any,
+        state: State | None = None,
         *,
+        prev_action: Any = None,
+        prev_reward: Any = None,
         policy_id: str = DEFAULT_POLICY_ID,
         full_fetch: bool = False,
         explore: bool | None = None,
     ) -> Any:
         """Env actions for several raw observations: a list gives an array [N, ...], a dict (by
-        agent) a dict. With `full_fetch` also the extras by column name."""
-        if policy_id not in self.policies:
-            raise KeyError(f"There is no policy {policy_id!r}; there are {list(self.policies)}.")
+        agent) a dict. `state` holds arrays [N, ...]. With it, or with `full_fetch`, returns
+        (actions, state, extras by column name)."""
         by_agent = isinstance(observations, dict)
         rows = list(observations.values()) if by_agent else list(observations)
-        actions, extras = self.workers.local_worker().compute_actions(
-            rows,
-            explore=self.config.worker.explore if explore is None else explore,
-            timestep=self.workers.num_env_steps_sampled,
-        )
+        decision = self._decide(rows, policy_id, state, prev_action, prev_reward, explore)
+        actions = decision.env_actions
         found = dict(zip(observations, actions, strict=True)) if by_agent else actions
-        return (found, extras) if full_fetch else found
+        if not full_fetch and state is None:
+            return found
+        return found, decision.state, decision.columns
+
+    def _decide(
+        self,
+        observations: list[Any],
+        policy_id: str,
+        state: State | None,
+        prev_actions: Any,
+        prev_rewards: Any,
+        explore: bool | None,
+    ) -> Decision:
+        if policy_id not in self.algorithms:
+            raise KeyError(f"There is no policy {policy_id!r}; there are {list(self.policies)}.")
+        return (
+            self.workers.local_worker()
+            .actors[policy_id]
+            .compute_actions(
+                observations,
+                state=state,
+                prev_actions=prev_actions,
+                prev_rewards=prev_rewards,
+                explore=self.config.worker.explore if explore is None else explore,
+                timestep=self.workers.num_env_steps_sampled,
+            )
+        )
 
     # Policies
 
@@ -305,8 +371,9 @@ class Trainer:
     def set_weights(self, weights: Mapping[str, dict[str, Any]]) -> None:
         """Set weights by policy id, here and on all workers. Raises KeyError, ValueError."""
         for policy_id, policy_weights in weights.items():
-            self.policies[policy_id].set_weights(policy_weights)
-        self.workers.sync_weights()
+            self.policies[policy_id].set_weights(dict(policy_weights))
+            self.algorithms[policy_id].on_weights_set()
+        self.workers.publish(self.algorithms)
 
     # Checkpoints
 
@@ -317,10 +384,7 @@ class Trainer:
         """
         folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
         state = {
-            "policy": {
-                "weights": self.get_weights(),
-                "filter": self.workers.local_worker().filter.state_dict(),
-            },
+            "policy": {"weights": self.get_weights()},
             "learner": {
                 policy_id: algorithm.state_dict()
                 for policy_id, algorithm in self.algorithms.items()
@@ -330,6 +394,7 @@ class Trainer:
                 "iteration": self.iteration,
                 "time_total_s": self.time_total_s,
                 "num_env_steps_trained": self.num_env_steps_trained,
+                "began_at": self._began_at,
                 "episodes": self.episodes.state_dict(),
                 "evaluation_rounds": self.evaluation.num_rounds,
                 "evaluation_metrics": _plain(self.evaluation_metrics),
@@ -351,13 +416,21 @@ class Trainer:
         self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
         return folder
 
-    def restore(self, checkpoint: str | Path) -> None:
-        """Go on from a checkpoint as if never stopped. Raises CheckpointError."""
+    def restore(self, checkpoint: str | Path, keep: Collection[str] = ()) -> None:
+        """Go on from a checkpoint as if never stopped. Raises CheckpointError.
+
+        Hyperparameters that had been changed by `set_hyperparameters` change again, but for those
+        named in `keep`.
+        """
         state = load_checkpoint(Path(checkpoint))
         try:
             for policy_id, algorithm_state in state["learner"].items():
                 self.algorithms[policy_id].load_state_dict(algorithm_state)
-            self.workers.load_state_dict(state["workers"])
+                changes = algorithm_state["changes"]
+                changes = {name: value for name, value in changes.items() if name not in keep}
+                if changes:
+                    self.set_hyperparameters(policy_id, **changes)
+            self.workers.load_state_dict(state["workers"], self.algorithms)
             self._restore_counters(state["trainer"])
         except RlrunError:
             raise
@@ -372,6 +445,7 @@ class Trainer:
         self.iteration = int(state["iteration"])
         self.time_total_s = float(state["time_total_s"])
         self.num_env_steps_trained = int(state["num_env_steps_trained"])
+        self._began_at = state["began_at"]
         self.evaluation.num_rounds = int(state["evaluation_rounds"])
         self.evaluation_metrics = state["evaluation_metrics"]
         self._facts["experiment_id"] = self._facts["trial_id"] = state["experiment_id"]
@@ -405,19 +479,6 @@ def _node_ip() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
-
-
-def _summarize(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers as they are; of a vector `x` its mean_x, min_x and max_x."""
-    summary: dict[str, float] = {}
-    reductions: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "min": np.min, "max": np.max}
-    for name, value in metrics.items():
-        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        if array.ndim == 0:
-            summary[name] = float(array)
-        else:
-            summary |= {f"{kind}_{name}": float(fn(array)) for kind, fn in reductions.items()}
-    return summary
 
 
 def _plain(tree: Any) -> Any:

@@ -62,7 +62,7 @@ def targets_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_every_folder_of_conf_is_a_group_of_the_config():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders == GROUPS | {"tuned_examples"}
+    assert folders == GROUPS | {"tuned", "tuned_examples"}
 
 
 @pytest.mark.parametrize("choice", choices(*sorted(GROUPS)))
@@ -137,10 +137,10 @@ def test_a_group_that_is_given_as_a_mapping_is_answered_without_endless_attempts
 ):
     compose_once, calls = hydra.compose, []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         assert len(calls) < 5, "composing goes round in circles"
-        return compose_once(*args)
+        return compose_once(*args, **kwargs)
 
     monkeypatch.setattr(hydra, "compose", counted)
     with contextlib.suppress(ConfigError):
@@ -153,10 +153,39 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 
 
 def test_an_algorithm_brings_its_natural_exploration():
-    assert (
-        composed("algo/dqn")["exploration"] == composed("exploration/epsilon_greedy")["exploration"]
-    )
-    assert composed("algo/rainbow")["exploration"] == composed("exploration/greedy")["exploration"]
+    for algo, exploration in (("dqn", "epsilon_greedy"), ("rainbow", "greedy")):
+        brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
+        assert brought == composed(f"exploration/{exploration}")["exploration"]
+
+
+PRESETS = {"algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
+"""Files that change what their class has by default, or need a value that it has not."""
+
+
+@pytest.mark.parametrize("choice", choices("algo", "exploration", "model"))
+def test_a_file_has_the_defaults_of_its_class_value_by_value(choice):
+    group = choice.partition("/")[0]
+    node = dict(composed(choice, "tuned=none")[group])
+    if choice not in PRESETS:
+        of_class = import_object(node.pop("_target_"), group)()
+        assert node == {name: getattr(of_class, name) for name in field_keys(type(of_class))}
+
+
+def test_rainbow_is_dqn_with_the_values_of_its_paper():
+    rainbow, dqn = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("rainbow", "dqn"))
+    assert {key: value for key, value in rainbow.items() if value != dqn[key]} == {
+        "dueling": True,
+        "n_step": 3,
+        "num_atoms": 51,
+        "noisy": True,
+        "prioritized_replay": True,
+        # From 0.4 to 1 over the run of 200 million frames, which are 50 million env steps.
+        "prioritized_replay_beta": [[0, 0.4], [50_000_000, 1.0]],
+    }
+    assert (rainbow["v_min"], rainbow["v_max"]) == (-10.0, 10.0)
+    # 80,000 and 32,000 frames (Hessel et al., 2018, table 1), 4 frames an env step.
+    assert rainbow["learning_starts"] == 80_000 / 4
+    assert rainbow["target_network_update_freq"] == 32_000 / 4
 
 
 def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():

@@ -399,7 +399,7 @@ def test_a_schedule_may_be_a_number_points_or_an_object():
     }
     for value, at_five in ((1, 1.0), ([[0, 1], [10, 0]], 0.5), (node, 0.5)):
         algorithm = read(algo__lr=value).trainer.worker.algorithm
-        assert algorithm.lr_schedule(5) == at_five
+        assert algorithm.schedule("lr")(5) == at_five
     assert read(algo__lr=node).trainer.worker.algorithm.lr == LinearSchedule(
         initial=1.0, final=0.0, timesteps=10
     )

@@ -48,7 +48,7 @@ def make(*overrides: str, env: str = COUNTING, algo: str = "ppo", **settings: An
 
 
 def evaluation_worker(trainer: Trainer) -> Any:
-    return trainer.evaluation.workers(trainer.policies).local_worker()
+    return trainer.evaluation.workers(trainer.algorithms).local_worker()
 
 
 # When
@@ -149,15 +149,12 @@ def test_remote_workers_share_the_duration_exactly_and_evaluate_the_newest_polic
         lengths = metrics["hist_stats"]["episode_lengths"]
         assert metrics["episodes_this_iter"] == len(lengths) == 7
         assert metrics["timesteps_this_iter"] == sum(lengths)
-        workers = trainer.evaluation.workers(trainer.policies)
+        workers = trainer.evaluation.workers(trainer.algorithms)
         trained = trainer.get_weights()["default_policy"]
-        count = trainer.workers.local_worker().filter.state_dict()["count"]
-        found = workers.foreach_worker(
-            lambda worker: (worker.get_weights()["default_policy"], worker.filter.state_dict())
-        )
+        assert trained["observation_filter.count"] == 24
+        found = workers.foreach_worker(lambda worker: worker.get_weights()["default_policy"])
         assert len(found) == 3
-        for weights, statistics in found:
-            assert statistics["count"] == count == 3 + 24
+        for weights in found:
             for name, array in weights.items():
                 np.testing.assert_array_equal(array, trained[name], err_msg=name)
         seeds = workers.foreach_worker(
@@ -166,10 +163,10 @@ def test_remote_workers_share_the_duration_exactly_and_evaluate_the_newest_polic
         root = seeding.integer_seed(5, "evaluation", 0)
         assert seeds == [[], env_seeds(root, 1, 3), env_seeds(root, 2, 3)]
         # Steps, and fewer episodes than workers, are dealt out exactly as well.
-        assert workers.run_evaluation(1, None, 17) == 17
-        workers.take_metrics()
-        assert workers.run_evaluation(2, 1, None) > 0
-        assert len(workers.take_metrics()) == 1
+        assert workers.run_evaluation(1, None, 17).env_steps == 17
+        sample = workers.run_evaluation(2, 1, None)
+        assert sample.env_steps == sample.episodes[0].length
+        assert len(sample.episodes) == 1
 
 
 # On what
@@ -206,8 +203,8 @@ def test_evaluation_acts_greedily_unless_it_is_to_explore(explore):
         f"evaluation.config.explore={explore}", "evaluation.duration=3", env="toy_envs.BoxActionEnv"
     ) as trainer:
         worker = evaluation_worker(trainer)
-        worker.sampler.restart([1, 2, 3])
-        columns = worker.sampler.sample(5, 0, worker.config.explore)
+        worker.input.restart([1, 2, 3])
+        columns = worker.input.sample(5, 0, worker.config.explore)
         means = [trainer.get_policy().act(obs)[0].mode() for obs in columns["obs"]]
         assert trainer.config.worker.explore
         assert np.array_equal(columns["actions"], np.stack(means)) is not explore
@@ -276,11 +273,11 @@ def test_filters_are_copied_and_not_updated():
     ) as trainer:
         for num_iterations in (1, 2):
             trainer.train()
-            before = trainer.workers.local_worker().filter.state_dict()
+            before = trainer.get_weights()["default_policy"]
             trainer.evaluate()
-            after = trainer.workers.local_worker().filter.state_dict()
-            copied = evaluation_worker(trainer).filter.state_dict()
-            assert before["count"] == 3 + 24 * num_iterations
+            after = trainer.get_weights()["default_policy"]
+            copied = evaluation_worker(trainer).get_weights()["default_policy"]
+            assert before["observation_filter.count"] == 24 * num_iterations
             for state in (after, copied):
                 np.testing.assert_equal(state, before)
 
@@ -395,25 +392,18 @@ def test_the_global_worker_is_the_one_that_samples_now():
         assert get_global_worker() is t.workers.local_worker()
 
 
-def test_noisy_layers_draw_noise_of_evaluations_own_where_it_explores():
-    def q_values_seen(trainer):
-        seen = []
-        act = type(trainer.get_policy()).act
-
-        def record(policy, obs, explore=True):
-            dist, extras = act(policy, np.zeros_like(obs), explore)
-            seen.append(dist.inputs[0].copy())
-            return dist, extras
-
-        evaluation_worker(trainer).sampler.policy.act = record.__get__(trainer.get_policy())
-        trainer.evaluate()
-        return np.array(seen)
-
+def test_noisy_layers_draw_noise_for_each_step_of_an_evaluation_that_explores():
     explores = "evaluation.config.explore=true"
     overrides = ["evaluation.duration=6", "evaluation.duration_unit=timesteps", explores]
     with make(*overrides, algo="rainbow") as trainer:
-        before = [noise.clone() for noise in trainer.get_policy().get_noise()]
-        rows = q_values_seen(trainer)
-        assert len(np.unique(rows, axis=0)) == len(rows) > 1
-        for noise, then in zip(trainer.get_policy().get_noise(), before, strict=True):
-            np.testing.assert_array_equal(noise, then)
+        policy, seen = evaluation_worker(trainer).get_policy(), []
+        act = policy.act
+
+        def record(obs, *args):
+            found = act(np.zeros_like(obs), *args)
+            seen.append(found[0].inputs[0].copy())
+            return found
+
+        policy.act = record
+        trainer.evaluate()
+    assert len(np.unique(seen, axis=0)) == len(seen) > 1

@@ -216,19 +216,26 @@ def test_noisy_layers_make_no_noise_in_a_rollout(rlrun, tmp_path):
     assert len(set(ActionEnv.actions)) == 1
 
 
+STATISTICS = ("count", "mean", "squares", "shift", "scale")
+
+
 def test_observations_are_filtered_as_in_training(rlrun, tmp_path):
     plain = tiny_ppo("env=pendulum", env__observation_filter="MeanStdFilter")
     path = trained(tmp_path / "run", plain)
     worker = load_worker(Path(path), {}, render=False)
-    saved = load_checkpoint(find_checkpoint(Path(path)), ("policy",))["policy"]["filter"]
+    weights = load_checkpoint(find_checkpoint(Path(path)), ("policy",))["policy"]["weights"]
+    saved = {name: weights["default_policy"][f"observation_filter.{name}"] for name in STATISTICS}
     assert saved["count"] > 0
-    np.testing.assert_array_equal(worker.filter.state_dict()["mean"], saved["mean"])
+    running = worker.get_policy().observation_filter
+    for name, statistic in saved.items():
+        np.testing.assert_array_equal(getattr(running, name).numpy(), statistic)
     with Trainer(read_config(plain).trainer) as trainer:
         trainer.restore(find_checkpoint(Path(path)))
         for raw in (np.array([1.0, 0.0, 0.5]), np.array([-0.6, 0.8, -4.0])):
-            action, _ = worker.compute_actions([raw.astype(np.float32)], explore=False, timestep=0)
+            actor = worker.actors["default_policy"]
+            decision = actor.compute_actions([raw.astype(np.float32)], explore=False, timestep=0)
             expected = trainer.compute_action(raw.astype(np.float32), explore=False)
-            np.testing.assert_array_equal(action[0], expected)
+            np.testing.assert_array_equal(decision.env_actions[0], expected)
     assert len(episodes_of(rlrun("rollout", path, "episodes=2", "env.horizon=20"))) == 2
 
 
@@ -236,9 +243,11 @@ def test_a_rollout_does_not_move_the_filter(tmp_path):
     plain = tiny_ppo("env=pendulum", env__observation_filter="MeanStdFilter")
     path = trained(tmp_path / "run", plain)
     worker = load_worker(Path(path), {"env.horizon": 10}, render=False)
-    before = worker.filter.state_dict()["count"]
-    worker.run_evaluation(0, 2, None)
-    assert worker.filter.state_dict()["count"] == before
+    before = worker.get_weights()["default_policy"]
+    sample = worker.run_evaluation(0, 2, None)
+    assert sample.gathered == {}
+    for name, array in worker.get_weights()["default_policy"].items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_an_unknown_key_is_refused_before_the_weights_are_read(run_dir):

@@ -3,9 +3,9 @@ et al., 2018, arXiv:1710.02298)."""
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,22 +17,34 @@ from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.networks import Model
-from rlrun.core.optim import FlatAdam, flatten_parameters
 from rlrun.core.policy import Policy, QNetwork
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
-from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+from rlrun.core.replay_side import ReplaySide
+from rlrun.core.schedules import ScheduleLike, check_schedule_range
+from rlrun.core.target import Target
 
 
 @dataclass(kw_only=True)
 class DQN(Algorithm):
-    """Q-learning from replay against a target network."""
+    """Q-learning from replay against a target network.
 
+    Defaults are those of Rainbow's DQN with double Q (Hessel et al., 2018, table 1), 4 frames an
+    env step; conf/algo/dqn.yaml lists them.
+    """
+
+    lr: ScheduleLike = 6.25e-5
+    """Adam step size, or a schedule over env steps."""
+    train_batch_size: int = 32
+    """Rows of one update."""
+    rollout_fragment_length: int | Literal["auto"] = 4
+    """Env steps between updates, per env."""
+    timesteps_per_iteration: int = 1000
     double_q: bool = True
     """Whether the online network chooses the next action and the target network values it
     (van Hasselt et al., 2016, arXiv:1509.06461, eq. 4)."""
-    dueling: bool = True
+    dueling: bool = False
     """Whether Q is the sum of a state value and advantages (Wang et al., 2016)."""
-    hiddens: list[int] = field(default_factory=lambda: [256])
+    hiddens: list[int] = field(default_factory=lambda: [512])
     """Widths of the layers of each stream after the model's encoder."""
     n_step: int = 1
     """Rewards that are summed before the bootstrap (Rainbow: 3)."""
@@ -46,28 +58,44 @@ class DQN(Algorithm):
     """Whether the streams are noisy layers (Fortunato et al., 2018)."""
     sigma0: float = 0.5
     """Initial noise of noisy layers."""
-    prioritized_replay: bool = True
+    prioritized_replay: bool = False
     """Whether rows are sampled in proportion to their TD error (Schaul et al., 2016)."""
-    prioritized_replay_alpha: float = 0.6
+    prioritized_replay_alpha: float = 0.5
     """Exponent of the priorities: 0 is uniform."""
     prioritized_replay_beta: ScheduleLike = 0.4
     """Exponent of the importance weights, or a schedule (the paper: from 0.4 to 1)."""
     prioritized_replay_eps: float = 1e-6
     """Added to every priority."""
-    buffer_size: int = 50_000
+    buffer_size: int = 1_000_000
     """Rows that the replay buffer holds."""
-    learning_starts: int = 1_000
-    """Env steps before the first update."""
+    learning_starts: int = 20_000
+    """Env steps before the first update (the paper: 80,000 frames)."""
     training_intensity: float | None = None
     """Rows learned per row sampled; null: one update per round of fragments."""
-    target_network_update_freq: int = 500
-    """Env steps between updates of the target network."""
+    target_network_update_freq: int = 8_000
+    """Env steps between updates of the target network (the paper: 32,000 frames); updates of the
+    learner where tau is below 1."""
     tau: float = 1.0
     """Share of the online weights in each update of the target network; 1 copies."""
-    grad_clip: float | None = 40.0
-    """Largest L2 norm of the gradient; null: unbounded."""
-    adam_epsilon: float = 1e-8
-    """Adam's epsilon."""
+    grad_clip: float | None = 10.0
+    """Largest L2 norm of the gradient (Wang et al., 2016: 10); null: unbounded."""
+    adam_epsilon: float = 1.5e-4
+
+    built_in = Algorithm.built_in | {
+        "double_q",
+        "dueling",
+        "hiddens",
+        "n_step",
+        "num_atoms",
+        "v_min",
+        "v_max",
+        "noisy",
+        "sigma0",
+        "prioritized_replay",
+        "prioritized_replay_alpha",
+        "prioritized_replay_eps",
+        "buffer_size",
+    }
 
     loop = staticmethod(loops.replay)
 
@@ -75,13 +103,7 @@ class DQN(Algorithm):
         super().__post_init__()
         for name in ("n_step", "num_atoms", "buffer_size", "target_network_update_freq"):
             check_range(name, getattr(self, name), low=1)
-        for name in (
-            "sigma0",
-            "learning_starts",
-            "grad_clip",
-            "adam_epsilon",
-            "training_intensity",
-        ):
+        for name in ("sigma0", "learning_starts", "training_intensity"):
             check_range(name, getattr(self, name), low=0)
         for name in ("prioritized_replay_alpha", "tau"):
             check_range(name, getattr(self, name), low=0.0, high=1.0)
@@ -101,11 +123,14 @@ class DQN(Algorithm):
                 f"algo.buffer_size={self.buffer_size} is smaller than "
                 f"algo.train_batch_size={self.train_batch_size}. Raise it."
             )
-        self.beta_schedule = make_schedule(self.prioritized_replay_beta)
 
     @property
     def lookahead_steps(self) -> int:
         return self.n_step - 1
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        return ("next_obs",)
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         if not isinstance(action_space, spaces.Discrete):
@@ -135,8 +160,8 @@ class DQN(Algorithm):
         the factor of the bootstrap (0 where the episode terminated)."""
         trajectory.require("obs", "actions", "rewards", "next_obs", "terminated", "truncated")
         if self.n_step == 1:
-            columns = ("obs", "actions", "rewards", "next_obs", "valid")
-            transitions = Batch({name: trajectory[name] for name in columns if name in trajectory})
+            columns = ("obs", "actions", "rewards", "next_obs")
+            transitions = Batch({name: trajectory[name] for name in columns})
             transitions["discounts"] = np.float32(self.gamma) * ~trajectory["terminated"]
             return transitions
         rewards, last, discounts = returns.n_step_transitions(
@@ -148,96 +173,77 @@ class DQN(Algorithm):
         )
         envs = np.arange(rewards.shape[1])
         starts = slice(0, len(rewards))
-        transitions = Batch(
+        return Batch(
             obs=trajectory["obs"][starts],
             actions=trajectory["actions"][starts],
             rewards=rewards,
             next_obs=trajectory["next_obs"][last, envs],
             discounts=discounts * ~trajectory["terminated"][last, envs],
         )
-        if "valid" in trajectory:
-            transitions["valid"] = trajectory["valid"][starts]
-        return transitions
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
-        assert isinstance(self.policy, QNetwork)
-        self.network: QNetwork = self.policy
-        self.target = copy.deepcopy(self.network)
-        self.optimizer = FlatAdam(self.network.parameters(), eps=self.adam_epsilon)
-        # The same parameters as the optimiser's: those that learn.
-        self.target_flat = flatten_parameters(
-            [parameter for parameter in self.target.parameters() if parameter.requires_grad]
-        )
-        self.target.requires_grad_(False)
-        self.updates_owed = 0.0
-        self.last_target_update = 0
-        self.num_target_updates = 0
+        self.network = cast(QNetwork, self.policy)
+        self.target = Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
         rng = seeding.generator(seed, "replay")
-        if self.prioritized_replay:
-            self.buffer: ReplayBuffer = PrioritizedReplayBuffer(
+        buffer = (
+            PrioritizedReplayBuffer(
                 self.buffer_size,
                 rng,
                 alpha=self.prioritized_replay_alpha,
                 eps=self.prioritized_replay_eps,
             )
-        else:
-            self.buffer = ReplayBuffer(self.buffer_size, rng)
-
-    def add(self, batch: Batch) -> None:
-        """Put fresh transitions into the replay buffer."""
-        if batch.num_rows:
-            self.buffer.add(batch)
-
-    def num_updates_due(self, num_new_rows: int) -> int:
-        """How many updates `num_new_rows` fresh rows call for."""
-        if self.timestep < self.learning_starts or self.buffer.size == 0:
-            return 0
-        if self.training_intensity is None:
-            return 1
-        self.updates_owed += num_new_rows * self.training_intensity / self.train_batch_size
-        due = int(self.updates_owed)
-        self.updates_owed -= due
-        return due
-
-    def sample_train_batch(self) -> Batch:
-        """Rows to learn from next."""
-        if isinstance(self.buffer, PrioritizedReplayBuffer):
-            return self.buffer.sample(self.train_batch_size, self.beta_schedule(self.timestep))
-        return self.buffer.sample(self.train_batch_size)
-
-    def learn(self, batch: Batch) -> dict[str, Any]:
-        slots = batch.get("batch_indexes")
-        rows = batch.to(self.device)
-        if self.noisy:
-            self._resample_noise()
-        loss, errors, q_values = (
-            self._distributional_loss(rows) if self.num_atoms > 1 else (self._expected_loss(rows))
+            if self.prioritized_replay
+            else ReplayBuffer(self.buffer_size, rng)
         )
-        lr = self.lr_schedule(self.timestep)
-        grad_norm = self.optimizer.step(loss, lr, self.grad_clip)
-        if slots is not None and isinstance(self.buffer, PrioritizedReplayBuffer):
-            self.buffer.update_priorities(slots, errors.detach().cpu().numpy())
-        self._update_target_if_due()
-        return {
-            "total_loss": loss.detach(),
-            "q": q_values.detach(),
-            "td_error": errors.detach(),
-            "grad_norm": grad_norm,
-            "cur_lr": lr,
-        }
+        self.replay = ReplaySide(
+            buffer,
+            train_batch_size=self.train_batch_size,
+            learning_starts=self.learning_starts,
+            training_intensity=self.training_intensity,
+            beta=self.schedule("prioritized_replay_beta"),
+        )
+
+    def apply_hyperparameters(self) -> None:
+        if not hasattr(self, "replay"):  # on a worker
+            return
+        self.target.interval, self.target.tau = self.target_network_update_freq, self.tau
+        self.replay.train_batch_size = self.train_batch_size
+        self.replay.learning_starts = self.learning_starts
+        self.replay.training_intensity = self.training_intensity
+        self.replay.beta = self.schedule("prioritized_replay_beta")
+
+    def on_weights_set(self) -> None:
+        self.target.follow()
+
+    def learn(self, rows: Batch) -> dict[str, Any]:
+        for network in (self.network, self.target.network):
+            network.draw_noise(self.rng)
+        metrics = super().learn(rows)
+        self.replay.update_priorities(rows, metrics["td_error"])
+        # Lillicrap et al. (2016) average after each update; Mnih et al. (2015) copy by env steps.
+        self.target.follow_if_due(self.timestep if self.tau == 1.0 else self.num_updates)
+        return metrics
+
+    def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Huber loss of the TD errors, or cross-entropy of value distributions (C51)."""
+        loss, errors, q_values = (
+            self._distributional_loss(rows) if self.num_atoms > 1 else self._expected_loss(rows)
+        )
+        return loss, {"q": q_values.detach(), "td_error": errors.detach()}
 
     def _expected_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(Huber loss, TD errors [N], Q of the actions taken [N])."""
         with torch.no_grad():
-            next_q = self.target(rows["next_obs"])
+            next_rows = Batch(obs=rows["next_obs"])
+            next_q = self.target.network(next_rows)
             if self.double_q:
-                best = self.network(rows["next_obs"]).argmax(1, keepdim=True)
+                best = self.network(next_rows).argmax(1, keepdim=True)
                 next_values = next_q.gather(1, best).squeeze(1)
             else:
                 next_values = next_q.amax(1)
         targets = (rows["rewards"] + rows["discounts"] * next_values).unsqueeze(1)
-        q_values = self.network(rows["obs"]).gather(1, rows["actions"].unsqueeze(1))
+        q_values = self.network(rows).gather(1, rows["actions"].unsqueeze(1))
         # Huber with delta 1 clips the gradient of an error at 1 (Mnih et al., 2015, methods).
         weights = rows["weights"].unsqueeze(1) if "weights" in rows else None
         loss = losses.huber(q_values, targets, weights)
@@ -249,13 +255,14 @@ class DQN(Algorithm):
         support = self.network.support
         row_index = torch.arange(rows.num_rows, device=self.device)
         with torch.no_grad():
-            next_logits = self.target(rows["next_obs"])
-            chooser_logits = self.network(rows["next_obs"]) if self.double_q else next_logits
+            next_rows = Batch(obs=rows["next_obs"])
+            next_logits = self.target.network(next_rows)
+            chooser_logits = self.network(next_rows) if self.double_q else next_logits
         best = self.network.q_values(chooser_logits).argmax(1)
         targets = losses.categorical_projection(
             next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
         )
-        log_probs = self.network(rows["obs"])[row_index, rows["actions"]].log_softmax(-1)
+        log_probs = self.network(rows)[row_index, rows["actions"]].log_softmax(-1)
         cross_entropy = -(targets * log_probs).sum(-1)
         q_values = (log_probs.detach().exp() * support).sum(-1)
         # Rainbow's priorities are the KL divergence: the loss less the targets' own entropy.
@@ -263,49 +270,27 @@ class DQN(Algorithm):
         errors = cross_entropy.detach() - target_entropy
         return losses.weighted_mean(cross_entropy, rows.get("weights")), errors, q_values
 
-    def _resample_noise(self) -> None:
-        for network in (self.network, self.target):
-            network.resample_noise(self.rng)
-            for layer in network.noisy_layers:
-                layer.use_noise = True
-
-    def _update_target_if_due(self) -> None:
-        if self.timestep - self.last_target_update < self.target_network_update_freq:
-            return
-        self.last_target_update = self.timestep
-        self.num_target_updates += 1
-        self.target_flat.lerp_(self.optimizer.flat, self.tau)
-        for name, buffer in self.network.named_buffers():
-            if "noise" not in name:
-                self.target.get_buffer(name).copy_(buffer)
-
-    def unknown_metrics(self) -> dict[str, Any]:
-        numbers = dict.fromkeys(("total_loss", "grad_norm", "cur_lr"), float("nan"))
-        return numbers | {name: np.array([np.nan]) for name in ("q", "td_error")}
+    def unknown_metrics(self) -> dict[str, float]:
+        vectors = [
+            f"{kind}_{name}" for name in ("q", "td_error") for kind in ("mean", "min", "max")
+        ]
+        return dict.fromkeys(("total_loss", "grad_norm", "cur_lr", *vectors), math.nan)
 
     def stats(self) -> dict[str, Any]:
         return {
-            "num_target_updates": self.num_target_updates,
-            "last_target_update_ts": self.last_target_update,
-            "replay_buffer": self.buffer.stats(),
+            "num_target_updates": self.target.num_updates,
+            "last_target_update_ts": self.target.last_update,
+            "replay_buffer": self.replay.buffer.stats(),
         }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
             "target": self.target.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "replay": self.buffer.state_dict(),
-            "updates_owed": self.updates_owed,
-            "last_target_update": self.last_target_update,
-            "num_target_updates": self.num_target_updates,
+            "replay": self.replay.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.target.set_weights(state["target"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.buffer.load_state_dict(state["replay"])
-        self.updates_owed = float(state["updates_owed"])
-        self.last_target_update = int(state["last_target_update"])
-        self.num_target_updates = int(state["num_target_updates"])
+        self.target.load_state_dict(state["target"])
+        self.replay.load_state_dict(state["replay"])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from gymnasium import spaces
 
@@ -16,15 +15,23 @@ from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
-from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import ActorCritic, Policy
-from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+from rlrun.core.schedules import ScheduleLike, check_schedule_range
+
+MINIBATCH_METRICS = ("total_loss", "policy_loss", "vf_loss", "grad_norm")
+"""What is measured in each gradient step, and reported as the mean of all of them."""
 
 
 @dataclass(kw_only=True)
 class PPO(Algorithm):
-    """Clipped surrogate objective on generalised advantages, several epochs over each batch."""
+    """Clipped surrogate objective on generalised advantages, several epochs over each batch.
 
+    Defaults are the paper's for MuJoCo (table 3), which conf/algo/ppo.yaml lists.
+    """
+
+    train_batch_size: int = 2048
+    """Env steps gathered for each learn() (the horizon of table 3)."""
+    rollout_fragment_length: int | Literal["auto"] = "auto"
     gae_lambda: float = 0.95
     """Decay of the advantage estimator: 0 is TD(0), 1 is Monte Carlo. Paper 0.95."""
     clip_range: ScheduleLike = 0.2
@@ -46,11 +53,9 @@ class PPO(Algorithm):
     num_epochs: int = 10
     """Passes over each train batch (K of algorithm 1)."""
     grad_clip: float | None = 0.5
-    """Largest L2 norm of the gradient; null: unbounded."""
     normalize_advantages: bool = True
     """Whether each minibatch's advantages get mean 0 and standard deviation 1."""
     adam_epsilon: float = 1e-5
-    """Adam's epsilon."""
 
     loop = staticmethod(loops.on_policy)
 
@@ -59,23 +64,21 @@ class PPO(Algorithm):
         check_range("gae_lambda", self.gae_lambda, low=0.0, high=1.0)
         check_schedule_range("algo.clip_range", self.clip_range, low=0.0)
         check_schedule_range("algo.entropy_coeff", self.entropy_coeff, low=0.0)
-        for name in ("vf_clip_range", "vf_coeff", "kl_coeff", "kl_target", "grad_clip"):
+        for name in ("vf_clip_range", "vf_coeff", "kl_coeff", "kl_target"):
             check_range(name, getattr(self, name), low=0.0)
         check_range("num_epochs", self.num_epochs, low=1)
         check_range("minibatch_size", self.minibatch_size, low=2)
-        check_range("adam_epsilon", self.adam_epsilon, low=0.0)
         if self.minibatch_size > self.train_batch_size:
             raise ConfigError(
                 f"algo.minibatch_size={self.minibatch_size} exceeds "
                 f"algo.train_batch_size={self.train_batch_size}. Lower it or raise "
                 f"train_batch_size."
             )
-        self.clip_schedule = make_schedule(self.clip_range)
-        self.entropy_schedule = make_schedule(self.entropy_coeff)
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        return ("log_probs", "values", "dist_inputs")[: 3 if self.use_kl_loss else 2]
+        columns = ("log_probs", "values", "next_values")
+        return (*columns, "dist_inputs") if self.use_kl_loss else columns
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
@@ -84,20 +87,18 @@ class PPO(Algorithm):
 
     def postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
         """Add `advantages` and `value_targets`; drop what the loss does not read."""
-        trajectory.require("obs", "rewards", "values", "next_obs", "terminated", "truncated")
+        trajectory.require("rewards", "values", "next_values", "terminated", "truncated")
         advantages, value_targets = returns.generalized_advantages(
             trajectory["rewards"],
             trajectory["values"],
-            next_values(policy, trajectory),
+            trajectory["next_values"],
             trajectory["terminated"],
             trajectory["truncated"],
             self.gamma,
             self.gae_lambda,
         )
-        columns = ["obs", "actions", "log_probs", "values", "valid"]
-        if self.use_kl_loss:
-            columns.append("dist_inputs")
-        kept = Batch({name: trajectory[name] for name in columns if name in trajectory})
+        unread = ("rewards", "next_values", "terminated", "truncated")
+        kept = Batch({name: trajectory[name] for name in trajectory if name not in unread})
         kept["advantages"] = advantages
         kept["value_targets"] = value_targets
         return kept
@@ -105,72 +106,70 @@ class PPO(Algorithm):
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
         self.current_kl_coeff = self.kl_coeff
-        self.optimizer = FlatAdam(self.policy.parameters(), eps=self.adam_epsilon)
 
-    def learn(self, batch: Batch) -> dict[str, Any]:
-        lr = self.lr_schedule(self.timestep)
-        clip_range = self.clip_schedule(self.timestep)
-        entropy_coeff = self.entropy_schedule(self.timestep)
-        rows = batch.to(self.device)
+    def learn(self, rows: Batch) -> dict[str, Any]:
         history: list[torch.Tensor] = []
         for minibatch in rows.minibatches(self.minibatch_size, self.num_epochs, self.rng):
-            if minibatch.num_rows < 2:
-                continue  # One row has no standard deviation.
-            loss, policy_loss, vf_loss = self._loss(minibatch, clip_range, entropy_coeff)
-            grad_norm = self.optimizer.step(loss, lr, self.grad_clip)
-            history += [loss.detach(), policy_loss.detach(), vf_loss.detach(), grad_norm]
-        means = torch.stack(history).view(-1, 4).mean(0).tolist()
-        names = ("total_loss", "policy_loss", "vf_loss", "grad_norm")
-        metrics: dict[str, Any] = dict(zip(names, means, strict=True))
-        metrics |= self._measure_update(rows, clip_range)
+            metrics = self.compute_gradients(minibatch) | self.apply_gradients()
+            history += [metrics[name] for name in MINIBATCH_METRICS]
+        means = torch.stack(history).view(-1, len(MINIBATCH_METRICS)).mean(0).tolist()
+        metrics |= dict(zip(MINIBATCH_METRICS, means, strict=True))
+        metrics |= self._measure_update(rows)
         if self.use_kl_loss:
             self._adapt_kl_coeff(metrics["kl"])
         return metrics | {
-            "cur_lr": lr,
-            "cur_clip_range": clip_range,
-            "entropy_coeff": entropy_coeff,
+            "cur_clip_range": self.scheduled("clip_range"),
+            "entropy_coeff": self.scheduled("entropy_coeff"),
             "cur_kl_coeff": self.current_kl_coeff if self.use_kl_loss else 0.0,
         }
 
-    def _loss(
-        self, batch: Batch, clip_range: float, entropy_coeff: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(loss, policy loss, value loss): equation 9 with the KL penalty of section 4."""
-        dist, values = self.policy(batch["obs"])
-        advantages = batch["advantages"]
-        if self.normalize_advantages:
+    def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Equation 9, with the KL penalty of section 4 where `use_kl_loss` asks for it."""
+        dist, values = self.policy(rows)
+        advantages = rows.real(rows["advantages"])
+        if self.normalize_advantages and len(advantages) > 1:
             std, mean = torch.std_mean(advantages)
             advantages = (advantages - mean) / (std + 1e-8)
         policy_loss = losses.clipped_surrogate(
-            dist.log_prob(batch["actions"]), batch["log_probs"], advantages, clip_range
+            rows.real(dist.log_prob(rows["actions"])),
+            rows.real(rows["log_probs"]),
+            advantages,
+            self.scheduled("clip_range"),
         )
         vf_loss = losses.clipped_value_loss(
-            values, batch["values"], batch["value_targets"], self.vf_clip_range
+            rows.real(values),
+            rows.real(rows["values"]),
+            rows.real(rows["value_targets"]),
+            self.vf_clip_range,
         )
         loss = policy_loss + self.vf_coeff * vf_loss
+        entropy_coeff = self.scheduled("entropy_coeff")
         if entropy_coeff > 0.0:
-            loss = loss - entropy_coeff * dist.entropy().mean()
+            loss = loss - entropy_coeff * rows.real(dist.entropy()).mean()
         if self.use_kl_loss:
-            loss = loss + self.current_kl_coeff * self._old_dist(batch).kl(dist).mean()
-        return loss, policy_loss, vf_loss
+            loss = loss + self.current_kl_coeff * rows.real(self._old_dist(rows).kl(dist)).mean()
+        return loss, {"policy_loss": policy_loss.detach(), "vf_loss": vf_loss.detach()}
 
     @torch.no_grad()
-    def _measure_update(self, rows: Batch, clip_range: float) -> dict[str, float]:
+    def _measure_update(self, rows: Batch) -> dict[str, float]:
         """How far the whole update moved the policy on its train batch."""
-        dist, _ = self.policy(rows["obs"])
-        log_ratios = dist.log_prob(rows["actions"]) - rows["log_probs"]
+        self.policy.eval()
+        dist, _ = self.policy(rows)
+        self.policy.train()
+        log_ratios = rows.real(dist.log_prob(rows["actions"]) - rows["log_probs"])
         ratios = log_ratios.exp()
         if self.use_kl_loss:
-            kl = self._old_dist(rows).kl(dist).mean()
+            kl = rows.real(self._old_dist(rows).kl(dist)).mean()
         else:
             # Schulman (2020, joschu.net/blog/kl-approx.html): unbiased and never negative.
             kl = (ratios - 1.0 - log_ratios).mean()
+        is_clipped = (ratios - 1.0).abs() > self.scheduled("clip_range")
         return {
             "kl": kl.item(),
-            "entropy": dist.entropy().mean().item(),
-            "clip_fraction": ((ratios - 1.0).abs() > clip_range).float().mean().item(),
+            "entropy": rows.real(dist.entropy()).mean().item(),
+            "clip_fraction": is_clipped.float().mean().item(),
             "vf_explained_var": losses.explained_variance(
-                rows["values"], rows["value_targets"]
+                rows.real(rows["values"]), rows.real(rows["value_targets"])
             ).item(),
         }
 
@@ -185,28 +184,8 @@ class PPO(Algorithm):
             self.current_kl_coeff *= 0.5
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "kl_coeff": self.current_kl_coeff,
-        }
+        return {**super().state_dict(), "kl_coeff": self.current_kl_coeff}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
         self.current_kl_coeff = float(state["kl_coeff"])
-
-
-def next_values(policy: Policy, trajectory: Batch) -> np.ndarray:
-    """Value of the state after each step [T, B], of the real one where an episode was cut.
-
-    Inside an episode that is the next row's value, which the policy has given already; only
-    the last row and truncated ones are evaluated.
-    """
-    values = trajectory["values"]
-    following = np.empty_like(values)
-    following[:-1] = values[1:]
-    needs_value = trajectory["truncated"].copy()
-    needs_value[-1] = True
-    following[needs_value] = policy.values(trajectory["next_obs"][needs_value])
-    return following

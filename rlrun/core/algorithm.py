@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,14 +14,18 @@ from gymnasium import spaces
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
+from rlrun.core.learner_stats import LearnerStats
+from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
+from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import Policy
-from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
-
-Metrics = dict[str, dict[str, Any]]
-"""Learner statistics by policy id."""
+from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
 BatchMode = Literal["truncate_episodes", "complete_episodes"]
+
+
+def _at_the_start() -> int:
+    return 0
 
 
 @dataclass(kw_only=True)
@@ -30,12 +34,18 @@ class Algorithm:
 
     Before `setup` it is only these, and travels to workers, which call `make_policy` and
     `postprocess`. `setup` makes it a learner: in the driver it then owns optimiser and targets.
+    Most algorithms only add a `loss`. A living learner's hyperparameters change by
+    `set_hyperparameters` alone.
     """
 
     gamma: float = 0.99
     """Discount per env step."""
     lr: ScheduleLike = 3e-4
     """Adam step size, or a schedule over env steps."""
+    grad_clip: float | None = None
+    """Largest L2 norm of the gradient; null: unbounded."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon."""
     train_batch_size: int = 256
     """Rows of one call of learn()."""
     rollout_fragment_length: int | Literal["auto"] = 200
@@ -48,22 +58,46 @@ class Algorithm:
     timesteps_per_iteration: int = 0
     """Least number of env steps of one training iteration (0: one round of the loop)."""
 
+    built_in: ClassVar[frozenset[str]] = frozenset(
+        {"adam_epsilon", "rollout_fragment_length", "num_envs_per_worker", "batch_mode"}
+    )
+    """Hyperparameters with which something is built, so that they cannot change later."""
+
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
         check_schedule_range("algo.lr", self.lr, low=0.0)
+        check_range("grad_clip", self.grad_clip, low=0.0)
+        check_range("adam_epsilon", self.adam_epsilon, low=0.0)
         for name in ("train_batch_size", "num_envs_per_worker"):
             check_range(name, getattr(self, name), low=1)
         if self.rollout_fragment_length != "auto":
             check_range("rollout_fragment_length", self.rollout_fragment_length, low=1)
         check_range("timesteps_per_iteration", self.timesteps_per_iteration, low=0)
         self.policy: Policy
+        self.optimizer: FlatAdam
         self.device = torch.device("cpu")
         self.rng = np.random.default_rng(0)
-        self.timestep = 0
-        """Env steps sampled so far, over all workers; the loop keeps it up to date."""
+        self.clock: Callable[[], int] = _at_the_start
+        self.num_updates = 0
         self.num_rows_trained = 0
+        self.timers = Timers()
+        self.learner_stats = LearnerStats()
+        self.custom_stats = LearnerStats()
         self.on_learn_on_batch: Callable[..., None] | None = None
-        self.lr_schedule = make_schedule(self.lr)
+        self.changes: dict[str, Any] = {}
+        """Hyperparameters that were set while it learns, with their present values."""
+        self._schedules: dict[str, tuple[Any, Schedule]] = {}
+        self._is_complete = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dataclass_fields__ and "_is_complete" in self.__dict__:
+            raise AttributeError(
+                f"algo.{name} cannot be assigned: workers and schedules would keep the old value. "
+                f"Use trainer.set_hyperparameters({name}={value!r})."
+            )
+        object.__setattr__(self, name, value)
+
+    # What it is
 
     def fragment_length(self, num_workers: int) -> int:
         """Steps of each env in one fragment, where `num_workers` workers (0: one) sample."""
@@ -79,20 +113,24 @@ class Algorithm:
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        """Columns beside the usual ones that postprocess or learn need: log_probs, dist_inputs, or
-        extras of the policy such as values."""
+        """Columns beside obs, actions, rewards, terminated and truncated that postprocess or learn
+        need: next_obs (the real one, also at an episode's end), log_probs, dist_inputs, next_values
+        (the policy's value of the state after each step), or extras of the policy such as values.
+        """
         return ()
 
     @staticmethod
-    def loop(algorithms: Mapping[str, Any], workers: Any) -> Metrics:
+    def loop(algorithms: Mapping[str, Any], workers: Any) -> None:
         """One round of sampling and learning: one of rlrun.algos.loops, or the user's own.
 
-        Takes the algorithms by policy id and the worker set; returns metrics by policy id.
+        Takes the algorithms by policy id and the worker set.
         """
         raise NotImplementedError
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         """Raise SpaceError if the algorithm cannot act in the action space; `env` names the env."""
+
+    # On the workers
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
@@ -103,43 +141,111 @@ class Algorithm:
     def postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
         """On the worker: columns [T, B, ...] -> columns that learn() needs, [T', B, ...].
 
-        T' is T, less `lookahead_steps`. A row of which `valid` is False is dropped afterwards.
+        T' is T, less `lookahead_steps`.
         """
         return trajectory
+
+    # The learner
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         """Become a learner of `policy`, which is moved to `device`."""
         self.device = device
         self.policy = policy.to(device)
+        self.optimizer = FlatAdam(self.policy.flat, eps=self.adam_epsilon)
         self.rng = seeding.generator(seed, "learner")
 
-    def learn(self, batch: Batch) -> dict[str, Any]:
-        """Update the policy from a NumPy batch; returns learner statistics: numbers, or vectors
-        of which mean, least and largest are reported."""
-        raise NotImplementedError
+    @property
+    def timestep(self) -> int:
+        """Env steps sampled so far, over all workers."""
+        return self.clock()
 
-    def learn_on_batch(self, batch: Batch) -> dict[str, Any]:
-        """`learn`, with the hook on_learn_on_batch before it."""
-        self.num_rows_trained += batch.num_rows
-        if self.on_learn_on_batch is None:
-            return self.learn(batch)
-        custom_metrics: dict[str, Any] = {}
-        self.on_learn_on_batch(policy=self.policy, train_batch=batch, result=custom_metrics)
-        return self.learn(batch) | {"custom_metrics": custom_metrics}
+    def scheduled(self, name: str) -> float:
+        """The value now of the hyperparameter `name`, which may be a schedule over env steps."""
+        return self.schedule(name)(self.timestep)
+
+    def schedule(self, name: str) -> Schedule:
+        """The hyperparameter `name` as a schedule over env steps."""
+        value = getattr(self, name)
+        known = self._schedules.get(name)
+        if known is None or known[0] is not value:
+            self._schedules[name] = known = (value, make_schedule(value))
+        return known[1]
+
+    def set_hyperparameters(self, **values: Any) -> None:
+        """Change hyperparameters of a living learner or worker. Raises ConfigError if one is
+        unknown, out of range, or one with which something was built."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        for name in values:
+            if name not in known or name in self.built_in:
+                changeable = ", ".join(sorted(known.keys() - self.built_in))
+                what = "is built in" if name in known else "does not exist"
+                raise ConfigError(f"algo.{name} {what}. What can change in a run: {changeable}.")
+        type(self)(**(known | values))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.changes |= values
+        self.apply_hyperparameters()
+
+    def apply_hyperparameters(self) -> None:
+        """Hand hyperparameters on to the parts that the learner holds; called after
+        each change."""
+
+    def learn_on_batch(self, batch: Batch) -> None:
+        """One call of `learn` on a NumPy batch, with the hook on_learn_on_batch before it."""
+        self.num_rows_trained += batch.num_steps
+        if self.on_learn_on_batch is not None:
+            custom_metrics: dict[str, Any] = {}
+            self.on_learn_on_batch(policy=self.policy, train_batch=batch, result=custom_metrics)
+            self.custom_stats.add(custom_metrics)
+        with self.timers.measure("learn"):
+            self.learner_stats.add(self.learn(batch.to(self.device)))
+
+    def learn(self, rows: Batch) -> dict[str, Any]:
+        """Update the policy from rows of torch tensors on the learner's device; returns learner
+        statistics: numbers, or vectors of which mean, least and largest are reported."""
+        return self.compute_gradients(rows) | self.apply_gradients()
+
+    def compute_gradients(self, rows: Batch) -> dict[str, Any]:
+        """Put the gradient of `loss` into `policy.flat.grad`; returns learner statistics."""
+        loss, metrics = self.loss(rows)
+        self.optimizer.compute_gradients(loss)
+        return {"total_loss": loss.detach(), **metrics}
+
+    def apply_gradients(self) -> dict[str, Any]:
+        """One optimiser step along `policy.flat.grad`; returns learner statistics."""
+        self.num_updates += 1
+        lr = self.scheduled("lr")
+        return {"grad_norm": self.optimizer.apply_gradients(lr, self.grad_clip), "cur_lr": lr}
+
+    def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss (a scalar) of rows of torch tensors, and learner statistics."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed learner needs: weights, optimiser, targets, generator."""
         return {
             "weights": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.bit_generator.state,
+            "num_updates": self.num_updates,
             "num_rows_trained": self.num_rows_trained,
+            "changes": self.changes,
+            "learner_stats": self.learner_stats.state_dict(),
+            "custom_stats": self.custom_stats.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave, but for `changes`, which the trainer sets everywhere."""
         self.policy.set_weights(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = state["rng"]
+        self.num_updates = int(state["num_updates"])
         self.num_rows_trained = int(state["num_rows_trained"])
+        self.learner_stats.load_state_dict(state["learner_stats"])
+        self.custom_stats.load_state_dict(state["custom_stats"])
+
+    def on_weights_set(self) -> None:
+        """The user has given the policy other weights: whatever is derived from them follows."""
 
     def build(self, env: str, overrides: list[str] | None = None, **settings: Any) -> Any:
         """A Trainer of this algorithm: DQN(lr=1e-3).build(env="CartPole-v1"); arguments as in
@@ -148,7 +254,7 @@ class Algorithm:
 
         return build_trainer(self, env, overrides, **settings)
 
-    def unknown_metrics(self) -> dict[str, Any]:
+    def unknown_metrics(self) -> dict[str, float]:
         """What stands in results before the first learn(): its names with nan, where an algorithm
         samples for a while first."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from rlrun.core.errors import BatchError
 class Batch(dict[str, Any]):
     """Columns by name; every column has the same leading axis (rows).
 
+    A row is a step, [N, ...], or a sequence of up to L steps, [S, L, ...]; then `mask` [S, L] says
+    which steps are real, and `state_in/<name>` [S, ...] holds the policy's state at each start.
     NumPy arrays on the workers, torch tensors after `to(device)`. The usual columns are obs,
-    actions, rewards, next_obs, terminated, truncated and whatever the policy and the algorithm's
+    actions, rewards, terminated, truncated and whatever the policy and the algorithm's
     postprocessing add. `len(batch)` is the number of columns, as of any dict; see `num_rows`.
     """
 
@@ -25,6 +28,16 @@ class Batch(dict[str, Any]):
         for column in self.values():
             return int(column.shape[0])
         return 0
+
+    @property
+    def num_steps(self) -> int:
+        """Real steps: the rows themselves, or those in the sequences."""
+        return int(self["mask"].sum()) if "mask" in self else self.num_rows
+
+    def real(self, column: Any) -> Any:
+        """The real steps of a column (of this batch, or computed from it): as it is [N, ...] where
+        rows are steps, [S, L, ...] -> [num_steps, ...] where they are sequences."""
+        return column[self["mask"]] if "mask" in self else column
 
     def require(self, *names: str) -> None:
         """Raise BatchError if one of the columns is missing."""
@@ -51,8 +64,14 @@ class Batch(dict[str, Any]):
         return Batch(tensors)
 
     def minibatches(self, size: int, num_epochs: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Shuffled slices of `size` rows, every row once an epoch; a shorter rest is kept."""
+        """Shuffled parts of about `size` steps, every row once an epoch.
+
+        Parts are equal but for one row: a rest never makes a minibatch of its own, in which a few
+        rows would count as much as hundreds elsewhere.
+        """
         num_rows = self.num_rows
+        num_parts = min(max(round(self.num_steps / size), 1), max(num_rows, 1))
+        bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
         for _ in range(num_epochs):
             order = torch.from_numpy(rng.permutation(num_rows))
             shuffled = Batch(
@@ -61,15 +80,16 @@ class Batch(dict[str, Any]):
                     for name, column in self.items()
                 }
             )
-            for start in range(0, num_rows, size):
-                yield shuffled.take(slice(start, start + size))
+            for start, end in pairwise(bounds):
+                yield shuffled.take(slice(start, end))
 
 
 def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
-    """One batch with the rows of all NumPy `batches`, in order.
+    """One batch with the rows of all NumPy `batches`, in order; those without columns are left out.
 
     Raises BatchError if the batches do not have the same columns.
     """
+    batches = [batch for batch in batches if batch]
     if len(batches) == 1:
         return Batch(batches[0])
     names = batches[0].keys() if batches else ()

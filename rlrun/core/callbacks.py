@@ -73,7 +73,8 @@ class Callbacks:
         self, *, policy: Any, train_batch: Any, result: dict[str, Any], **kwargs: Any
     ) -> None:
         """In the learner, before each update on a train batch; numbers put into `result` are
-        reported under info/learner/<policy id>/custom_metrics."""
+        reported under info/learner/<policy id>/custom_metrics, as their mean over the updates of
+        an iteration (names that begin with cur_: the last)."""
 
     def on_train_result(self, *, trainer: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """After each iteration, before its result is logged; may change it."""

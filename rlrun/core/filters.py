@@ -1,80 +1,92 @@
-"""Observation filters: running statistics that workers gather and share."""
+"""Observation filters: running statistics that belong to a policy, and travel with its weights.
+
+Rows of trajectories and replay buffers hold observations as they came; whoever acts or learns
+normalises them with the statistics of now. Workers gather `RunningMoments` of what they see; the
+learner merges them between two updates, so that a policy acts on a fragment and learns from it
+with the same statistics.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import nn
 
 FilterName = Literal["NoFilter", "MeanStdFilter"]
 
 
-class NoFilter:
+class NoFilter(nn.Module):
     """Gives observations as they are."""
 
-    def __call__(self, obs: np.ndarray, update: bool = True) -> np.ndarray:
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """obs [..., *shape] -> the same shape; float32 where something is changed."""
         return obs
 
-    def flush(self) -> dict[str, Any]:
-        """What was gathered since the last flush, for `merge`."""
-        return {}
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """The same for NumPy arrays."""
+        return obs
 
-    def merge(self, gathered: dict[str, Any]) -> None:
-        """Add what another filter gathered."""
+    def moments(self) -> RunningMoments | None:
+        """Empty statistics to gather observations with; None if nothing is to be gathered."""
+        return None
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+    def merge(self, gathered: RunningMoments) -> None:
+        """Count what was gathered."""
 
 
 class MeanStdFilter(NoFilter):
-    """Observations minus their running mean, over their running standard deviation, clipped.
+    """Observations minus their running mean, over their running standard deviation, clipped."""
 
-    Statistics are merged exactly by Chan et al. (1979), eq. 2.1: count, mean and sum of squared
-    deviations, float64. `recent` holds what came since the last flush, for other workers.
-    """
+    count: torch.Tensor
+    mean: torch.Tensor
+    squares: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, shape: tuple[int, ...], clip: float = 10.0) -> None:
+        super().__init__()
         self.clip = clip
-        self.total = RunningMoments(shape)
-        self.recent = RunningMoments(shape)
-        self._refresh()
+        self.was_applied = False
+        """Whether any policy has used it yet."""
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
 
-    def __call__(self, obs: np.ndarray, update: bool = True) -> np.ndarray:
-        """obs: [N, *shape]; returns the same shape, float32. `update` counts the rows first."""
-        if update:
-            self.total.add(obs)
-            self.recent.add(obs)
-            self._refresh()
-        filtered = (obs - self._mean) * self._scale
-        return np.clip(filtered, -self.clip, self.clip, dtype=np.float32, casting="same_kind")
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
-    def flush(self) -> dict[str, Any]:
-        gathered = self.recent.state_dict()
-        self.recent = RunningMoments(self.recent.mean.shape)
-        return gathered
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        self.was_applied = True
+        normalised = (obs - self.shift.cpu().numpy()) * self.scale.cpu().numpy()
+        return np.minimum(np.maximum(normalised, -self.clip, out=normalised), self.clip)
 
-    def merge(self, gathered: dict[str, Any]) -> None:
-        self.total.merge(gathered["count"], gathered["mean"], gathered["squares"])
-        self._refresh()
+    def moments(self) -> RunningMoments:
+        return RunningMoments(tuple(self.mean.shape))
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.total.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.total.load_state_dict(state)
-        self.recent = RunningMoments(self.recent.mean.shape)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        self._mean = self.total.mean.astype(np.float32)
-        self._scale = (1.0 / (self.total.std() + 1e-8)).astype(np.float32)
+    def merge(self, gathered: RunningMoments) -> None:
+        total = RunningMoments(tuple(self.mean.shape))
+        total.merge(int(self.count), self.mean.cpu().numpy(), self.squares.cpu().numpy())
+        total.merge(gathered.count, gathered.mean, gathered.squares)
+        found = {
+            "count": np.float64(total.count),
+            "mean": total.mean,
+            "squares": total.squares,
+            "shift": total.mean.astype(np.float32),
+            "scale": (1.0 / (total.std() + 1e-8)).astype(np.float32),
+        }
+        for name, value in found.items():
+            self.get_buffer(name).copy_(torch.as_tensor(value))
 
 
 class RunningMoments:
-    """Count, mean and summed squared deviations of rows seen one batch at a time."""
+    """Count, mean and summed squared deviations of rows seen one batch at a time, float64.
+
+    Merged exactly by Chan et al. (1979), eq. 2.1.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.count = 0
@@ -83,8 +95,9 @@ class RunningMoments:
 
     def add(self, rows: np.ndarray) -> None:
         """rows: [N, *shape]."""
-        mean = rows.mean(0, dtype=np.float64)
-        self.merge(len(rows), mean, np.square(rows - mean).sum(0))
+        if len(rows):
+            mean = rows.mean(0, dtype=np.float64)
+            self.merge(len(rows), mean, np.square(rows - mean).sum(0))
 
     def merge(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
         """Add the moments of other rows."""
@@ -106,6 +119,7 @@ class RunningMoments:
         return {"count": self.count, "mean": self.mean, "squares": self.squares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
         self.count = int(state["count"])
         self.mean = np.asarray(state["mean"], np.float64)
         self.squares = np.asarray(state["squares"], np.float64)

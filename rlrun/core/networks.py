@@ -213,8 +213,8 @@ class NoisyLinear(nn.Module):
     """Linear layer with factorised Gaussian parameter noise (Fortunato et al., 2018,
     arXiv:1706.10295, eq. 9-11): y = (mu + sigma f(e_out) f(e_in)^T) x + mu_b + sigma_b f(e_out).
 
-    `use_noise` off gives the mean network. Noise is part of the state, so that a resumed run acts
-    with the noise that it was stopped with.
+    `use_noise` off gives the mean network. Noise is no part of the weights: learners draw it anew
+    for each update, workers for each step and each of their rows.
     """
 
     noise_in: torch.Tensor
@@ -227,15 +227,18 @@ class NoisyLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
         self.sigma_weight = nn.Parameter(torch.full((out_features, in_features), sigma0 * bound))
         self.sigma_bias = nn.Parameter(torch.full((out_features,), sigma0 * bound))
-        self.register_buffer("noise_in", torch.zeros(in_features))
-        self.register_buffer("noise_out", torch.zeros(out_features))
+        self.register_buffer("noise_in", torch.zeros(in_features), persistent=False)
+        self.register_buffer("noise_out", torch.zeros(out_features), persistent=False)
         self.use_noise = True
 
-    def resample_noise(self, rng: np.random.Generator) -> None:
-        """Draw new noise."""
-        for noise in (self.noise_in, self.noise_out):
-            draws = rng.standard_normal(noise.shape[0], dtype=np.float32)
-            noise.copy_(torch.from_numpy(np.sign(draws) * np.sqrt(np.abs(draws))))
+    def draw_noise(self, rng: np.random.Generator, num_rows: int | None = None) -> None:
+        """Draw new noise, one for all rows or one for each of `num_rows`, and use it."""
+        self.use_noise = True
+        for name, size in (("noise_in", self.weight.shape[1]), ("noise_out", self.weight.shape[0])):
+            shape = (size,) if num_rows is None else (num_rows, size)
+            draws = rng.standard_normal(shape, dtype=np.float32)
+            noise = torch.from_numpy(np.sign(draws) * np.sqrt(np.abs(draws)))
+            setattr(self, name, noise.to(self.weight.device))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         mean = nn.functional.linear(features, self.weight, self.bias)

@@ -1,101 +1,70 @@
-"""Adam on one flat parameter: all weights of a network lie in one tensor, all gradients in another.
-
-One pass over the flat tensors replaces a loop over parameters, the gradient norm is one reduction,
-and torch.optim is never imported (it takes 2 s to).
-"""
+"""Adam on a network's flat vector of weights: one pass over it in place of a loop over parameters,
+the gradient's norm as one reduction, and no import of torch.optim (which takes 2 s)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-
-def flatten_parameters(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """Move `parameters` into one new tensor, of which they become views; returns it."""
-    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    for parameter, view in zip(parameters, views_like(parameters, flat), strict=True):
-        parameter.data = view
-    return flat
-
-
-def views_like(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
-    """Consecutive parts of `flat` [total size], one of the shape of each parameter."""
-    parts = flat.split([parameter.numel() for parameter in parameters])
-    return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+from rlrun.core.flat import FlatParameters
 
 
 class FlatAdam:
-    """Adam (Kingma & Ba, 2015, arXiv:1412.6980, algorithm 1) over all of `parameters`.
-
-    Construction moves the parameters into one tensor and their gradients into another, of which
-    they become views. All must be float32 on one device.
-    """
+    """Adam (Kingma & Ba, 2015, arXiv:1412.6980, algorithm 1) over all weights of a network."""
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        flat: FlatParameters,
         *,
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.flat = flat
         self.eps = eps
         self.betas = betas
-        self.flat = flatten_parameters(self.parameters)
-        self.grad = torch.zeros_like(self.flat)
-        for parameter, gradient in zip(
-            self.parameters, views_like(self.parameters, self.grad), strict=True
-        ):
-            parameter.grad = gradient
-        self.exp_avg = torch.zeros_like(self.flat)
-        self.exp_avg_sq = torch.zeros_like(self.flat)
-        self.num_steps = torch.zeros((), device=self.flat.device)
-        self._one = torch.ones((), device=self.flat.device)
-        self._inputs = tuple(self.parameters)
+        self.exp_avg = torch.zeros_like(flat.values)
+        self.exp_avg_sq = torch.zeros_like(flat.values)
+        self.num_steps = torch.zeros((), device=flat.values.device)
+        self._one = torch.ones((), device=flat.values.device)
 
     def step(self, loss: torch.Tensor, lr: float, grad_clip: float | None = None) -> torch.Tensor:
-        """One gradient step on `loss`; returns the gradient's L2 norm before clipping (scalar).
+        """One gradient step on `loss`; returns the gradient's L2 norm before clipping (scalar)."""
+        self.compute_gradients(loss)
+        return self.apply_gradients(lr, grad_clip)
 
-        `grad_clip` scales the whole gradient down to that norm.
-        """
-        self.grad.zero_()
-        self._backward(loss)
-        norm = torch.linalg.vector_norm(self.grad)
-        if grad_clip is not None:
-            self._clip(norm, grad_clip)
-        self._apply(lr)
-        return norm
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        # What loss.backward(inputs=self.parameters) comes to; its checks take longer than the
-        # backward pass of a small layer (35 us).
+    def compute_gradients(self, loss: torch.Tensor) -> None:
+        """Put the gradient of `loss` (a scalar) into `flat.grad`."""
+        if self.flat.bind():
+            for part in self.flat.frozen():
+                # What was on its way before they were frozen would move them on.
+                self.exp_avg[part] = 0.0
+        self.flat.grad.zero_()
+        # What loss.backward(inputs=...) comes to; its checks take longer than the backward pass of
+        # a small layer (35 us).
         torch.autograd.Variable._execution_engine.run_backward(
             (loss,),
             (self._one,),
             keep_graph=False,
             create_graph=False,
-            inputs=self._inputs,
+            inputs=self.flat.trainable,
             allow_unreachable=True,
             accumulate_grad=True,
         )
 
-    def _clip(self, norm: torch.Tensor, grad_clip: float) -> None:
-        if norm.device.type != "cpu":
-            # Without a look at the norm, for which the host would have to wait.
-            self.grad.mul_((grad_clip / (norm + 1e-6)).clamp_(max=1.0))
-        elif (length := norm.item()) > grad_clip:
-            self.grad.mul_(grad_clip / (length + 1e-6))
-
-    def _apply(self, lr: float) -> None:
+    def apply_gradients(self, lr: float, grad_clip: float | None = None) -> torch.Tensor:
+        """Step along `flat.grad`, which `grad_clip` first scales down to that L2 norm as a whole;
+        returns the norm before that (scalar)."""
+        grad = self.flat.grad
+        norm = torch.linalg.vector_norm(grad)
+        if grad_clip is not None:
+            self._clip(norm, grad_clip)
         self.num_steps += 1
         # The kernel under torch.optim.Adam(fused=True): one pass, where the same in single
         # operations takes ten times as long (14 us against 150 us for 10,000 weights).
         torch._fused_adam_(
-            [self.flat],
-            [self.grad],
+            [self.flat.values],
+            [grad],
             [self.exp_avg],
             [self.exp_avg_sq],
             [],
@@ -108,6 +77,14 @@ class FlatAdam:
             amsgrad=False,
             maximize=False,
         )
+        return norm
+
+    def _clip(self, norm: torch.Tensor, grad_clip: float) -> None:
+        if norm.device.type != "cpu":
+            # Without a look at the norm, for which the host would have to wait.
+            self.flat.grad.mul_((grad_clip / (norm + 1e-6)).clamp_(max=1.0))
+        elif (length := norm.item()) > grad_clip:
+            self.flat.grad.mul_(grad_clip / (length + 1e-6))
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and step count; the weights themselves belong to the policy's state."""

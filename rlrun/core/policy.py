@@ -1,11 +1,12 @@
 """Policies: a network and the distribution over actions that it gives.
 
-One object serves both sides: `act` is for workers (NumPy, no gradients), `forward` for learners
-(torch). With `num_workers=0` worker and learner hold the very same policy.
+`act` is for workers (NumPy, no gradients), `forward` for learners (torch). Learner and workers each
+have a policy of their own, also in one process; `copy_weights` brings the learner's to the others.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,47 +15,105 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rlrun.core.batch import Batch
 from rlrun.core.distributions import Categorical, Distribution, DistributionFamily
+from rlrun.core.filters import NoFilter
+from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import Layers, Model, NoisyLinear, linear
 from rlrun.core.stack import Stack
 
 Extras = dict[str, np.ndarray]
 """What a policy gives beside its distribution, by column name: [N] or [N, ...] arrays."""
 
+State = dict[str, np.ndarray]
+"""What a policy with memory carries from step to step, by name: [N, ...] arrays; empty without."""
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What happened before an observation, for policies that look at it; zeros at a reset."""
+
+    actions: np.ndarray
+    """In the policy's own terms [N, ...]."""
+    rewards: np.ndarray
+    """[N], float32, as the algorithm sees them."""
+
 
 class Policy(nn.Module):
-    """Base of all policies; observations are preprocessed and filtered already."""
+    """Base of all policies. Observations come preprocessed; `act`, `values` and `forward` apply
+    `observation_filter` to them, which a worker has put there before it asks for anything."""
 
     obs_space: spaces.Box
     action_space: spaces.Space
+    uses_previous = False
+    """Whether `act` and `forward` look at the previous action and reward."""
+    max_seq_len = 20
+    """Steps of the sequences that a policy with memory learns from."""
 
-    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
-        """The distribution over actions at obs [N, *shape], over NumPy inputs, and the extras."""
+    def __init__(self, obs_space: spaces.Box, action_space: spaces.Space) -> None:
+        super().__init__()
+        self.obs_space = obs_space
+        self.action_space = action_space
+        self.observation_filter = NoFilter()
+        self._flat: FlatParameters | None = None
+
+    def initial_state(self, num_rows: int) -> State:
+        """The state at the start of `num_rows` episodes, [num_rows, ...] arrays; empty without
+        memory."""
+        return {}
+
+    def get_initial_state(self) -> State:
+        """The state at the start of one episode, for compute_action: arrays without a row axis."""
+        return {name: part[0] for name, part in self.initial_state(1).items()}
+
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        """The distribution over actions at obs [N, *shape], over NumPy inputs, the extras, and the
+        state [N, ...] after it (`state` None: that of an episode's start)."""
         raise NotImplementedError
 
-    def values(self, obs: np.ndarray) -> np.ndarray:
+    def values(
+        self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
+    ) -> np.ndarray:
         """State values [N], float32, for obs [N, *shape]; for algorithms that bootstrap."""
         raise NotImplementedError
 
-    def resample_noise(self, rng: np.random.Generator) -> None:
-        """Draw new noise in every noisy layer; nothing where there is none."""
-        for layer in self.noisy_layers:
-            layer.resample_noise(rng)
+    def forward(self, rows: Batch) -> Any:
+        """What the learner needs, differentiable, for rows of steps [N, ...] or of sequences
+        [S, L, ...] (with `mask` [S, L] and the states at their starts, `state_in/<name>`)."""
+        raise NotImplementedError
 
-    def get_noise(self) -> list[torch.Tensor]:
-        """Copies of the noise of every noisy layer."""
-        return [n.clone() for layer in self.noisy_layers for n in (layer.noise_in, layer.noise_out)]
+    # Weights
 
-    def set_noise(self, noise: list[torch.Tensor]) -> None:
-        """Put back what `get_noise` gave."""
-        present = [n for layer in self.noisy_layers for n in (layer.noise_in, layer.noise_out)]
-        for tensor, saved in zip(present, noise, strict=True):
-            tensor.copy_(saved)
+    @property
+    def flat(self) -> FlatParameters:
+        """All weights as one vector, and their gradient as another."""
+        if self._flat is None:
+            self._flat = FlatParameters(self)
+        return self._flat
+
+    def copy_weights(self, other: Policy) -> None:
+        """Take over weights and statistics of a policy of the same make."""
+        other.flat.bind()
+        self.flat.bind()
+        self.flat.values.copy_(other.flat.values)
+        for (mine, name), (theirs, _) in zip(self._statistics, other._statistics, strict=True):
+            mine[name].copy_(theirs[name])
 
     @cached_property
-    def noisy_layers(self) -> list[NoisyLinear]:
-        """All noisy layers."""
-        return [module for module in self.modules() if isinstance(module, NoisyLinear)]
+    def _statistics(self) -> list[tuple[dict[str, Any], str]]:
+        """Where the buffers lie that are part of the weights."""
+        return [
+            (module._buffers, name)
+            for module in self.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and name not in module._non_persistent_buffers_set
+        ]
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name, as NumPy copies."""
@@ -84,14 +143,41 @@ class Policy(nn.Module):
         }
         self.load_state_dict({name: torch.as_tensor(array) for name, array in writeable.items()})
 
+    @property
+    def runs_in_numpy(self) -> bool:
+        """Whether acting needs no torch, and so wants the weights on the CPU."""
+        stacks = [part for part in vars(self).values() if isinstance(part, Stack)]
+        return bool(stacks) and all(stack.runs_in_numpy for stack in stacks)
+
+    # Noise
+
+    def draw_noise(self, rng: np.random.Generator, num_rows: int | None = None) -> None:
+        """New noise in every noisy layer: one for all rows, or one for each of `num_rows`."""
+        for layer in self.noisy_layers:
+            layer.draw_noise(rng, num_rows)
+
+    def mute_noise(self) -> None:
+        """Noisy layers give their mean from now on, until noise is drawn."""
+        for layer in self.noisy_layers:
+            layer.use_noise = False
+
+    @cached_property
+    def noisy_layers(self) -> list[NoisyLinear]:
+        """All noisy layers."""
+        return [module for module in self.modules() if isinstance(module, NoisyLinear)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies lay out vectors of their own, and look for layers of their own.
+        cached = ("_statistics", "noisy_layers")
+        state = {name: value for name, value in self.__dict__.items() if name not in cached}
+        return state | {"_flat": None}
+
 
 class ActorCritic(Policy):
     """A distribution over actions and a state value (PPO and its relatives)."""
 
     def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
-        super().__init__()
-        self.obs_space = obs_space
-        self.action_space = action_space
+        super().__init__(obs_space, action_space)
         self.family = DistributionFamily(action_space)
         self.pi_encoder: Any = model.encoder(obs_space)
         self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
@@ -107,27 +193,40 @@ class ActorCritic(Policy):
         self.vf_head = linear(features, 1, gain=1.0)
         self._shared: Stack | None = None
         if self.vf_encoder is None:
-            self._shared = Stack(self.pi_encoder)
-            self._pi, self._vf = Stack(self.pi_head), Stack(self.vf_head)
+            self._shared = Stack(self, "pi_encoder")
+            self._pi, self._vf = Stack(self, "pi_head"), Stack(self, "vf_head")
         else:
-            self._pi = Stack(self.pi_encoder, self.pi_head)
-            self._vf = Stack(self.vf_encoder, self.vf_head)
+            self._pi = Stack(self, "pi_encoder", "pi_head")
+            self._vf = Stack(self, "vf_encoder", "vf_head")
 
-    def forward(self, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
-        """The distribution over actions and the state values [N]."""
-        features = obs if self._shared is None else self._shared(obs)
+    def forward(self, rows: Batch) -> tuple[Distribution, torch.Tensor]:
+        """The distribution over actions and the state values [N], or [S, L] of sequences."""
+        features = self.observation_filter(rows["obs"])
+        if self._shared is not None:
+            features = self._shared(features)
         outputs, values = self._pi(features), self._vf(features)
         return self.family(outputs, self.log_std), values.squeeze(-1)
 
-    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
-        features = obs if self._shared is None else self._shared.act(obs)
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        features = self._features(obs)
         outputs, values = self._pi.act(features), self._vf.act(features)
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
-        return self.family(outputs, log_std), {"values": values[:, 0]}
+        return self.family(outputs, log_std), {"values": values[:, 0]}, {}
 
-    def values(self, obs: np.ndarray) -> np.ndarray:
-        features = obs if self._shared is None else self._shared.act(obs)
-        return self._vf.act(features)[:, 0]
+    def values(
+        self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
+    ) -> np.ndarray:
+        return self._vf.act(self._features(obs))[:, 0]
+
+    def _features(self, obs: np.ndarray) -> np.ndarray:
+        filtered = self.observation_filter.act(obs)
+        return filtered if self._shared is None else self._shared.act(filtered)
 
 
 class QNetwork(Policy):
@@ -155,9 +254,7 @@ class QNetwork(Policy):
         v_min: float,
         v_max: float,
     ) -> None:
-        super().__init__()
-        self.obs_space = obs_space
-        self.action_space = action_space
+        super().__init__(obs_space, action_space)
         self.num_actions = int(action_space.n)
         self.num_atoms = num_atoms
         self.encoder: Any = model.encoder(obs_space)
@@ -171,14 +268,17 @@ class QNetwork(Policy):
         self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
         self._shared: Stack | None = None
         if self.value is None:
-            self._advantage = Stack(self.encoder, self.advantage)
+            self._advantage = Stack(self, "encoder", "advantage")
         else:
-            self._shared = Stack(self.encoder)
-            self._advantage, self._value = Stack(self.advantage), Stack(self.value)
+            self._shared = Stack(self, "encoder")
+            self._advantage, self._value = Stack(self, "advantage"), Stack(self, "value")
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Action values [N, num_actions]; with atoms their logits [N, num_actions, num_atoms]."""
-        features = obs if self._shared is None else self._shared(obs)
+    def forward(self, rows: Batch) -> torch.Tensor:
+        """Action values [N, num_actions] at `obs`; with atoms their logits [N, num_actions,
+        num_atoms]."""
+        features = self.observation_filter(rows["obs"])
+        if self._shared is not None:
+            features = self._shared(features)
         value = None if self.value is None else self._value(features)
         return self._combine(self._advantage(features), value)
 
@@ -188,15 +288,21 @@ class QNetwork(Policy):
             return outputs
         return (outputs.softmax(-1) * self.support).sum(-1)
 
-    def act(self, obs: np.ndarray, explore: bool = True) -> tuple[Distribution, Extras]:
-        for layer in self.noisy_layers:
-            layer.use_noise = explore
-        features = obs if self._shared is None else self._shared.act(obs)
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        features = self.observation_filter.act(obs)
+        if self._shared is not None:
+            features = self._shared.act(features)
         value = None if self.value is None else self._value.act(features)
         outputs = self._combine(self._advantage.act(features), value)
         if self.num_atoms > 1:
             outputs = self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
-        return Categorical(outputs), {}
+        return Categorical(outputs), {}, {}
 
     def _combine(self, advantage: Any, value: Any) -> Any:
         if self.num_atoms > 1:

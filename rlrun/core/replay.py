@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
 from rlrun.core.batch import Batch
+from rlrun.core.errors import ResourceError
+
+logger = logging.getLogger("rlrun")
+
+LARGE_SHARE = 0.7
+"""A buffer that will take more than this share of the free memory is worth a warning."""
 
 
 class ReplayBuffer:
@@ -88,6 +96,7 @@ class ReplayBuffer:
                 self.columns[name][: self.size] = column
 
     def _allocate(self, batch: Mapping[str, np.ndarray]) -> None:
+        check_memory(self.capacity, {name: column[:1] for name, column in batch.items()})
         self.columns = {
             # Zeroed pages take no memory until they are written.
             name: np.zeros((self.capacity, *column.shape[1:]), column.dtype)
@@ -96,6 +105,29 @@ class ReplayBuffer:
 
     def _rows(self, slots: np.ndarray) -> Batch:
         return Batch({name: column.take(slots, 0) for name, column in self.columns.items()})
+
+
+def check_memory(capacity: int, row: Mapping[str, np.ndarray]) -> None:
+    """Say what `capacity` rows like `row` (columns [1, ...]) will take, before they fill up.
+
+    Raises ResourceError if that is more than the machine has; warns if little would be left of what
+    is free now.
+    """
+    row_bytes = sum(column.nbytes for column in row.values())
+    needed, memory = capacity * row_bytes, psutil.virtual_memory()
+    takes = (
+        f"algo.buffer_size={capacity} rows of {row_bytes:,} bytes take {_gigabytes(needed)} when "
+        f"the buffer is full; this machine has {_gigabytes(memory.total)}, of which "
+        f"{_gigabytes(memory.available)} are free now."
+    )
+    if needed > memory.total:
+        raise ResourceError(f"{takes} Lower algo.buffer_size.")
+    if needed > LARGE_SHARE * memory.available:
+        logger.warning("%s", takes)
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB"
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):

@@ -102,17 +102,24 @@ class ActionConverter:
     def __init__(self, space: spaces.Space, *, normalize_actions: bool) -> None:
         self.policy_space = space
         self._convert: ActionTransform | None = None
+        self._invert: ActionTransform = np.asarray
         if isinstance(space, spaces.Discrete):
             self.policy_space = spaces.Discrete(int(space.n))
             self._convert = _shifted(space)
+            self._invert = lambda actions: np.asarray(actions) - space.start
         elif isinstance(space, spaces.MultiDiscrete):
             self.policy_space = spaces.MultiDiscrete(space.nvec)
             self._convert = _shifted(space)
+            self._invert = lambda actions: np.asarray(actions) - space.start
         elif isinstance(space, spaces.Box) and is_float_vector(space):
-            self.policy_space, self._convert = _bounded(space, normalize_actions)
+            self.policy_space, self._convert, self._invert = _bounded(space, normalize_actions)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._convert is None else self._convert(actions)
+
+    def invert(self, env_actions: Any) -> np.ndarray:
+        """What the policy would have had to give for these actions of the env, [N, ...]."""
+        return self._invert(env_actions)
 
 
 def _shifted(space: spaces.Discrete | spaces.MultiDiscrete) -> ActionTransform | None:
@@ -121,7 +128,9 @@ def _shifted(space: spaces.Discrete | spaces.MultiDiscrete) -> ActionTransform |
     return lambda actions: (actions + space.start).astype(space.dtype)
 
 
-def _bounded(space: spaces.Box, normalize: bool) -> tuple[spaces.Box, ActionTransform]:
+def _bounded(
+    space: spaces.Box, normalize: bool
+) -> tuple[spaces.Box, ActionTransform, ActionTransform]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
     start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
@@ -143,7 +152,13 @@ def _bounded(space: spaces.Box, normalize: bool) -> tuple[spaces.Box, ActionTran
     with np.errstate(over="ignore"):  # Bounds beyond float32 are none to a policy.
         policy_low = np.where(is_stretched, -1.0, low).astype(np.float32)
         policy_high = np.where(is_stretched, 1.0, high).astype(np.float32)
-    return spaces.Box(policy_low, policy_high, dtype=np.float32), convert
+
+    def invert(actions: np.ndarray) -> np.ndarray:
+        return ((np.asarray(actions) - middle) / np.where(half == 0.0, 1.0, half)).astype(
+            np.float32
+        )
+
+    return spaces.Box(policy_low, policy_high, dtype=np.float32), convert, invert
 
 
 def _as_float32(space: spaces.Box) -> spaces.Box:

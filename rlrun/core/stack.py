@@ -8,12 +8,13 @@ copy. For a train batch they run as bare torch operations. All else runs module 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 from rlrun.core.networks import Layers
 
@@ -24,20 +25,31 @@ MAX_NUMPY_WIDTH = 512
 
 
 class Stack:
-    """`modules` applied one after the other; they stay where they are registered.
+    """The modules of `owner` at the attributes `names`, applied one after the other.
 
-    Not a module itself: a policy keeps it beside the modules that hold its parameters.
+    Not a module itself: a policy keeps it beside the modules that hold its parameters. What user
+    code does to these later (another head, other weights, a forward hook) counts from then on.
     """
 
-    def __init__(self, *modules: Any) -> None:
-        self.modules: tuple[nn.Module, ...] = modules
-        self._layers = _dense_layers(modules)
-        self._parameters = [p for module in self.modules for p in module.parameters()]
+    def __init__(self, owner: nn.Module, *names: str) -> None:
+        self.owner = owner
+        self.names = names
+        self._slots: list[tuple[dict[str, Any], str, Any]] = []
+        self._hooks: list[dict[Any, Any]] = []
+        self._has_hooks = False
+        self._layers: list[_DenseLayer] | None = None
         self._act: Forward | None = None
-        self._act_memory: list[int] = []
+        self._addresses: list[int] = []
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules as they are now."""
+        return [getattr(self.owner, name) for name in self.names]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [N, ...] -> [N, ...], differentiable."""
+        """x [..., features] or [N, ...] -> the last module's output, differentiable."""
+        if not self._is_current():
+            self._look()
         if self._layers is None:
             for module in self.modules:
                 x = module(x)
@@ -50,22 +62,62 @@ class Stack:
 
     def act(self, x: np.ndarray) -> np.ndarray:
         """The same for NumPy arrays (float32), without gradients; best for a few rows."""
-        memory = [parameter.data_ptr() for parameter in self._parameters]
-        if self._act is None or self._act_memory != memory:
-            # Parameters get other memory when an optimiser flattens them, or on a device.
-            self._act, self._act_memory = self._make_act(), memory
+        if not self._is_current():
+            self._look()
+        # Parameters get other memory when an optimiser lays them out, or on a device.
+        if self._act is None or self._addresses != _addresses(self._layers):
+            self._addresses = _addresses(self._layers)
+            self._act = self._make_act()
         return self._act(x)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy has views of its own parameters.
-        return Stack, self.modules
+    @property
+    def runs_in_numpy(self) -> bool:
+        """Whether `act` needs no torch, and so wants its weights on the CPU."""
+        if not self._is_current():
+            self._look()
+        return self._layers is not None and all(map(_is_narrow, self._layers))
+
+    def _is_current(self) -> bool:
+        """Whether modules and parameters are those that were found, and have no hooks."""
+        for place, name, found in self._slots:
+            if place.get(name) is not found:
+                return False
+        return bool(self._slots) and not self._has_hooks and not any(self._hooks)
+
+    def _look(self) -> None:
+        """See what the modules are now."""
+        chain: list[nn.Module] = []
+        self._slots, self._act = [], None
+        containers = [(self.owner, name) for name in self.names]
+        while containers:
+            owner, name = containers.pop(0)
+            module = owner._modules[name]
+            assert module is not None
+            self._slots.append((owner._modules, name, module))
+            if type(module) in (nn.Sequential, Layers):
+                containers = [(module, child) for child in module._modules] + containers
+            else:
+                chain.append(module)
+                self._slots += [
+                    (module._parameters, key, value) for key, value in module._parameters.items()
+                ]
+        involved = [place for _, _, place in self._slots if isinstance(place, nn.Module)]
+        self._hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+        for module in involved:
+            self._hooks += [module._forward_hooks, module._forward_pre_hooks]
+            self._hooks += [module._backward_hooks, module._backward_pre_hooks]
+        self._has_hooks = any(self._hooks)
+        self._layers = None if self._has_hooks else _dense_layers(chain)
 
     def _make_act(self) -> Forward:
         if self._layers is not None and all(map(_suits_numpy, self._layers)):
             return _numpy_forward(self._layers)
-        buffers = (buffer for module in self.modules for buffer in module.buffers())
-        some_tensor = next(iter([*self._parameters, *buffers]), torch.empty(0))
-        return _torch_forward(self.modules, some_tensor.device)
+        return _torch_forward(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy looks at its own modules.
+        state = dict.fromkeys(("_layers", "_act"))
+        return self.__dict__ | state | {"_slots": [], "_hooks": [], "_addresses": []}
 
 
 @dataclass(frozen=True)
@@ -84,40 +136,37 @@ _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _DenseLayer:
     weight: torch.Tensor
     bias: torch.Tensor
     activation: _Activation | None = None
 
 
-def _dense_layers(modules: tuple[nn.Module, ...]) -> list[_DenseLayer] | None:
+def _dense_layers(modules: list[nn.Module]) -> list[_DenseLayer] | None:
     """The modules as fully connected layers, or None if they are anything else."""
     layers: list[_DenseLayer] = []
-    for module in _flattened(modules):
+    for module in modules:
         # Exactly these classes: a subclass may have a forward of its own.
         if type(module) is nn.Linear and module.bias is not None:
             layers.append(_DenseLayer(module.weight, module.bias))
         elif type(module) in _ACTIVATIONS and layers and layers[-1].activation is None:
-            layers[-1] = replace(layers[-1], activation=_ACTIVATIONS[type(module)])
+            layers[-1].activation = _ACTIVATIONS[type(module)]
         elif type(module) is not nn.Identity:
             return None
     return layers
 
 
-def _flattened(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
-    flat: list[nn.Module] = []
-    for module in modules:
-        if type(module) in (nn.Sequential, Layers):
-            flat += _flattened(tuple(module.children()))
-        else:
-            flat.append(module)
-    return flat
+def _addresses(layers: list[_DenseLayer] | None) -> list[int]:
+    return [layer.weight.data_ptr() for layer in layers or ()]
+
+
+def _is_narrow(layer: _DenseLayer) -> bool:
+    return layer.weight.dtype == torch.float32 and max(layer.weight.shape) <= MAX_NUMPY_WIDTH
 
 
 def _suits_numpy(layer: _DenseLayer) -> bool:
-    is_plain = layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
-    return is_plain and max(layer.weight.shape) <= MAX_NUMPY_WIDTH
+    return layer.weight.device.type == "cpu" and _is_narrow(layer)
 
 
 def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
@@ -141,12 +190,10 @@ def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
     return forward
 
 
-def _torch_forward(modules: tuple[nn.Module, ...], device: torch.device) -> Forward:
+def _torch_forward(stack: Stack) -> Forward:
     def forward(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            y = torch.from_numpy(x).to(device)
-            for module in modules:
-                y = module(y)
-            return y.cpu().numpy()
+            device = next((p.device for p in stack.owner.parameters()), None)
+            return stack(torch.from_numpy(x).to(device or "cpu")).cpu().numpy()
 
     return forward

@@ -132,5 +132,12 @@ def first_rule_met(rules: Mapping[str, float], result: dict[str, Any]) -> str | 
     return None
 
 
+def tuned_or_general(name: str | None) -> str:
+    """The one line that says which values a run has: those of a file of conf/tuned, or not."""
+    if name is None:
+        return "Values: the general ones, without a file of conf/tuned"
+    return f"Values: tuned, of tuned={name} (tuned=none: the general ones)"
+
+
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and -math.inf < value < math.inf

@@ -14,7 +14,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any
 
-from rlrun.loggers.base import Logger, RunInfo, first_rule_met
+from rlrun.loggers.base import Logger, RunInfo, first_rule_met, tuned_or_general
 
 _GAINS = {
     "training_iteration": "",
@@ -51,7 +51,8 @@ class ConsoleLogger(Logger):
         self._next_s = -math.inf
         self._is_shown = True
         self._view: _View = _LiveView(run) if is_live else _PlainView()
-        self._safely(self._view.open)
+        values = tuned_or_general(run.config["tuned"]) if "tuned" in run.config else ""
+        self._safely(lambda: self._view.open(values))
 
     def log_result(self, result: dict[str, Any]) -> None:
         self._progress.add(result)
@@ -157,7 +158,7 @@ class _Progress:
 class _View:
     """Where progress is shown; this one is nowhere."""
 
-    def open(self) -> None: ...
+    def open(self, heading: str) -> None: ...
 
     def show(self, progress: _Progress) -> None: ...
 
@@ -165,6 +166,10 @@ class _View:
 
 
 class _PlainView(_View):
+    def open(self, heading: str) -> None:
+        if heading:
+            _print(heading)
+
     def show(self, progress: _Progress) -> None:
         _print(progress.line())
 
@@ -187,7 +192,9 @@ class _LiveView(_View):
         steady_console = SteadyConsole(force_terminal=True)
         self._live = Live(self._title, console=steady_console, auto_refresh=False)
 
-    def open(self) -> None:
+    def open(self, heading: str) -> None:
+        if heading:
+            self._live.console.print(heading, highlight=False)
         self._live.start(refresh=True)
 
     def show(self, progress: _Progress) -> None:

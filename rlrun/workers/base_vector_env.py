@@ -59,10 +59,13 @@ class VectorEnv:
         """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
         raise NotImplementedError
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        """Replay each env's episode; returns what SubEnv.restore_episode does, for each."""
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+        """Bring each env back to the start of the episode that `episode_starts` gave; `actions`
+        are those since then. Returns the raw first observations."""
+        raise NotImplementedError
+
+    def restore_courses(self) -> list[Any]:
+        """Then play the actions again; returns what SubEnv.restore_course does, for each env."""
         raise NotImplementedError
 
     def close(self) -> None:

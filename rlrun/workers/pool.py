@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rlrun.core.errors import ResourceError, RlrunError, WorkerError
@@ -20,15 +20,19 @@ CREATION_TIMEOUT_S = 300.0
 """How long a worker may wait for its resources before that is an error."""
 
 
+Task = str | Callable[..., Any]
+"""What a worker is to do: a method by name, or function(worker, *args)."""
+
+
 class RemotePool:
-    """`num_workers` Ray actors, each made by `make(worker_index)` in its own process.
+    """`num_workers` Ray actors, each made by `make(worker_index, generation)` in its own process.
 
     An actor does what it is told in the order of the telling.
     """
 
     def __init__(
         self,
-        make: Callable[[int], Any],
+        make: Callable[[int, int], Any],
         num_workers: int,
         resources: Resources,
         num_other_workers: int = 0,
@@ -36,50 +40,84 @@ class RemotePool:
         ray = _connect(resources)
         self._ray = ray
         _check_capacity(ray, num_workers + num_other_workers, resources)
-        actor_class = ray.remote(
+        self._actor_class = ray.remote(
             num_cpus=resources.num_cpus_per_worker,
             num_gpus=0 if resources.fake_gpus else resources.num_gpus_per_worker,
             resources=resources.custom_resources_per_worker or None,
         )(_Actor)
-        threads = max(int(resources.num_cpus_per_worker), 1)
+        self._make = ray.cloudpickle.dumps(make)
+        self._threads = max(int(resources.num_cpus_per_worker), 1)
         self._unconfirmed: list[tuple[int, Any]] = []
-        self.actors = [
-            actor_class.remote(ray.cloudpickle.dumps(make), index, _driver_path(), threads)
-            for index in range(1, num_workers + 1)
-        ]
+        self._streams: dict[Task, dict[Any, int]] = {}
+        self._generations = [0] * num_workers
+        self.actors = [self._start(position) for position in range(num_workers)]
         try:
-            made = [actor.make_worker.remote() for actor in self.actors]
-            self._get(list(enumerate(made)), CREATION_TIMEOUT_S)
+            self._finish_start(range(num_workers))
         except BaseException:
             # Actors that were made would keep their CPUs.
             for actor in self.actors:
                 ray.kill(actor)
             raise
 
-    def call_all(self, method: str, *args: Any) -> list[Any]:
-        """`method(*args)` of every worker at once; their results in order. Raises WorkerError."""
-        return self.call_each(method, [args] * len(self.actors))
+    def map(self, task: Task, *args: Any) -> list[Any]:
+        """`task` of every worker at once; their results in order. Raises WorkerError."""
+        return self.map_each(task, [args] * len(self.actors))
 
-    def call_each(self, method: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        """`method(*arguments[i])` of the i-th worker, at once; their results in order."""
+    def map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """`task` of the i-th worker with `arguments[i]`, at once; their results in order."""
         refs = [
-            actor.call.remote(method, *args)
+            actor.call.remote(task, *args)
             for actor, args in zip(self.actors, arguments, strict=True)
         ]
         return self._confirmed(list(enumerate(refs)))
 
-    def call(self, position: int, method: str, *args: Any) -> Any:
-        """`method(*args)` of one worker."""
-        return self._confirmed([(position, self.actors[position].call.remote(method, *args))])[0]
+    def call(self, position: int, task: Task, *args: Any) -> Any:
+        """`task` of one worker."""
+        return self._confirmed([(position, self.actors[position].call.remote(task, *args))])[0]
 
-    def send_all(self, method: str, *args: Any) -> None:
-        """Tell every worker `method(*args)` without waiting; large arguments travel once.
+    def stream(self, task: Task, *args: Any) -> Iterator[tuple[int, Any]]:
+        """(position, result) as workers finish; each goes on with the same task when the caller
+        asks for more. What is still under way when the caller stops comes first the next time."""
+        under_way = self._streams.setdefault(task, {})
+        idle = [p for p in range(len(self.actors)) if p not in under_way.values()]
+        while True:
+            for position in idle:
+                under_way[self.actors[position].call.remote(task, *args)] = position
+            (ref, *_), _ = self._ray.wait(list(under_way), num_returns=1)
+            position = under_way.pop(ref)
+            result = self._get([(position, ref)])[0]
+            yield position, result
+            idle = [position] if position not in under_way.values() else []
 
-        If a worker fails in it, the next call says so.
-        """
+    def send(self, position: int, task: Task, *args: Any) -> None:
+        """Tell one worker without waiting. If it fails in that, the next call says so."""
+        self._unconfirmed.append((position, self.actors[position].call.remote(task, *args)))
+
+    def send_all(self, task: Task, *args: Any) -> None:
+        """Tell every worker without waiting; large arguments travel once."""
         shared = [self._ray.put(arg) for arg in args]
-        for position, actor in enumerate(self.actors):
-            self._unconfirmed.append((position, actor.call.remote(method, *shared)))
+        for position in range(len(self.actors)):
+            self.send(position, task, *shared)
+
+    def replace(self, position: int) -> None:
+        """Put a new worker in the place of one, which is ended if it still lives."""
+        self._ray.kill(self.actors[position])
+        self._unconfirmed = [each for each in self._unconfirmed if each[0] != position]
+        for under_way in self._streams.values():
+            for ref in [ref for ref, place in under_way.items() if place == position]:
+                del under_way[ref]
+        self._generations[position] += 1
+        self.actors[position] = self._start(position)
+        self._finish_start([position])
+
+    def _start(self, position: int) -> Any:
+        return self._actor_class.remote(
+            self._make, position + 1, self._generations[position], _driver_path(), self._threads
+        )
+
+    def _finish_start(self, positions: Iterable[int]) -> None:
+        made = [(position, self.actors[position].make_worker.remote()) for position in positions]
+        self._get(made, CREATION_TIMEOUT_S)
 
     def stop(self) -> None:
         """Close the workers and end their processes."""
@@ -121,7 +159,9 @@ class RemotePool:
 class _Actor:
     """Holds one worker in a process of its own."""
 
-    def __init__(self, make: bytes, index: int, import_path: list[str], num_threads: int) -> None:
+    def __init__(
+        self, make: bytes, index: int, generation: int, import_path: list[str], num_threads: int
+    ) -> None:
         import torch
 
         sys.path.extend(path for path in import_path if path not in sys.path)
@@ -129,16 +169,19 @@ class _Actor:
         torch.set_num_threads(num_threads)
         self.make = make
         self.index = index
+        self.generation = generation
         self.worker: Any = None
 
     def make_worker(self) -> None:
         import ray
 
         # Only now: the user's classes are found by the import path that was set above.
-        self.worker = ray.cloudpickle.loads(self.make)(self.index)
+        self.worker = ray.cloudpickle.loads(self.make)(self.index, self.generation)
 
-    def call(self, method: str, *args: Any) -> Any:
-        return getattr(self.worker, method)(*args)
+    def call(self, task: Task, *args: Any) -> Any:
+        if callable(task):
+            return task(self.worker, *args)
+        return getattr(self.worker, task)(*args)
 
 
 def _driver_path() -> list[str]:

@@ -116,21 +116,35 @@ class SubEnv(gym.Wrapper):
             raise self._misfit("step", f"the {name} is {value!r}, which is no number.")
 
     def save_episode(self) -> dict[str, Any]:
-        """What `restore_episode` needs beside the actions, in plain numbers and arrays."""
+        """What `restore_start` needs beside the actions, in plain numbers and arrays."""
         saved = {"start": self.episode_start, "streams": self._streams()}
         return {**saved, "task": self._get_task()} if self._has_task else saved
 
-    def restore_episode(self) -> tuple[Any, float] | None:
-        """Go back to the middle of an episode: `pending_restore` is what `save_episode` gave, with
-        the `actions` since the start.
+    def restore_start(self) -> Any:
+        """Go back to the start of an episode: `pending_restore` is what `save_episode` gave, with
+        the `actions` since. Returns the first observation."""
+        assert self.pending_restore is not None
+        start = self.pending_restore["start"]
+        if self._has_task and "task" in start:
+            self._set_task(start["task"], present=None)
+        if "seed" in start:
+            first, _ = self.reset(seed=int(start["seed"]))
+        else:
+            self._set_streams(start["streams"])
+            first, _ = self.reset()
+        self.pending_restore["first"] = first
+        return first
 
-        Returns the observation after the last action and the sum of rewards (whether they are the
-        right ones, the caller must see), or None if the replayed episode ended early. Either way
-        the env goes on with its task and its generators, and never draws the same again.
+    def restore_course(self) -> tuple[Any, float] | None:
+        """Play the actions of `pending_restore` again, from the start on.
+
+        Returns the observation that the env is at then, and the sum of rewards (whether they are
+        the right ones, the caller must see), or None if the episode ended early. Either way the env
+        goes on with its task and its generators, and never draws the same again.
         """
         assert self.pending_restore is not None
         saved, self.pending_restore = self.pending_restore, None
-        end = self._replay(saved["start"], saved["actions"])
+        end = self._play(saved["first"], saved["actions"])
         self._set_streams(saved["streams"])
         # A task that was set since the episode began is for the next one.
         if self._has_task and "task" in saved:
@@ -147,14 +161,7 @@ class SubEnv(gym.Wrapper):
         except (Exception, SystemExit) as error:
             raise self.failure(name, error) from error
 
-    def _replay(self, start: dict[str, Any], actions: Any) -> tuple[Any, float] | None:
-        if self._has_task and "task" in start:
-            self._set_task(start["task"], present=None)
-        if "seed" in start:
-            observation, _ = self.reset(seed=int(start["seed"]))
-        else:
-            self._set_streams(start["streams"])
-            observation, _ = self.reset()
+    def _play(self, observation: Any, actions: Any) -> tuple[Any, float] | None:
         total_reward = 0.0
         for action in actions:
             observation, reward, terminated, truncated, _ = self.step(action)

@@ -77,14 +77,14 @@ class SyncVectorEnv(VectorEnv):
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        restored = []
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
         for i, env in enumerate(self.envs):
-            env.pending_restore = {**starts[i], "actions": actions[i]}
-            restored.append(env.restore_episode())
-        return restored
+            env.pending_restore = {**saved[i], "actions": actions[i]}
+            self._observations[i] = env.restore_start()
+        return self._batch()
+
+    def restore_courses(self) -> list[Any]:
+        return [env.restore_course() for env in self.envs]
 
     def close(self) -> None:
         for env in self.envs:
@@ -136,15 +136,17 @@ class AsyncVectorEnv(VectorEnv):
         with self._watched():
             return list(self.vector_env.call("save_episode"))
 
-    def restore_episodes(
-        self, starts: list[dict[str, Any]], actions: list[np.ndarray]
-    ) -> list[Any]:
-        pending = [
-            {**start, "actions": taken} for start, taken in zip(starts, actions, strict=True)
-        ]
+    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+        pending = [{**start, "actions": taken} for start, taken in zip(saved, actions, strict=True)]
         with self._watched():
             self.vector_env.set_attr("pending_restore", pending)
-            return list(self.vector_env.call("restore_episode"))
+            first = self.vector_env.call("restore_start")
+        memory: Any = create_empty_array(self.observation_space, self.num_envs)
+        return concatenate(self.observation_space, first, memory)
+
+    def restore_courses(self) -> list[Any]:
+        with self._watched():
+            return list(self.vector_env.call("restore_course"))
 
     def close(self) -> None:
         # What does not answer any more cannot be asked to close.

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import torch
+
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
+from rlrun.core.filters import RunningMoments
+from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
-from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig, shares
+from rlrun.workers.evaluate import shares
+from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
+from rlrun.workers.sample import Sample
 
 logger = logging.getLogger("rlrun.workers")
+
+Task = str | Callable[..., Any]
+"""What a worker is to do: a method by name, or function(worker, *args)."""
+
+EVALUATION_PIECE = 1000
+"""Vector steps of an evaluation between two looks at `is_interrupted`."""
 
 
 class WorkerSet:
     """Samples on the remote workers, or on the local one if there are none.
 
-    The local worker shares the learner's policies; remote ones get weights by `sync_weights`.
+    All act on copies of the learner's weights, which `sync_weights` brings them.
     `num_other_workers` is how many remote ones other sets of the run take.
     """
 
@@ -28,15 +42,22 @@ class WorkerSet:
         config: WorkerConfig,
         resources: Resources,
         num_workers: int,
-        policies: Mapping[str, Policy] | None = None,
         num_other_workers: int = 0,
     ) -> None:
         self.num_env_steps_sampled = 0
+        self.weights_version = 0
+        """How often weights were synchronised; a Sample says which time it acted with."""
+        self.is_interrupted = False
+        """Whether to stop waiting for more than the round that is under way."""
+        self.timers = Timers()
+        self._episodes: list[EpisodeReport] = []
+        self._gathered: dict[str, RunningMoments] = {}
+        self._seconds: dict[str, float] = {}
+        self._vector_steps = 0
         self._pool: Any = None
         self._local: RolloutWorker
-        policy = None if policies is None else next(iter(policies.values()))
         if num_workers == 0:
-            self._local = RolloutWorker(config, policy=policy)
+            self._local = RolloutWorker(config)
             return
         from rlrun.workers.pool import RemotePool
 
@@ -44,14 +65,9 @@ class WorkerSet:
             partial(RolloutWorker, config), num_workers, resources, num_other_workers
         )
         try:
-            spaces: Spaces = self._pool.call(0, "get_spaces")
-            self._local = RolloutWorker(
-                config,
-                with_env=resources.create_env_on_driver,
-                spaces_of_env=spaces,
-                policy=policy,
-            )
-            self.sync_weights()
+            found: Spaces = self._pool.call(0, "get_spaces")
+            has_envs = resources.create_env_on_driver
+            self._local = RolloutWorker(config, spaces_of_env=None if has_envs else found)
         except BaseException:
             self._pool.stop()
             raise
@@ -69,77 +85,125 @@ class WorkerSet:
         """Ray actor handles of the remote workers: `ray.get(handle.call.remote("method"))`."""
         return [] if self._pool is None else list(self._pool.actors)
 
+    # The three verbs: wait for all, take what comes first, tell one
+
+    def map(self, task: Task, *args: Any) -> list[Any]:
+        """`task` of every sampling worker at once; their results in order. Raises WorkerError."""
+        if self._pool is None:
+            return [_do(self._local, task, args)]
+        return self._pool.map(task, *args)
+
+    def stream(self, task: Task, *args: Any) -> Iterator[tuple[int, Any]]:
+        """(position, result) as sampling workers finish; each does its task again when the caller
+        asks for more, so that what was sent to it in between counts. Ends never by itself."""
+        if self._pool is not None:
+            yield from self._pool.stream(task, *args)
+        while True:
+            yield 0, _do(self._local, task, args)
+
+    def send(self, position: int, task: Task, *args: Any) -> None:
+        """Tell one sampling worker without waiting; it obeys after what it is doing."""
+        if self._pool is None:
+            _do(self._local, task, args)
+        else:
+            self._pool.send(position, task, *args)
+
+    def replace(self, position: int) -> None:
+        """Put a new remote worker in the place of one, with the weights published last."""
+        self._pool.replace(position)
+        self._pool.call(position, "set_weights", *self._publication())
+
     # Sampling and weights
 
-    def sample(self, min_rows: int = 1) -> dict[str, Batch]:
-        """Rounds of fragments from all sampling workers until there are `min_rows` rows, by
-        policy id; one round at least, which may give no rows if no trajectory is complete."""
-        rounds = []
-        num_rows = 0
-        while True:
-            samples = self._on_samplers("sample")
-            self.num_env_steps_sampled += sum(sample.env_steps for sample in samples)
-            rounds += [sample.batches for sample in samples]
-            # Void rows count, or they would call for a whole second round.
-            num_rows += sum(
-                sample.void_rows + sum(batch.num_rows for batch in sample.batches.values())
-                for sample in samples
-            )
-            if num_rows >= min_rows or min_rows <= 1:
-                break
-        policy_ids = rounds[0].keys()
+    def sample(self, min_steps: int = 1) -> dict[str, Batch]:
+        """Rounds of fragments from all sampling workers until there are rows of `min_steps` steps,
+        by policy id; one round at least, which may give no rows if no trajectory is complete."""
+        rounds: list[Sample] = []
+        num_steps = 0
+        with self.timers.measure("sample"):
+            while True:
+                samples = self.map("sample")
+                for sample in samples:
+                    self.note(sample)
+                    # Void steps count, or they would call for a whole second round.
+                    num_steps += sample.void_steps
+                    num_steps += sum(batch.num_steps for batch in sample.batches.values())
+                rounds += samples
+                if num_steps >= min_steps or min_steps <= 1 or self.is_interrupted:
+                    break
         return {
-            policy_id: _concat_filled([batches[policy_id] for batches in rounds])
-            for policy_id in policy_ids
+            policy_id: concat([sample.batches[policy_id] for sample in rounds])
+            for policy_id in rounds[0].batches
         }
 
-    def sync_weights(self) -> None:
-        """Send the learner's weights and the count of env steps to all workers."""
+    def note(self, sample: Sample) -> None:
+        """Count what a worker's message says beside its rows; loops that `stream` call it."""
+        self.num_env_steps_sampled += sample.env_steps
+        self._episodes += sample.episodes
+        for policy_id, moments in sample.gathered.items():
+            known = self._gathered.setdefault(policy_id, RunningMoments(moments.mean.shape))
+            known.merge(moments.count, moments.mean, moments.squares)
+        for phase, seconds in sample.seconds.items():
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+        self._vector_steps += sample.vector_steps
+
+    def sync_weights(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
+        """After an update: count what filters gathered, and `publish`."""
+        with self.timers.measure("sync_weights"):
+            gathered, self._gathered = self._gathered, {}
+            for policy_id, moments in gathered.items():
+                algorithms[policy_id].policy.observation_filter.merge(moments)
+            self.weights_version += 1
+            self.publish(algorithms, to)
+
+    def publish(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
+        """Give all workers (or the remote one at position `to`) the learners' weights and the count
+        of env steps."""
         self._local.timestep = self.num_env_steps_sampled
-        if self._pool is not None:
-            self._pool.send_all(
-                "set_weights", self._local.get_weights(), self.num_env_steps_sampled
-            )
-
-    def sync_filters(self) -> None:
-        """Merge what the workers' filters gathered, and share the result."""
-        if self._pool is None:
-            return
-        for gathered in self._pool.call_all("flush_filter"):
-            if gathered:
-                self._local.filter.merge(gathered)
-        state = self._local.filter.state_dict()
-        if state:
-            self.set_filters(state)
-
-    def set_filters(self, state: dict[str, Any]) -> None:
-        """Give every worker these filter statistics."""
-        self._local.set_filter(state)
-        if self._pool is not None:
-            self._pool.send_all("set_filter", state)
+        self._local.weights_version = self.weights_version
+        with torch.no_grad():
+            for policy_id, algorithm in algorithms.items():
+                self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
+        if self._pool is not None and to is None:
+            self._pool.send_all("set_weights", *self._publication())
+        elif self._pool is not None:
+            self._pool.send(to, "set_weights", *self._publication())
 
     def take_metrics(self) -> list[EpisodeReport]:
-        """Episodes that ended since the last call, worker by worker."""
-        return [report for reports in self._on_samplers("take_metrics") for report in reports]
+        """Episodes that ended since the last call, as workers reported them."""
+        taken, self._episodes = self._episodes, []
+        return taken
 
     def take_perf(self) -> dict[str, float]:
-        """Milliseconds of one vector step by phase, the mean of all sampling workers."""
-        perfs = self._on_samplers("take_perf")
-        return {key: sum(perf[key] for perf in perfs) / len(perfs) for key in perfs[0]}
+        """Milliseconds of one vector step by phase, over all sampling workers."""
+        num_steps = max(self._vector_steps, 1)
+        perf = {f"mean_{phase}_ms": 1e3 * s / num_steps for phase, s in self._seconds.items()}
+        self._seconds, self._vector_steps = {}, 0
+        return perf
 
     def run_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
-    ) -> int:
-        """Exactly that many episodes or env steps over all sampling workers; returns env steps."""
-        if self._pool is None:
-            return self._local.run_evaluation(evaluation_round, num_episodes, num_steps)
-        by_steps = num_episodes is None
-        dealt = shares((num_steps if by_steps else num_episodes) or 0, self.num_workers)
+    ) -> Sample | None:
+        """Exactly that many episodes or env steps over all sampling workers; what came out, or None
+        if `is_interrupted` was set on the way."""
+        total = (num_episodes if num_episodes is not None else num_steps) or 0
+        dealt = [int(share) for share in shares(total, max(self.num_workers, 1))]
         arguments = [
-            (evaluation_round, None if by_steps else int(share), int(share) if by_steps else None)
+            (evaluation_round, *((share, None) if num_episodes is not None else (None, share)))
             for share in dealt
         ]
-        return int(sum(self._pool.call_each("run_evaluation", arguments)))
+        if self._pool is None:
+            self._local.begin_evaluation(*arguments[0])
+        else:
+            self._pool.map_each("begin_evaluation", arguments)
+        while True:
+            found = self.map("go_on_evaluating", EVALUATION_PIECE)
+            done = [sample for sample in found if sample is not None]
+            if len(done) == len(found):
+                episodes = [report for sample in done for report in sample.episodes]
+                return Sample({}, sum(sample.env_steps for sample in done), episodes=episodes)
+            if self.is_interrupted:
+                return None
 
     # The user's functions, everywhere
 
@@ -147,7 +211,7 @@ class WorkerSet:
         """function(worker) on every worker: the local one first, then the remote ones."""
         results = [function(self._local)]
         if self._pool is not None:
-            results += self._pool.call_all("apply", function)
+            results += self._pool.map(function)
         return results
 
     def foreach_worker_with_index(self, function: Callable[[RolloutWorker, int], Any]) -> list[Any]:
@@ -159,7 +223,7 @@ class WorkerSet:
         return self.foreach_worker(lambda worker: worker.foreach_env(function))
 
     def foreach_policy(self, function: Callable[[Policy, str], Any]) -> list[Any]:
-        """function(policy, policy_id) on every policy of every worker."""
+        """function(policy, policy_id) on every policy that acts in a worker."""
         results = self.foreach_worker(lambda worker: worker.foreach_policy(function))
         return [result for of_worker in results for result in of_worker]
 
@@ -169,18 +233,27 @@ class WorkerSet:
         """All that resumed workers need beside the policies."""
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
+            "weights_version": self.weights_version,
+            "episodes": [asdict(report) for report in self._episodes],
+            "gathered": {id_: moments.state_dict() for id_, moments in self._gathered.items()},
             "local": self._local.state_dict(),
-            "remote": [] if self._pool is None else self._pool.call_all("state_dict"),
+            "remote": [] if self._pool is None else self._pool.map("state_dict"),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; workers that it does not know start afresh, with the
-        filter of the local one."""
+    def load_state_dict(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
+        """Put back what `state_dict` gave, with the weights of `algorithms`; workers that it does
+        not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
+        self.weights_version = int(state["weights_version"])
+        self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
+        self._gathered = {}
+        for policy_id, moments in state["gathered"].items():
+            self._gathered[policy_id] = RunningMoments(moments["mean"].shape)
+            self._gathered[policy_id].load_state_dict(moments)
         if self._pool is None:
             self._local.load_state_dict(state["local"])
+            self.publish(algorithms)
             return
-        self._local.filter.load_state_dict(state["local"]["filter"])
         self._local.callbacks.load_state_dict(state["local"]["callbacks"])
         known = state["remote"][: self.num_workers]
         if len(state["remote"]) != self.num_workers:
@@ -192,8 +265,7 @@ class WorkerSet:
             )
         for position, worker_state in enumerate(known):
             self._pool.call(position, "load_state_dict", worker_state)
-        self.set_filters(self._local.filter.state_dict())
-        self.sync_weights()
+        self.publish(algorithms)
 
     def stop(self) -> None:
         """Close all envs and end the remote processes."""
@@ -201,12 +273,9 @@ class WorkerSet:
         if self._pool is not None:
             self._pool.stop()
 
-    def _on_samplers(self, method: str) -> list[Any]:
-        if self._pool is None:
-            return [getattr(self._local, method)()]
-        return self._pool.call_all(method)
+    def _publication(self) -> tuple[dict[str, Any], int, int]:
+        return self._local.get_weights(), self.num_env_steps_sampled, self.weights_version
 
 
-def _concat_filled(batches: list[Batch]) -> Batch:
-    filled = [batch for batch in batches if batch.num_rows]
-    return concat(filled) if filled else Batch()
+def _do(worker: RolloutWorker, task: Task, args: tuple[Any, ...]) -> Any:
+    return task(worker, *args) if callable(task) else getattr(worker, task)(*args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from rlrun.algos.dqn import DQN
 from rlrun.core.batch import Batch
 from rlrun.core.networks import MLP, NoisyLinear
+from rlrun.run import make_trainer
 
 OBS_SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTION_SPACE = spaces.Discrete(4)
@@ -51,7 +53,7 @@ def diverged(algo: DQN) -> DQN:
     """The learner with a target network that is not the online one, and wider action gaps."""
     rng = np.random.default_rng(5)
     with torch.no_grad():
-        for net in (algo.network, algo.target):
+        for net in (algo.network, algo.target.network):
             for parameter in net.parameters():
                 noise = torch.as_tensor(rng.normal(size=tuple(parameter.shape))).float()
                 parameter.add_(0.3 * noise)
@@ -159,20 +161,20 @@ def assert_same(net: nn.Module, weights: dict[str, Any]) -> None:
 @pytest.mark.parametrize("double_q", [True, False])
 def test_learning_equals_a_q_learning_update_written_with_torch_alone(dueling, double_q):
     algo = diverged(learner(dueling=dueling, double_q=double_q, adam_epsilon=1e-3))
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     optimizer = adam(weights)
     for seed in (0, 1):
         batch = transitions(seed=seed)
         loss = huber_of(td_errors(weights, target_weights, batch, double_q)).mean()
         step(weights, optimizer, loss)
-        algo.learn(batch)
+        algo.learn(batch.to())
     assert_same(algo.network, weights)
-    assert_same(algo.target, target_weights)
+    assert_same(algo.target.network, target_weights)
 
 
 def test_the_two_networks_of_these_tests_prefer_different_actions():
     algo = diverged(learner())
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     batch = transitions()
     double = td_errors(weights, target_weights, batch, double_q=True)
     single = td_errors(weights, target_weights, batch, double_q=False)
@@ -190,24 +192,24 @@ def test_learning_with_atoms_equals_a_c51_update_written_with_torch_alone(duelin
             adam_epsilon=1e-3,
         )
     )  # fmt: skip
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     optimizer, support = adam(weights), torch.linspace(-4, 4, 11)
     for seed in (0, 1):
         batch = transitions(seed=seed)
         row_losses = distributional_row_losses(weights, target_weights, batch, support, double_q)
         step(weights, optimizer, row_losses.mean())
-        algo.learn(batch)
+        algo.learn(batch.to())
     assert_same(algo.network, weights)
 
 
 @pytest.mark.parametrize("grad_clip", [None, 0.05])
 def test_the_gradient_is_clipped_to_its_limit(grad_clip):
     algo = diverged(learner(grad_clip=grad_clip, adam_epsilon=1e-3))
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     batch = transitions()
     loss = huber_of(td_errors(weights, target_weights, batch)).mean()
     step(weights, adam(weights), loss, grad_clip)
-    algo.learn(batch)
+    algo.learn(batch.to())
     assert_same(algo.network, weights)
 
 
@@ -218,9 +220,9 @@ def test_importance_weights_scale_the_loss_of_each_row(num_atoms):
             prioritized_replay=True, num_atoms=num_atoms, v_min=-4.0, v_max=4.0, adam_epsilon=1e-3
         )
     )
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     batch = transitions()
-    algo.add(batch)
+    algo.replay.add(batch)
     importance = np.linspace(0.1, 1.0, NUM_ROWS).astype(np.float32)
     if num_atoms == 1:
         row_losses = huber_of(td_errors(weights, target_weights, batch))
@@ -228,7 +230,7 @@ def test_importance_weights_scale_the_loss_of_each_row(num_atoms):
         support = torch.linspace(-4, 4, 11)
         row_losses = distributional_row_losses(weights, target_weights, batch, support)
     step(weights, adam(weights), (torch.as_tensor(importance) * row_losses).mean())
-    algo.learn(Batch(batch, weights=importance, batch_indexes=np.arange(NUM_ROWS)))
+    algo.learn(Batch(batch, weights=importance, batch_indexes=np.arange(NUM_ROWS)).to())
     assert_same(algo.network, weights)
 
 
@@ -242,13 +244,13 @@ def test_new_priorities_are_the_absolute_td_errors_of_the_learned_rows():
         )
     )
     batch = transitions()
-    algo.add(batch)
-    weights, target_weights = reference_of(algo.network), reference_of(algo.target)
+    algo.replay.add(batch)
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     errors = td_errors(weights, target_weights, batch).detach().abs().numpy()
     algo.learn(
-        Batch(batch, weights=np.ones(NUM_ROWS, np.float32), batch_indexes=np.arange(NUM_ROWS))
+        Batch(batch, weights=np.ones(NUM_ROWS, np.float32), batch_indexes=np.arange(NUM_ROWS)).to()
     )
-    sample = algo.buffer.sample(200, 1.0)
+    sample = algo.replay.buffer.sample(200, 1.0)
     # With beta = 1 a weight is the smallest priority over the row's own.
     expected = ((errors.min() + 0.01) / (errors + 0.01)) ** 0.6
     np.testing.assert_allclose(sample["weights"], expected[sample["batch_indexes"]], rtol=1e-3)
@@ -258,8 +260,8 @@ def test_a_sampled_train_batch_holds_added_rows_and_can_be_learned():
     for prioritized_replay in (False, True):
         algo = learner(prioritized_replay=prioritized_replay, n_step=1)
         batch = transitions(40)
-        algo.add(batch)
-        sample = algo.sample_train_batch()
+        algo.replay.add(batch)
+        sample = algo.replay.sample(0)
         assert sample["obs"].shape == (NUM_ROWS, 3)
         known = {tuple(row): i for i, row in enumerate(batch["obs"])}
         for row, obs in enumerate(sample["obs"]):
@@ -267,7 +269,7 @@ def test_a_sampled_train_batch_holds_added_rows_and_can_be_learned():
             for name in ("actions", "rewards", "next_obs", "discounts"):
                 np.testing.assert_array_equal(sample[name][row], batch[name][original])
         before = reference_of(algo.network)
-        algo.learn(sample)
+        algo.learn(sample.to())
         assert any(
             not torch.equal(numbers, before[name])
             for name, numbers in algo.network.named_parameters()
@@ -280,7 +282,7 @@ def test_dueling_streams_are_joined_with_the_mean_advantage_subtracted(dueling, 
     algo = diverged(learner(dueling=dueling, num_atoms=num_atoms, v_min=-2.0, v_max=2.0))
     weights, obs = reference_of(algo.network), transitions()["obs"]
     with torch.no_grad():
-        outputs = algo.network.forward(torch.as_tensor(obs))
+        outputs = algo.network(Batch(obs=torch.as_tensor(obs)))
         expected = outputs_of(weights, obs, num_atoms)
         torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
         if dueling:
@@ -297,10 +299,12 @@ def test_the_policy_acts_greedily_on_the_values_that_it_has_just_learned(num_ato
     algo = diverged(learner(num_atoms=num_atoms, lr=0.02))
     obs = transitions(200, seed=3)["obs"]
     for _ in range(3):
-        algo.learn(transitions())
+        algo.learn(transitions().to())
     with torch.no_grad():
-        expected = algo.network.q_values(algo.network.forward(torch.as_tensor(obs))).argmax(dim=1)
-    dist, _ = algo.policy.act(obs, explore=False)
+        expected = algo.network.q_values(algo.network(Batch(obs=torch.as_tensor(obs)))).argmax(
+            dim=1
+        )
+    dist, _, _ = algo.policy.act(obs, explore=False)
     np.testing.assert_array_equal(dist.mode(), expected.numpy())
     assert len(set(expected.tolist())) > 1
 
@@ -359,62 +363,64 @@ def test_a_step_that_both_terminated_and_was_truncated_does_not_bootstrap():
 def test_the_target_network_is_copied_each_time_its_period_has_passed():
     algo = learner(target_network_update_freq=100)
     initial = reference_of(algo.network)
-    assert_same(algo.target, initial)
+    assert_same(algo.target.network, initial)
     for timestep in (10, 50, 99):
-        algo.timestep = timestep
-        algo.learn(transitions(seed=timestep))
-        assert_same(algo.target, initial)
-    algo.timestep = 100
-    algo.learn(transitions(seed=100))
+        algo.clock = partial(int, timestep)
+        algo.learn(transitions(seed=timestep).to())
+        assert_same(algo.target.network, initial)
+    algo.clock = lambda: 100
+    algo.learn(transitions(seed=100).to())
     copied = reference_of(algo.network)
-    assert_same(algo.target, copied)
+    assert_same(algo.target.network, copied)
     assert not torch.equal(copied["encoder.0.weight"], initial["encoder.0.weight"])
-    algo.timestep = 199
-    algo.learn(transitions(seed=199))
-    assert_same(algo.target, copied)
-    algo.timestep = 200
-    algo.learn(transitions(seed=200))
-    assert_same(algo.target, reference_of(algo.network))
+    algo.clock = lambda: 199
+    algo.learn(transitions(seed=199).to())
+    assert_same(algo.target.network, copied)
+    algo.clock = lambda: 200
+    algo.learn(transitions(seed=200).to())
+    assert_same(algo.target.network, reference_of(algo.network))
 
 
 def test_the_copied_target_does_not_follow_the_online_network():
     algo = learner(target_network_update_freq=1)
-    algo.timestep = 1
-    algo.learn(transitions())
-    before = reference_of(algo.target)
+    algo.clock = lambda: 1
+    algo.learn(transitions().to())
+    before = reference_of(algo.target.network)
     with torch.no_grad():
         for parameter in algo.network.parameters():
             parameter.add_(1.0)
-    assert_same(algo.target, before)
+    assert_same(algo.target.network, before)
 
 
-def test_a_soft_update_moves_the_target_by_tau():
-    algo = diverged(learner(target_network_update_freq=10, tau=0.25))
-    old = reference_of(algo.target)
-    algo.timestep = 10
-    algo.learn(transitions())
+def test_a_soft_update_moves_the_target_by_tau_and_counts_updates():
+    algo = diverged(learner(target_network_update_freq=2, tau=0.25))
+    old = reference_of(algo.target.network)
+    algo.clock = lambda: 1000
+    algo.learn(transitions(seed=1).to())
+    assert_same(algo.target.network, old)
+    algo.learn(transitions().to())
     new = reference_of(algo.network)
     mixed = {name: 0.75 * old[name].detach() + 0.25 * new[name].detach() for name in old}
-    assert_same(algo.target, mixed)
+    assert_same(algo.target.network, mixed)
 
 
 def test_a_restored_learner_makes_the_same_next_update():
     algo = diverged(learner(num_atoms=5, noisy=True, prioritized_replay=True))
-    algo.add(transitions(40))
+    algo.replay.add(transitions(40))
     for _ in range(3):
-        algo.learn(algo.sample_train_batch())
+        algo.learn(algo.replay.sample(0).to())
     state = copy.deepcopy(algo.state_dict())
     torch.manual_seed(7)
     restored = learner(num_atoms=5, noisy=True, prioritized_replay=True)
     restored.load_state_dict(state)
     for one in (algo, restored):
-        one.timestep = 50
+        one.clock = lambda: 50
         for _ in range(3):
-            one.learn(one.sample_train_batch())
+            one.learn(one.replay.sample(0).to())
     for name, numbers in algo.network.state_dict().items():
         assert torch.equal(numbers, restored.network.state_dict()[name]), name
-    for name, numbers in algo.target.state_dict().items():
-        assert torch.equal(numbers, restored.target.state_dict()[name]), name
+    for name, numbers in algo.target.network.state_dict().items():
+        assert torch.equal(numbers, restored.target.network.state_dict()[name]), name
 
 
 def noisy_layer(seed: int = 0) -> NoisyLinear:
@@ -429,7 +435,7 @@ def noisy_layer(seed: int = 0) -> NoisyLinear:
 
 def test_noisy_linear_without_noise_is_its_mean_layer():
     made = noisy_layer()
-    made.resample_noise(np.random.default_rng(0))
+    made.draw_noise(np.random.default_rng(0))
     inputs = torch.randn(5, 4)
     mean = inputs @ made.weight.T + made.bias
     assert not torch.allclose(made(inputs), mean)
@@ -455,7 +461,7 @@ def test_noise_is_factorised_and_its_factors_are_signed_roots_of_normal_numbers(
     factors_in, factors_out = [], []
     with torch.no_grad():
         for _ in range(40):
-            made.resample_noise(rng)
+            made.draw_noise(rng)
             bias = made(torch.zeros(1, 40))[0]
             factor_out = (bias - made.bias) / made.sigma_bias
             noise = (made(torch.eye(40)) - bias - made.weight.T) / made.sigma_weight.T
@@ -486,9 +492,22 @@ def test_each_update_of_a_noisy_learner_draws_new_noise_for_both_networks():
     algo = learner(noisy=True)
     seen = []
     for _ in range(3):
-        algo.learn(transitions())
-        for net in (algo.network, algo.target):
+        algo.learn(transitions().to())
+        for net in (algo.network, algo.target.network):
             first = next(part for part in net.modules() if isinstance(part, NoisyLinear))
             seen.append(first.noise_in.clone())
     for i, one in enumerate(seen):
         assert not any(torch.equal(one, other) for other in seen[:i])
+
+
+def test_replay_holds_observations_as_they_came_whatever_the_filter_has_seen():
+    overrides = ["env.observation_filter=MeanStdFilter", "algo.learning_starts=8", "algo.n_step=1"]
+    overrides += ["algo.train_batch_size=8", "algo.timesteps_per_iteration=64"]
+    with make_trainer("dqn", env="toy_envs.TwoStepMdp", overrides=overrides, seed=1) as trainer:
+        for _ in range(3):
+            trainer.train()
+        buffer = trainer.algorithms["default_policy"].replay.buffer
+        stored = buffer.columns["obs"][: buffer.size]
+        # Two states, and each is one, at the start and in the end.
+        np.testing.assert_array_equal(np.unique(stored, axis=0), [[0, 1], [1, 0]])
+        assert trainer.get_policy().observation_filter.count > 100

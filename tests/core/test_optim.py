@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlrun.core.flat import FlatParameters
 from rlrun.core.optim import FlatAdam
 
 
@@ -21,6 +22,10 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
+def module_of(*parameters: nn.Parameter) -> nn.Module:
+    return nn.ParameterList(parameters)
+
+
 def loss_of(net: nn.Module, step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(step)
     inputs = torch.randn(16, 4, generator=generator)
@@ -32,7 +37,7 @@ def loss_of(net: nn.Module, step: int) -> torch.Tensor:
 def test_twenty_steps_equal_torch_adam_behind_clip_grad_norm(grad_clip, eps, betas):
     net = network()
     reference = copy.deepcopy(net)
-    flat_adam = FlatAdam(net.parameters(), eps=eps, betas=betas)
+    flat_adam = FlatAdam(FlatParameters(net), eps=eps, betas=betas)
     adam = torch.optim.Adam(reference.parameters(), eps=eps, betas=betas)
     for step in range(20):
         lr = 0.02 / (1 + step)
@@ -50,7 +55,9 @@ def test_twenty_steps_equal_torch_adam_behind_clip_grad_norm(grad_clip, eps, bet
 
 def test_the_first_step_is_worked_out_by_hand():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-    norm = FlatAdam([weight], eps=0.5).step((weight * torch.tensor([3.0, -4.0])).sum(), 0.1)
+    norm = FlatAdam(FlatParameters(module_of(weight)), eps=0.5).step(
+        (weight * torch.tensor([3.0, -4.0])).sum(), 0.1
+    )
     # g = (3, -4); both moments are corrected to g and g^2: the step is lr g / (|g| + eps).
     assert float(norm) == pytest.approx(5.0)
     expected = torch.tensor([1.0 - 0.1 * 3 / 3.5, -2.0 + 0.1 * 4 / 4.5])
@@ -59,7 +66,7 @@ def test_the_first_step_is_worked_out_by_hand():
 
 def test_clipping_scales_the_whole_gradient_and_reports_the_norm_before():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = FlatAdam([weight], eps=0.5)
+    optimizer = FlatAdam(FlatParameters(module_of(weight)), eps=0.5)
     norm = optimizer.step((weight * torch.tensor([3.0, -4.0])).sum(), 0.1, 1.0)
     assert float(norm) == pytest.approx(5.0)
     # g = (0.6, -0.8) of norm 1.
@@ -71,7 +78,9 @@ def test_a_gradient_below_the_limit_is_not_scaled_up():
     results = []
     for grad_clip in (None, 100.0):
         weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-        FlatAdam([weight], eps=0.5).step((weight * 2).sum(), 0.1, grad_clip)
+        FlatAdam(FlatParameters(module_of(weight)), eps=0.5).step(
+            (weight * 2).sum(), 0.1, grad_clip
+        )
         results.append(weight.detach())
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
@@ -79,12 +88,14 @@ def test_a_gradient_below_the_limit_is_not_scaled_up():
 def test_parameters_keep_their_numbers_and_become_views_of_the_flat_tensor():
     net = network()
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    optimizer = FlatAdam(net.parameters())
-    assert optimizer.flat.shape == (sum(numbers.numel() for numbers in before),)
+    optimizer = FlatAdam(FlatParameters(net))
+    assert optimizer.flat.values.shape == (sum(numbers.numel() for numbers in before),)
     for parameter, numbers in zip(net.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.detach(), numbers, rtol=0, atol=0)
     with torch.no_grad():
-        optimizer.flat.copy_(torch.arange(optimizer.flat.numel(), dtype=torch.float32))
+        optimizer.flat.values.copy_(
+            torch.arange(optimizer.flat.values.numel(), dtype=torch.float32)
+        )
     start = 0
     for parameter, numbers in zip(net.parameters(), before, strict=True):
         end = start + numbers.numel()
@@ -92,12 +103,12 @@ def test_parameters_keep_their_numbers_and_become_views_of_the_flat_tensor():
         torch.testing.assert_close(parameter.detach(), expected)
         start = end
     net[0].weight.data[0, 0] = 77.0
-    assert optimizer.flat[0] == 77.0
+    assert optimizer.flat.values[0] == 77.0
 
 
 def test_a_parameter_that_the_loss_does_not_touch_stays_where_it_is():
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
-    optimizer = FlatAdam([unused, used])
+    optimizer = FlatAdam(FlatParameters(module_of(unused, used)))
     for _ in range(3):
         optimizer.step((used**2).sum(), 0.1)
     torch.testing.assert_close(unused.detach(), torch.ones(2))
@@ -106,7 +117,7 @@ def test_a_parameter_that_the_loss_does_not_touch_stays_where_it_is():
 
 def test_gradients_do_not_pile_up_over_steps_and_backward_calls_in_between():
     weight = nn.Parameter(torch.tensor([1.0]))
-    optimizer = FlatAdam([weight])
+    optimizer = FlatAdam(FlatParameters(module_of(weight)))
     norms = [float(optimizer.step(2 * weight.sum(), 0.0)) for _ in range(3)]
     assert norms == [2.0, 2.0, 2.0]
     (5 * weight.sum()).backward()  # somebody else's
@@ -115,23 +126,23 @@ def test_gradients_do_not_pile_up_over_steps_and_backward_calls_in_between():
 
 def test_a_restored_optimizer_goes_on_exactly():
     net = network()
-    optimizer = FlatAdam(net.parameters())
+    optimizer = FlatAdam(FlatParameters(net))
     for step in range(5):
         optimizer.step(loss_of(net, step), 0.01, 1.0)
     weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
     restored_net = network()
-    restored = FlatAdam(restored_net.parameters())
+    restored = FlatAdam(FlatParameters(restored_net))
     restored_net.load_state_dict(weights)
     restored.load_state_dict(state)
     for step in range(5, 10):
         optimizer.step(loss_of(net, step), 0.01, 1.0)
         restored.step(loss_of(restored_net, step), 0.01, 1.0)
-    torch.testing.assert_close(restored.flat, optimizer.flat, rtol=0, atol=0)
+    torch.testing.assert_close(restored.flat.values, optimizer.flat.values, rtol=0, atol=0)
 
 
 def test_a_loaded_state_is_not_shared_with_the_optimizer_that_it_came_from():
     net, other = network(), network()
-    first, second = FlatAdam(net.parameters()), FlatAdam(other.parameters())
+    first, second = FlatAdam(FlatParameters(net)), FlatAdam(FlatParameters(other))
     first.step(loss_of(net, 0), 0.01)
     kept = copy.deepcopy(first.state_dict())
     second.load_state_dict(first.state_dict())

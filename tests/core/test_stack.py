@@ -7,6 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rlrun.core.batch import Batch
+from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import MLP, NoisyLinear, mlp
 from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import ActorCritic
@@ -53,6 +55,14 @@ class Doubling(nn.Linear):
         return 2.0 * super().forward(x)
 
 
+def stacked(row: list[nn.Module]) -> Stack:
+    """The stack of an owner that holds the modules."""
+    owner = nn.Module()
+    for index, module in enumerate(row):
+        owner.add_module(f"part{index}", module)
+    return Stack(owner, *owner._modules)
+
+
 def by_hand(row: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return nn.Sequential(*row)(x)
 
@@ -64,7 +74,7 @@ def test_a_stack_gives_what_its_modules_give_in_torch_and_in_numpy(kind):
     before = obs.copy()
     with torch.no_grad():
         expected = by_hand(row, torch.from_numpy(obs.copy()))
-    stack = Stack(*row)
+    stack = stacked(row)
     torch.testing.assert_close(stack(torch.from_numpy(obs)), expected)
     np.testing.assert_allclose(stack.act(obs), expected.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(obs, before)
@@ -76,14 +86,14 @@ def test_gradients_of_parameters_and_input_are_those_of_the_modules(kind):
     x = torch.randn(6, 4, requires_grad=True)
     wanted = [x, *nn.Sequential(*row).parameters()]
     expected = torch.autograd.grad(by_hand(row, x).square().sum(), wanted)
-    found = torch.autograd.grad(Stack(*row)(x).square().sum(), wanted)
+    found = torch.autograd.grad(stacked(row)(x).square().sum(), wanted)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_acting_sees_new_weights_and_parameters_that_were_moved():
     row = modules("tanh")
-    stack = Stack(*row)
+    stack = stacked(row)
     obs = np.ones((1, 4), np.float32)
 
     def check() -> None:
@@ -94,7 +104,7 @@ def test_acting_sees_new_weights_and_parameters_that_were_moved():
     with torch.no_grad():
         row[1].bias += 1.0
     check()
-    optimizer = FlatAdam(nn.Sequential(*row).parameters())
+    optimizer = FlatAdam(FlatParameters(nn.Sequential(*row)))
     check()
     optimizer.step(stack(torch.from_numpy(obs)).sum(), lr=0.1)
     check()
@@ -116,7 +126,46 @@ def test_acting_follows_an_optimiser_of_the_last_layers_alone():
     obs = np.ones((1, 4), np.float32)
     policy.act(obs)
     policy.vf_encoder.requires_grad_(False)
-    optimizer = FlatAdam(policy.vf_head.parameters())
-    optimizer.step(policy(torch.from_numpy(obs))[1].sum(), lr=0.1)
-    expected = policy(torch.from_numpy(obs))[1].detach().numpy()
+    optimizer = FlatAdam(FlatParameters(policy.vf_head))
+    optimizer.step(policy(Batch(obs=torch.from_numpy(obs)))[1].sum(), lr=0.1)
+    expected = policy(Batch(obs=torch.from_numpy(obs)))[1].detach().numpy()
     np.testing.assert_allclose(policy.act(obs)[1]["values"], expected, rtol=1e-5)
+
+
+def acted(stack: Stack, obs: np.ndarray) -> np.ndarray:
+    """What the stack gives, once it is sure to have seen its modules before."""
+    stack.act(obs)
+    return stack.act(obs)
+
+
+def test_forward_hooks_are_called_in_acting_and_in_learning_until_they_are_removed():
+    row = modules("tanh")
+    stack, obs = stacked(row), np.ones((2, 4), np.float32)
+    before = acted(stack, obs)
+    for module in (row[0], row[0][2], row[1]):
+        handle = module.register_forward_hook(lambda module, inputs, output: output * 0.0)
+        expected = by_hand(row, torch.from_numpy(obs)).detach()
+        np.testing.assert_allclose(stack.act(obs), expected.numpy(), rtol=1e-6)
+        torch.testing.assert_close(stack(torch.from_numpy(obs)), expected)
+        assert (stack.act(obs) != before).any()
+        handle.remove()
+        np.testing.assert_array_equal(stack.act(obs), before)
+
+
+@pytest.mark.parametrize("where", ["head", "inner layer", "activation", "parameter"])
+def test_what_is_put_in_place_of_a_part_is_used_from_then_on(where):
+    row = modules("tanh")
+    stack, obs = stacked(row), np.ones((2, 4), np.float32)
+    before = acted(stack, obs)
+    if where == "head":
+        stack.owner.part1 = row[1] = nn.Linear(5, 3)
+    elif where == "inner layer":
+        row[0][0] = nn.Linear(4, 8)
+    elif where == "activation":
+        row[0][1] = nn.Sigmoid()
+    else:
+        row[1].weight = nn.Parameter(torch.zeros(2, 5))
+    expected = by_hand(row, torch.from_numpy(obs)).detach()
+    np.testing.assert_allclose(stack.act(obs), expected.numpy(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stack(torch.from_numpy(obs)), expected)
+    assert stack.act(obs).shape != before.shape or (stack.act(obs) != before).any()

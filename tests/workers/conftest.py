@@ -12,26 +12,46 @@ import pytest
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
+from rlrun.core.episode import EpisodeReport
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import MLP
 from rlrun.core.policy import ActorCritic, Policy
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.sample import Sample
 
 
 @dataclass(kw_only=True)
 class RawRows(Algorithm):
     """An algorithm that leaves every column as the sampler gave it."""
 
+    rollout_columns = ("next_obs",)
+
     def make_policy(self, obs_space: Any, action_space: Any, model: Any) -> Policy:
         return ActorCritic(obs_space, action_space, model)
+
+
+class WatchedWorker(RolloutWorker):
+    """Keeps what its samples report of episodes."""
+
+    def sample(self) -> Sample:
+        sample = super().sample()
+        self.reports = [*getattr(self, "reports", []), *sample.episodes]
+        return sample
+
+    def take_metrics(self) -> list[EpisodeReport]:
+        """Episodes that ended since the last call."""
+        assert self.input is not None
+        taken = [*getattr(self, "reports", []), *self.input.take_finished()]
+        self.reports = []
+        return taken
 
 
 @pytest.fixture
 def make_worker() -> Iterator[Callable[..., RolloutWorker]]:
     """make_worker(env_id, num_envs=, fragment=, batch_mode=, algorithm=, seed=, worker_index=, ...,
     **keys of the env group) -> a RolloutWorker, closed at the end of the test."""
-    workers: list[RolloutWorker] = []
+    workers: list[WatchedWorker] = []
 
     def make(
         env_id: str,
@@ -63,7 +83,7 @@ def make_worker() -> Iterator[Callable[..., RolloutWorker]]:
             seed=seed,
             num_workers=num_workers,
         )
-        workers.append(RolloutWorker(config, worker_index))
+        workers.append(WatchedWorker(config, worker_index))
         return workers[-1]
 
     yield make
@@ -76,8 +96,8 @@ def sample_columns() -> Callable[[RolloutWorker, int], Batch]:
     """sample_columns(worker, num_steps) -> the sampler's columns [T, B, ...]."""
 
     def sample(worker: RolloutWorker, num_steps: int) -> Batch:
-        assert worker.sampler is not None
-        return worker.sampler.sample(num_steps, 0, worker.config.explore)
+        assert worker.input is not None
+        return worker.input.sample(num_steps, 0, worker.config.explore)
 
     return sample
 

@@ -15,7 +15,7 @@ from rlrun.core.errors import ConfigError
 from rlrun.parts import read_config
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
-from rlrun.workers import env_sampler
+from rlrun.workers import episodes as episodes_module
 from rlrun.workers.rollout_worker import RolloutWorker
 
 COUNTING = "toy_envs.CountingEnv"
@@ -129,14 +129,14 @@ def test_hooks_get_the_things_themselves(tmp_path):
             if "episode" in kwargs:
                 assert isinstance(kwargs["episode"], Episode)
                 assert kwargs["base_env"] is worker.env
-                assert kwargs["policies"] == {"default_policy": trainer.get_policy()}
+                assert kwargs["policies"] == {"default_policy": worker.get_policy()}
                 assert kwargs["env_index"] == 0
         created = by_hook["on_sub_environment_created"]
         assert created["sub_environment"] is worker.env.get_sub_environments()[0]
         assert by_hook["on_train_result"]["result"] is result
         assert by_hook["on_evaluate_end"]["evaluation_metrics"] is result["evaluation"]
         assert by_hook["on_learn_on_batch"]["policy"] is trainer.get_policy()
-        assert by_hook["on_postprocess_trajectory"]["policy"] is trainer.get_policy()
+        assert by_hook["on_postprocess_trajectory"]["policy"] is worker.get_policy()
         assert by_hook["on_postprocess_trajectory"]["policy_id"] == "default_policy"
         assert by_hook["on_checkpoint"]["checkpoint_dir"] == str(folder)
 
@@ -160,8 +160,9 @@ class NoteTime(Callbacks):
         result["mine"] = 17
 
     def on_evaluate_start(self, *, trainer, **kwargs):
-        workers = trainer.evaluation.workers(trainer.policies)
-        self.seen["filter count"] = workers.local_worker().filter.state_dict()["count"]
+        workers = trainer.evaluation.workers(trainer.algorithms)
+        policy = workers.local_worker().get_policy()
+        self.seen["filter count"] = int(policy.observation_filter.count)
 
     def on_evaluate_end(self, *, evaluation_metrics, **kwargs):
         evaluation_metrics["mine too"] = 18
@@ -181,7 +182,7 @@ def test_hooks_come_at_the_time_that_they_document_and_may_change_results(tmp_pa
         "has optimizer at init": True,
         "manifest": True,
         "iteration in result": (1, 1),
-        "filter count": 1 + 4,
+        "filter count": 4,
     }
     assert result["mine"] == 17
     assert result["evaluation"]["mine too"] == 18
@@ -340,7 +341,7 @@ class OnlyEnds(Callbacks):
 
 
 def test_episodes_are_made_only_for_hooks_that_look_at_them(monkeypatch):
-    monkeypatch.setattr(env_sampler, "Episode", forbid_episodes)
+    monkeypatch.setattr(episodes_module, "Episode", forbid_episodes)
     for callbacks in ({}, {"x": named(OnlyLearning)}, [named(Callbacks), named(OnlyLearning)]):
         with make(callbacks=callbacks) as trainer:
             assert trainer.train()["episodes_this_iter"] == 2
@@ -435,7 +436,11 @@ class CountUpdates(Callbacks):
     def on_learn_on_batch(self, *, policy, train_batch, result, **kwargs):
         self.updates += 1
         assert isinstance(train_batch, Batch)
-        result |= {"updates": self.updates, "rows": train_batch.num_rows}
+        result |= {
+            "updates": self.updates,
+            "cur_updates": self.updates,
+            "rows": train_batch.num_rows,
+        }
 
 
 def test_each_update_of_a_replay_algorithm_is_announced():
@@ -457,7 +462,7 @@ def test_each_update_of_a_replay_algorithm_is_announced():
     with trainer:
         found = trainer.train()["info"]["learner"]["default_policy"]["custom_metrics"]
     # Six rows learned of each row sampled, from step 8 on: one update of six rows a step.
-    assert found == {"updates": 12, "rows": 6}
+    assert found == {"updates": 6.5, "cur_updates": 12, "rows": 6}
 
 
 # Several callbacks, and where they come from

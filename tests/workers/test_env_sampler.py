@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from rlrun.algos.dqn import DQN
 from rlrun.algos.ppo import PPO
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import concat
 from rlrun.core.callbacks import Callbacks
+from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
+from rlrun.core.filters import NoFilter, RunningMoments
 from rlrun.core.networks import CNN
+from rlrun.core.policy import ActorCritic
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 
@@ -62,7 +68,7 @@ def test_an_episode_over_three_fragments_is_reported_whole_and_once(make_worker)
 
 def test_reports_say_which_env_they_come_from(make_worker):
     worker = make_worker(COUNTING, num_envs=3, fragment=30, env_config={"length_range": [1, 9]})
-    ends = worker.sampler.sample(30, 0, True)["terminated"]
+    ends = worker.input.sample(30, 0, True)["terminated"]
     reports = worker.take_metrics()
     counts = [sum(report.env_index == env for report in reports) for env in range(3)]
     np.testing.assert_array_equal(counts, ends.sum(0))
@@ -99,11 +105,16 @@ def test_columns_are_usual_ones_and_those_that_the_algorithm_asks_for(make_worke
             num_envs_per_worker=2, train_batch_size=10, minibatch_size=5, use_kl_loss=True
         ),
     )
-    columns = asking.sampler.sample(5, 0, True)
-    assert columns.keys() == USUAL | {"log_probs", "values", "dist_inputs"}
+    columns = asking.input.sample(5, 0, True)
+    assert columns.keys() == (USUAL - {"next_obs"}) | {
+        "log_probs",
+        "values",
+        "next_values",
+        "dist_inputs",
+    }
     policy = asking.get_policy()
     for t in range(5):
-        dist, extras = policy.act(columns["obs"][t])
+        dist, extras, _ = policy.act(columns["obs"][t])
         np.testing.assert_array_equal(columns["dist_inputs"][t], dist.inputs)
         np.testing.assert_array_equal(columns["values"][t], extras["values"])
         np.testing.assert_allclose(
@@ -120,7 +131,7 @@ def test_columns_hold_32_bit_floats_even_if_the_env_gives_64(make_worker):
 def test_without_exploration_the_most_likely_action_is_taken(make_worker):
     worker = make_worker(COUNTING, fragment=30, explore=False, env_config={"num_actions": 4})
     rows = rows_of(worker)
-    dist, _ = worker.get_policy().act(rows["obs"])
+    dist, _, _ = worker.get_policy().act(rows["obs"])
     np.testing.assert_array_equal(rows["actions"], dist.inputs.argmax(1))
     explored = rows_of(make_worker(COUNTING, fragment=30, env_config={"num_actions": 4}))
     assert (explored["actions"] != rows["actions"]).any()
@@ -199,7 +210,7 @@ def known_rows(steps: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("env_id", ["toy_envs.DictObsEnv", "toy_envs.TupleObsEnv"])
 def test_dict_and_tuple_observations_become_one_vector(make_worker, env_id, vectorization):
     worker = make_worker(env_id, num_envs=2, fragment=7, vectorization=vectorization)
-    columns = worker.sampler.sample(7, 0, True)
+    columns = worker.input.sample(7, 0, True)
     for env in range(2):
         np.testing.assert_array_equal(columns["obs"][:, env], known_rows([0, 1, 2, 3, 4, 0, 1]))
         np.testing.assert_array_equal(
@@ -223,59 +234,65 @@ def test_discrete_observations_become_one_hot(make_worker, vectorization):
 # Filters
 
 
-def test_the_filter_counts_each_observation_that_is_acted_on_once(make_worker):
+def test_a_sample_gathers_each_observation_that_is_acted_on_once(make_worker):
     kwargs = {"num_envs": 2, "fragment": 9, "env_config": {"terminates_at": 4}}
     filtered = make_worker(COUNTING, observation_filter="MeanStdFilter", **kwargs)
-    raw = make_worker(COUNTING, **kwargs)
-    filtered.sample()
-    # The tenth observation of each env was seen as well: the next fragment acts on it.
-    seen = raw.sampler.sample(10, 0, True)["obs"].reshape(-1, 2).astype(np.float64)
-    state = filtered.filter.state_dict()
-    assert state["count"] == len(seen) == 20
-    np.testing.assert_allclose(state["mean"], seen.mean(0))
-    np.testing.assert_allclose(state["squares"], ((seen - seen.mean(0)) ** 2).sum(0))
-    filtered.sample()
-    assert filtered.filter.state_dict()["count"] == 20 + 18
+    seen = make_worker(COUNTING, **kwargs).input.sample(18, 0, True)["obs"].astype(np.float64)
+    for rows in (seen[:9].reshape(-1, 2), seen[9:].reshape(-1, 2)):
+        moments = filtered.sample().gathered["default_policy"]
+        assert moments.count == len(rows) == 18
+        np.testing.assert_allclose(moments.mean, rows.mean(0))
+        np.testing.assert_allclose(moments.squares, ((rows - rows.mean(0)) ** 2).sum(0))
 
 
-@pytest.mark.parametrize(
-    "num_envs",
-    [
-        1,
-        pytest.param(
-            2,
-        ),
-    ],
-)
-def test_filtered_rows_are_chained_within_an_episode(make_worker, num_envs):
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_rows_hold_observations_as_they_came_whatever_the_filter_says(make_worker, num_envs):
+    kwargs = {"num_envs": num_envs, "env_config": {"length_range": [3, 6]}}
+    plain = make_worker(COUNTING, **kwargs)
+    filtered = make_worker(COUNTING, observation_filter="MeanStdFilter", **kwargs)
+    moments = RunningMoments((2,))
+    moments.add(np.array([[0.0, 1.0], [5.0, 9.0]]))
+    filtered.get_policy().observation_filter.merge(moments)
+    columns, others = filtered.input.sample(30, 0, True), plain.input.sample(30, 0, True)
+    for name in ("obs", "next_obs"):
+        np.testing.assert_array_equal(columns[name], others[name])
+
+
+def test_the_policy_acts_on_what_the_filter_makes_of_observations(make_worker):
+    worker = make_worker(
+        COUNTING, observation_filter="MeanStdFilter", explore=False, env_config={"num_actions": 4}
+    )
+    policy = worker.get_policy()
+    moments = RunningMoments((2,))
+    moments.add(np.array([[0.0, 2.0], [4.0, 8.0]]))
+    policy.observation_filter.merge(moments)
+    obs = np.array([[1.0, 3.0]], np.float32)
+    by_filter = policy.act(obs)[0].inputs
+    policy.observation_filter = NoFilter()
+    # Means 2 and 5, standard deviations sqrt(8) and sqrt(18).
+    by_hand = np.array([[-1 / np.sqrt(8), -2 / np.sqrt(18)]], np.float32)
+    np.testing.assert_allclose(policy.act(by_hand)[0].inputs, by_filter, rtol=1e-5)
+
+
+def test_a_policy_that_forgets_the_filter_is_refused(make_worker):
     worker = make_worker(
         COUNTING,
-        num_envs=num_envs,
+        algorithm=Forgetful(rollout_fragment_length=2),
         observation_filter="MeanStdFilter",
-        env_config={"length_range": [3, 6]},
     )
-    columns = worker.sampler.sample(30, 0, True)
-    goes_on = ~columns["terminated"][:-1]
-    np.testing.assert_array_equal(columns["next_obs"][:-1][goes_on], columns["obs"][1:][goes_on])
-    assert goes_on.sum() > 15
-    assert np.abs(columns["obs"]).max() < 10
+    with pytest.raises(ConfigError, match=r"MeanStdFilter has no effect: Unfiltered\.act"):
+        worker.sample()
 
 
-def test_the_first_filtered_observations_follow_from_the_statistics(make_worker):
-    worker = make_worker(COUNTING, observation_filter="MeanStdFilter")
-    obs = rows_of(worker)["obs"]
-    # After 0; 0, 1; 0, 1, 2: mean 0, 0.5, 1 and standard deviation 1 (unknown), 0.7071, 1.
-    np.testing.assert_allclose(obs[:3, 1], [0.0, 0.5 / np.sqrt(0.5), 1.0], rtol=1e-6)
+class Unfiltered(ActorCritic):
+    def act(self, obs, state=None, previous=None, explore=True):
+        return self.family(self._pi.act(obs)), {}, {}
 
 
-def test_a_final_observation_is_filtered_but_not_counted(make_worker):
-    worker = make_worker(
-        COUNTING, fragment=3, observation_filter="MeanStdFilter", env_config={"terminates_at": 2}
-    )
-    rows = rows_of(worker)
-    # Counted so far when step 2 is the final one: steps 0 and 1; mean 0.5, deviation 0.7071.
-    np.testing.assert_allclose(rows["next_obs"][1, 1], (2 - 0.5) / np.sqrt(0.5), rtol=1e-5)
-    np.testing.assert_allclose(worker.filter.state_dict()["mean"], [2 / 4, 2 / 4])
+@dataclass(kw_only=True)
+class Forgetful(Algorithm):
+    def make_policy(self, obs_space, action_space, model):
+        return Unfiltered(obs_space, action_space, model)
 
 
 # Whole episodes
@@ -283,7 +300,7 @@ def test_a_final_observation_is_filtered_but_not_counted(make_worker):
 
 def test_whole_episodes_come_once_each_and_in_order(make_worker):
     kwargs = {"num_envs": 3, "env_config": {"length_range": [1, 9], "rewards": "random"}}
-    stream = make_worker(COUNTING, **kwargs).sampler.sample(120, 0, True)
+    stream = make_worker(COUNTING, **kwargs).input.sample(120, 0, True)
     expected = set()
     for env in range(3):
         ends = np.flatnonzero(stream["terminated"][:, env]) + 1
@@ -294,6 +311,8 @@ def test_whole_episodes_come_once_each_and_in_order(make_worker):
     found, lengths = [], []
     while worker.timestep < 360:
         rows = rows_of(worker)
+        if not rows:
+            continue
         assert rows["terminated"][-1], "a batch holds whole episodes only"
         lengths += [report.length for report in worker.take_metrics()]
         for episode in np.split(np.arange(rows.num_rows), np.flatnonzero(rows["terminated"]) + 1):
@@ -308,17 +327,16 @@ def test_whole_episodes_come_once_each_and_in_order(make_worker):
     assert sorted(lengths) == sorted(len(episode) - 1 for episode in found)
 
 
-def test_sampling_goes_on_until_an_episode_is_whole(make_worker):
+def test_rows_wait_until_their_episode_is_whole(make_worker):
     worker = make_worker(
         COUNTING, fragment=4, batch_mode="complete_episodes", env_config={"terminates_at": 10}
     )
-    sample = worker.sample()
-    assert sample.batches["default_policy"].num_rows == 10
-    assert sample.env_steps == worker.timestep == 12
-    sample = worker.sample()
-    rows = sample.batches["default_policy"]
-    assert (rows.num_rows, sample.env_steps) == (10, 8)
-    np.testing.assert_array_equal(rows["obs"], [[1, k] for k in range(10)])
+    samples = [worker.sample() for _ in range(5)]
+    rows = [sample.batches["default_policy"] for sample in samples]
+    assert [batch.num_rows for batch in rows] == [0, 0, 10, 0, 10]
+    assert [sample.env_steps for sample in samples] == [4] * 5
+    assert worker.timestep == 20
+    np.testing.assert_array_equal(rows[4]["obs"], [[1, k] for k in range(10)])
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "native"])

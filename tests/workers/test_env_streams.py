@@ -108,9 +108,9 @@ def test_a_resumed_env_goes_on_in_all_its_streams(
 def test_an_env_whose_episode_is_cut_does_not_live_its_numbers_again(
     make_worker, caplog, monkeypatch
 ):
-    from rlrun.workers import env_sampler
+    from rlrun.workers import episode_log
 
-    monkeypatch.setattr(env_sampler, "MAX_REPLAY_STEPS", 2)
+    monkeypatch.setattr(episode_log, "MAX_REPLAY_STEPS", 2)
     draws = [*OF_THE_PROCESS, "action_space", "own"]
     settings = {
         "num_envs": 2,
@@ -133,16 +133,16 @@ def test_evaluation_draws_nothing_from_the_streams_of_training_and_repeats_by_it
     with make_trainer("ppo", env=DRAWING, overrides=overrides, seed=1) as trainer:
         before = seeding.process_rng_state()
         trainer.evaluate()
-        worker = trainer.evaluation.workers(trainer.policies).local_worker()
-        first = worker.sampler.obs.copy()
+        worker = trainer.evaluation.workers(trainer.algorithms).local_worker()
+        first = worker.input.obs.copy()
         trainer.evaluate()
-        second = worker.sampler.obs.copy()
+        second = worker.input.obs.copy()
         assert_same_state(seeding.process_rng_state(), before)
         np.random.random(9)
         trainer.evaluation.num_rounds = 0
         trainer.evaluate()
         made = DrawingEnv.NAMES.index("made")
-        np.testing.assert_array_equal(worker.sampler.obs, first)
+        np.testing.assert_array_equal(worker.input.obs, first)
         assert (np.delete(first != second, made, axis=1)).all()
 
 

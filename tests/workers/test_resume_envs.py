@@ -110,10 +110,10 @@ def test_filtered_observations_and_statistics_go_on(make_worker, carry_over, ass
     worker.sample()
     carry_over(worker, restored)
     assert_same_rows(rows_of(restored, 2), rows_of(worker, 2))
-    state, other = worker.filter.state_dict(), restored.filter.state_dict()
-    assert state["count"] == other["count"] == 2 + 3 * 60
-    np.testing.assert_array_equal(state["mean"], other["mean"])
-    np.testing.assert_array_equal(state["squares"], other["squares"])
+    moments, others = (each.sample().gathered["default_policy"] for each in (worker, restored))
+    assert moments.count == others.count == 60
+    np.testing.assert_array_equal(moments.mean, others.mean)
+    np.testing.assert_array_equal(moments.squares, others.squares)
 
 
 def test_windows_of_n_steps_go_on_over_the_seam(make_worker, carry_over, assert_same_rows):
@@ -217,7 +217,7 @@ def test_only_the_env_that_does_not_reproduce_is_cut(make_worker, carry_over, ca
 
     def episodes_after_a_fragment(worker: RolloutWorker) -> list[float]:
         worker.sample()
-        return worker.sampler.obs[:, 0].tolist()
+        return worker.input.obs[:, 0].tolist()
 
     seed = next(
         seed
@@ -233,9 +233,9 @@ def test_only_the_env_that_does_not_reproduce_is_cut(make_worker, carry_over, ca
     with caplog.at_level(logging.WARNING):
         carry_over(worker, restored)
     assert [record.getMessage()[:5] for record in caplog.records] == ["Env 0"]
-    obs = restored.sampler.sample(3, 0, True)["obs"]
+    obs = restored.input.sample(3, 0, True)["obs"]
     np.testing.assert_array_equal(obs[:, 0, 1], [0, 1, 2])
-    np.testing.assert_array_equal(obs[:, 1], expected.sampler.sample(3, 0, True)["obs"][:, 1])
+    np.testing.assert_array_equal(obs[:, 1], expected.input.sample(3, 0, True)["obs"][:, 1])
 
 
 def test_native_envs_are_cut_and_begin_other_episodes(make_worker, carry_over, caplog):
@@ -309,6 +309,41 @@ def test_callbacks_see_the_running_episode_where_it_was(make_worker, carry_over)
     assert report.custom_metrics == {"length": 200}
 
 
+class Starts(Callbacks):
+    """Notes how episodes start, and with which of its own states."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.seen: list = []
+
+    def on_episode_start(self, *, episode, **kwargs):
+        self.num_started += 1
+        self.seen.append((self.num_started, episode.last_observation.tolist(), episode.length))
+
+    def state_dict(self):
+        return {"num_started": self.num_started}
+
+    def load_state_dict(self, state):
+        self.num_started = state["num_started"]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_hooks_see_a_restored_episode_begin_as_it_began_with_their_own_state(
+    make_worker, carry_over, vectorization
+):
+    kwargs = {"fragment": 250, "num_envs": 2, "vectorization": vectorization}
+    worker = make_worker("Pendulum-v1", callbacks=Starts(), **kwargs)
+    restored = make_worker("Pendulum-v1", callbacks=Starts(), **kwargs)
+    worker.sample()
+    before = worker.callbacks.seen[-2:]
+    assert worker.callbacks.num_started == 4
+    carry_over(worker, restored)
+    observations = [observation for _, observation, _ in before]
+    assert restored.callbacks.seen == [(5, observations[0], 0), (6, observations[1], 0)]
+    # They have been counted before the checkpoint.
+    assert restored.callbacks.num_started == 4
+
+
 def test_training_goes_on_after_a_cut(tmp_path, caplog):
     def trainer():
         return make_trainer(
@@ -338,16 +373,16 @@ def test_training_goes_on_after_a_cut(tmp_path, caplog):
 
 
 def test_an_episode_too_long_to_be_replayed_is_cut(make_worker, carry_over, caplog, monkeypatch):
-    from rlrun.workers import env_sampler
+    from rlrun.workers import episode_log
 
-    monkeypatch.setattr(env_sampler, "MAX_REPLAY_STEPS", 20)
+    monkeypatch.setattr(episode_log, "MAX_REPLAY_STEPS", 20)
     worker, restored = (make_worker("Pendulum-v1", num_envs=1, fragment=10) for _ in range(2))
     for _ in range(2):
         worker.sample()
     carry_over(worker, restored)
     assert not caplog.records
     worker.sample()
-    assert len(worker.sampler._actions_taken) == 20
+    assert len(worker.input._log._actions) == 20
     with caplog.at_level(logging.WARNING):
         carry_over(worker, restored)
     assert "cut as truncated after 30 steps" in caplog.text

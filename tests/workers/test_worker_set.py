@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rlrun.core import seeding
 from rlrun.core.callbacks import Callbacks
@@ -122,27 +123,27 @@ def test_every_env_of_every_worker_has_a_seed_of_its_own(trainer):
 
 def test_a_remote_worker_samples_what_a_local_one_in_its_state_would(trainer):
     def sample_from_the_start(worker):
-        if worker.sampler is None:
+        if worker.input is None:
             return None
-        worker.sampler.restart([worker.worker_index, 5])
-        worker.rng.bit_generator.state = np.random.default_rng(4).bit_generator.state
+        worker.input.restart([worker.worker_index, 5])
+        worker.actors["default_policy"].rng.bit_generator.state = np.random.default_rng(
+            4
+        ).bit_generator.state
         return dict(worker.sample().batches["default_policy"])
 
     trainer.train()
     here = RolloutWorker(trainer.config.worker, 2)
     here.set_weights(trainer.get_weights())
-    here.set_filter(trainer.workers.local_worker().filter.state_dict())
     expected = sample_from_the_start(here)
     here.stop()
     _, other, found = trainer.workers.foreach_worker(sample_from_the_start)
     assert_all_equal([expected, found])
     assert (other["obs"] != found["obs"]).any()
-    trainer.train()  # Filters are one again.
 
 
 def test_rounds_are_repeated_until_there_are_enough_rows(trainer):
     before = trainer.workers.num_env_steps_sampled
-    rows = trainer.workers.sample(min_rows=60)["default_policy"]
+    rows = trainer.workers.sample(min_steps=60)["default_policy"]
     assert rows.num_rows == 72
     assert trainer.workers.num_env_steps_sampled - before == 72
 
@@ -150,7 +151,7 @@ def test_rounds_are_repeated_until_there_are_enough_rows(trainer):
 def test_episodes_of_all_workers_are_counted_once(trainer):
     trainer.workers.take_metrics()
     before = trainer.workers.foreach_env(lambda env: env.episode_number)
-    trainer.workers.sample(min_rows=240)
+    trainer.workers.sample(min_steps=240)
     after = trainer.workers.foreach_env(lambda env: env.episode_number)
     reports = trainer.workers.take_metrics()
     assert len(reports) == sum(sum(envs) for envs in after) - sum(sum(envs) for envs in before)
@@ -181,54 +182,35 @@ def test_weights_set_by_the_user_reach_all_workers(trainer):
     trainer.set_weights(weights)
 
 
-def test_all_filters_hold_the_statistics_of_all_observations(trainer):
+def test_all_policies_hold_the_statistics_of_all_observations(trainer):
     def statistics(worker):
-        return worker.filter.state_dict()
-
-    def gathered_since_the_last_time(worker):
-        return worker.filter.recent.count
+        running = worker.get_policy().observation_filter
+        return {name: getattr(running, name).numpy().copy() for name in ("count", "mean", "scale")}
 
     trainer.train()
     before = trainer.workers.foreach_worker(statistics)
-    trainer.workers.sample()
-    apart = trainer.workers.foreach_worker(statistics)
-    trainer.train()
-    after = trainer.workers.foreach_worker(statistics)
-    count = before[0]["count"]
-    # Each worker counts its own 12 observations of a round, until they are put together.
-    assert [state["count"] for state in apart] == [count, count + 12, count + 12]
-    assert (apart[1]["mean"] != apart[2]["mean"]).any()
-    assert [state["count"] for state in after] == [count + 48] * 3
     assert_all_equal(before)
+    rows = trainer.workers.sample()["default_policy"]["obs"].astype(np.float64)
+    # What is gathered counts when weights are published, so that the learner sees these rows as
+    # the workers did that acted on them.
+    assert_all_equal([before[0], *trainer.workers.foreach_worker(statistics)])
+    trainer.workers.sync_weights(trainer.algorithms)
+    after = trainer.workers.foreach_worker(statistics)
     assert_all_equal(after)
-    assert trainer.workers.foreach_worker(gathered_since_the_last_time) == [0, 0, 0]
+    count = before[0]["count"] + len(rows)
+    assert after[0]["count"] == count
+    mean = (before[0]["mean"] * before[0]["count"] + rows.sum(0)) / count
+    np.testing.assert_allclose(after[0]["mean"], mean)
 
 
-def test_merged_statistics_are_those_of_the_observations_themselves(trainer):
-    def step_and_observe(worker):
-        if worker.sampler is None:
-            return np.empty((0, 2))
-        worker.sampler.sample(1, 0, True)
-        return np.array([[env.episode_number, env.steps] for env in worker.foreach_env(bare)])
-
-    def bare(env):
-        return env
-
+def test_a_first_epoch_sees_the_ratios_that_the_workers_acted_with(trainer):
     trainer.train()
-    before = trainer.workers.local_worker().filter.state_dict()
-    acted_on = []
-    for _ in range(24):
-        acted_on += trainer.workers.foreach_worker(step_and_observe)
-    trainer.workers.sync_filters()
-    after = trainer.workers.local_worker().filter.state_dict()
-    rows = np.concatenate(acted_on).astype(np.float64)
-    count = before["count"] + len(rows)
-    mean = (before["mean"] * before["count"] + rows.sum(0)) / count
-    assert after["count"] == count
-    np.testing.assert_allclose(after["mean"], mean)
-    # Chan et al. (1979): squares about the new mean.
-    squares = before["squares"] + before["count"] * (before["mean"] - mean) ** 2
-    np.testing.assert_allclose(after["squares"], squares + ((rows - mean) ** 2).sum(0))
+    learner = trainer.algorithms["default_policy"]
+    rows = trainer.workers.sample()["default_policy"].to()
+    with torch.no_grad():
+        dist, values = learner.policy(rows)
+    torch.testing.assert_close(dist.log_prob(rows["actions"]), rows["log_probs"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(values, rows["values"], atol=1e-5, rtol=1e-5)
 
 
 # The user's functions
@@ -377,7 +359,7 @@ def test_fewer_workers_take_over_what_they_can(failed_run):
     with make(*CART_POLE, LOCAL) as local:
         local.restore(failed_run.checkpoint)
         assert local.workers.num_env_steps_sampled == 24
-        assert local.workers.local_worker().filter.state_dict()["count"] == 4 + 24
+        assert local.get_policy().observation_filter.count == 24
         assert local.train()["timesteps_total"] == 48
 
 
@@ -468,11 +450,17 @@ def test_without_remote_workers_ray_is_never_imported():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_local_worker_is_the_learners_own_if_there_are_no_others():
+def test_the_local_worker_acts_on_a_copy_if_there_are_no_others():
     with make("CartPole-v1") as local:
         assert local.workers.foreach_worker(lambda worker: worker.worker_index) == [0]
         assert local.workers.remote_workers() == []
-        assert local.workers.local_worker().get_policy() is local.get_policy()
+        acting, learning = local.workers.local_worker().get_policy(), local.get_policy()
+        assert acting is not learning
+        with torch.no_grad():
+            acting.flat.values.add_(1.0)
+        assert (acting.flat.values != learning.flat.values).all()
+        local.train()
+        assert torch.equal(acting.flat.values, learning.flat.values)
         assert len(local.workers.foreach_env(lambda env: env)[0]) == 2
 
 

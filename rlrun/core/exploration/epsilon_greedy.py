@@ -25,12 +25,12 @@ class EpsilonGreedy(Exploration):
 
     initial_epsilon: float = 1.0
     """Share of random actions at the start."""
-    final_epsilon: float = 0.05
+    final_epsilon: float = 0.01
     """Share of random actions in the end."""
     warmup_timesteps: int = 0
     """Env steps before epsilon starts to fall."""
-    epsilon_timesteps: int = 100_000
-    """Env steps that the fall takes."""
+    epsilon_timesteps: int = 62_500
+    """Env steps that the fall takes (Hessel et al., 2018: 250,000 frames)."""
     epsilon_schedule: ScheduleLike | None = None
     """A schedule of epsilon that replaces the four values above."""
 

@@ -1,0 +1,81 @@
+"""What a learner reports of its updates, as the numbers of one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+FOLD_AFTER = 512
+"""Updates whose raw numbers are kept before they become sums."""
+
+
+class LearnerStats:
+    """Means over all updates since the last `take`; of vectors also the least and largest entry.
+
+    Names that begin with `cur_` keep their last value. Adding looks at no number, so that a GPU
+    need not be waited for.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[Mapping[str, Any]] = []
+        self._folded: dict[str, tuple[str, float, int]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Note the metrics of one update: numbers, tensors and vectors by name."""
+        self._pending.append(metrics)
+        if len(self._pending) >= FOLD_AFTER:
+            self._fold()
+
+    def take(self) -> dict[str, float]:
+        """The numbers by name; of a vector `x` its mean_x, min_x and max_x. Starts anew."""
+        self._fold()
+        found = {
+            name: total / count if kind == "mean" else total
+            for name, (kind, total, count) in self._folded.items()
+        }
+        self._folded = {}
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was noted since the last `take`."""
+        self._fold()
+        return {name: list(entry) for name, entry in self._folded.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._pending = []
+        self._folded = {
+            name: (str(kind), float(total), int(count))
+            for name, (kind, total, count) in state.items()
+        }
+
+    def _fold(self) -> None:
+        pending, self._pending = self._pending, []
+        for name in {name: None for metrics in pending for name in metrics}:
+            values = [_array(metrics[name]) for metrics in pending if name in metrics]
+            if name.startswith("cur_"):
+                self._note(name, "last", float(values[-1]), 1)
+            elif values[0].ndim == 0:
+                self._note(name, "mean", float(np.sum(values, dtype=np.float64)), len(values))
+            else:
+                flat = np.concatenate([value.ravel() for value in values])
+                self._note(f"mean_{name}", "mean", float(flat.sum(dtype=np.float64)), len(flat))
+                self._note(f"min_{name}", "min", float(flat.min()), 1)
+                self._note(f"max_{name}", "max", float(flat.max()), 1)
+
+    def _note(self, name: str, kind: str, value: float, count: int) -> None:
+        _, before, counted = self._folded.get(name, (kind, None, 0))
+        if before is None or kind == "last":
+            total = value
+        elif kind == "mean":
+            total = before + value
+        else:
+            total = min(before, value) if kind == "min" else max(before, value)
+        self._folded[name] = (kind, total, counted + count)
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -1,0 +1,58 @@
+"""Target networks: a slower copy of the network that learns."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from rlrun.core.policy import Policy
+
+
+class Target:
+    """A copy of `online` that follows it: every `interval` it takes over the share `tau` of the
+    online weights, and all of its statistics.
+
+    Whoever holds it says in `follow_if_due` what counts: env steps (as Mnih et al., 2015) or
+    updates (as Lillicrap et al., 2016, arXiv:1509.02971).
+    """
+
+    def __init__(self, online: Policy, *, interval: int, tau: float) -> None:
+        self.online = online
+        self.network = copy.deepcopy(online)
+        self.network.requires_grad_(False)
+        self.network.eval()
+        self.interval = interval
+        self.tau = tau
+        self.last_update = 0
+        """The count at which it followed last."""
+        self.num_updates = 0
+
+    def follow_if_due(self, count: int) -> None:
+        """Follow the online network if `interval` has passed since the last time."""
+        if count - self.last_update >= self.interval:
+            self.last_update = count
+            self.num_updates += 1
+            self.follow(self.tau)
+
+    def follow(self, tau: float = 1.0) -> None:
+        """Take over the share `tau` of the online weights now; 1 copies them."""
+        if tau == 1.0:
+            self.network.copy_weights(self.online)
+        else:
+            before = self.network.flat.values.clone()
+            self.network.copy_weights(self.online)
+            self.network.flat.values.lerp_(before, 1.0 - tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and counts."""
+        return {
+            "weights": self.network.state_dict(),
+            "last_update": self.last_update,
+            "num_updates": self.num_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.network.set_weights(state["weights"])
+        self.last_update = int(state["last_update"])
+        self.num_updates = int(state["num_updates"])

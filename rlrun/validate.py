@@ -1,0 +1,92 @@
+"""Everything that can be wrong with a run is found before Hydra makes its folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from rlrun import sweep, tuned
+from rlrun.compose import explain, plain_config
+from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.error_report import report
+
+if TYPE_CHECKING:
+    from rlrun.parts import Parts
+
+_ready: list[Parts] = []
+"""What the run that starts now is made of, from its validation until it takes it."""
+
+
+class ValidateBeforeRun:
+    """A Hydra callback: checks the whole config before Hydra makes the run's folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave with status 2 and one clear message if something is wrong."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from rlrun.run_folder import refuse_taken_folder
+
+        try:
+            parts = read(config, config.hydra)
+            # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
+            HydraConfig.instance().set_config(config)
+            if not str(config.hydra.run.dir):
+                raise ConfigError("hydra.run.dir= must name a folder.")
+            refuse_taken_folder(Path(str(config.hydra.run.dir)))
+            _ready[:] = [parts]
+        except RlrunError as error:
+            # Hydra turns the exceptions of callbacks into warnings, all but this one.
+            sys.exit(report(error))
+
+    def on_run_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """The same for all jobs of a sweep, before the first one runs."""
+        from hydra import compose
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        _ready.clear()
+        overrides: list[str] = []
+        try:
+            for overrides in sweep.jobs_of(config):
+                name = config.hydra.job.config_name
+                job = compose(name, overrides, return_hydra_config=True)
+                read(job, job.hydra)
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(report(explain(error, overrides)))
+        except RlrunError as error:
+            sys.exit(report(error))
+
+    def on_multirun_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_job_start(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def on_job_end(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+
+def read(config: DictConfig, hydra: Any) -> Parts:
+    """The objects of a config that Hydra composed, with its node `hydra`. Raises ConfigError."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rlrun.parts import read_config, with_seed
+
+    try:
+        plain = plain_config(tuned.settle(config, hydra))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    return read_config(with_seed(plain))
+
+
+def take_or_read(config: DictConfig) -> Parts:
+    """The objects of the run that was validated a moment ago; for a job of a sweep, new ones."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return _ready.pop() if _ready else read(config, HydraConfig.get())

@@ -1,0 +1,249 @@
+"""What one policy id needs in order to act: policy, exploration, preprocessor, action converter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlrun.core import seeding
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.exploration import Exploration
+from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
+from rlrun.core.networks import Model
+from rlrun.core.policy import Policy, Previous, State
+from rlrun.core.spaces import ActionConverter, Preprocessor
+
+DEFAULT_POLICY_ID = "default_policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    """All that an actor is made of, beside the spaces of an env."""
+
+    algorithm: Algorithm
+    exploration: Exploration
+    model: Model
+    observation_filter: FilterName = "NoFilter"
+    flatten_observations: bool = False
+    normalize_actions: bool = True
+    weights_seed: int = 0
+    """The run's seed: all processes start from the same weights."""
+    seed: int = 0
+    """The actor's own streams lie below it by `purpose`, policy id and worker."""
+    purpose: str = "rollout"
+    worker_index: int = 0
+    num_workers: int = 0
+    device: str = "cpu"
+    """Where a policy acts that is too large for NumPy."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an actor does at one vector step of N rows."""
+
+    actions: np.ndarray
+    """In the policy's own terms, [N, ...]."""
+    env_actions: np.ndarray
+    """The same as the env takes them: members of its action space."""
+    columns: dict[str, np.ndarray]
+    """log_probs, dist_inputs and the policy's extras, [N] or [N, ...]."""
+    state: State
+    """The policy's state after it."""
+
+
+class Actor:
+    """Acts for one policy id, with weights of its own. Lives in a worker, as long as that does.
+
+    Raises SpaceError if algorithm, model or exploration cannot work on the spaces.
+    """
+
+    def __init__(
+        self,
+        config: ActorConfig,
+        policy_id: str,
+        original_observation_space: spaces.Space,
+        action_space: spaces.Space,
+        env_name: str,
+    ) -> None:
+        self.config = config
+        self.policy_id = policy_id
+        self.algorithm = config.algorithm
+        self.original_observation_space = original_observation_space
+        self.action_space = action_space
+        self.preprocessor = Preprocessor(
+            original_observation_space, flatten=config.flatten_observations
+        )
+        self.obs_space = self.preprocessor.space
+        if config.observation_filter != "NoFilter":
+            # What the network sees is no image any more.
+            self.obs_space = spaces.Box(-np.inf, np.inf, self.obs_space.shape, np.float32)
+        self.converter = ActionConverter(action_space, normalize_actions=config.normalize_actions)
+        self.algorithm.check_spaces(self.obs_space, action_space, env_name)
+        self.policy = self.make_policy()
+        self.policy.eval()
+        if not self.policy.runs_in_numpy:
+            self.policy.to(config.device)
+        self.rng = self._stream(config.purpose)
+        self.exploration = self._exploration(self.rng)
+        self._onlooker = self._exploration(self._stream("onlooker"))
+        """Explores for the user, who may look without changing what workers draw."""
+        self.gathered: RunningMoments | None = self.policy.observation_filter.moments()
+        """What was observed since the last `take_gathered`."""
+        self._wants_check = isinstance(self.policy.observation_filter, MeanStdFilter)
+
+    def make_policy(self) -> Policy:
+        """A new policy, with the weights that every policy of this id starts from."""
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeding.integer_seed(config.weights_seed, "weights", *self._path))
+            policy = self.algorithm.make_policy(self.obs_space, self.action_space, config.model)
+        policy.observation_filter = make_filter(config.observation_filter, self.obs_space.shape)
+        return policy
+
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State,
+        previous: Previous | None,
+        timestep: int,
+        explore: bool,
+        exploration: Exploration | None = None,
+    ) -> Decision:
+        """Choose actions at preprocessed observations [N, *shape]."""
+        exploration = exploration or self.exploration
+        policy = self.policy
+        if policy.noisy_layers:
+            if explore:
+                policy.draw_noise(exploration.rng, len(obs))
+            else:
+                policy.mute_noise()
+        dist, columns, state = policy.act(obs, state, previous, explore)
+        actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
+        columns["log_probs"] = log_probs
+        if "dist_inputs" in self.algorithm.rollout_columns:
+            columns["dist_inputs"] = dist.inputs
+        if self._wants_check:
+            self._check_filter()
+        return Decision(actions, self.converter(actions), columns, state)
+
+    def compute_actions(
+        self,
+        observations: list[Any],
+        *,
+        state: State | None = None,
+        prev_actions: Any = None,
+        prev_rewards: Any = None,
+        explore: bool,
+        timestep: int,
+    ) -> Decision:
+        """What `act` does for raw observations, for the user: it draws from a stream of its own.
+
+        `state` None is that of an episode's start; `prev_actions` are as the env takes them. Raises
+        ValueError if there are such for a policy that does not look at them.
+        """
+        obs = np.concatenate([self.preprocessor.single(raw) for raw in observations])
+        if state is None:
+            state = self.policy.initial_state(len(obs))
+        previous = self._previous(len(obs), prev_actions, prev_rewards)
+        decision = self.act(obs, state, previous, timestep, explore, self._onlooker)
+        decision.columns["actions"] = decision.actions
+        return decision
+
+    def no_previous(self, num_rows: int) -> Previous | None:
+        """What stands for the action and reward before an episode; None if nobody looks at them."""
+        if not self.policy.uses_previous:
+            return None
+        space = self.policy.action_space
+        actions = np.zeros((num_rows, *(space.shape or ())), space.dtype)
+        return Previous(actions, np.zeros(num_rows, np.float32))
+
+    def _previous(self, num_rows: int, actions: Any, rewards: Any) -> Previous | None:
+        previous = self.no_previous(num_rows)
+        if previous is None:
+            if actions is not None or rewards is not None:
+                raise ValueError(
+                    f"{type(self.policy).__name__} does not look at the previous action and "
+                    f"reward: leave prev_action and prev_reward out."
+                )
+            return None
+        return Previous(
+            previous.actions if actions is None else self.converter.invert(np.asarray(actions)),
+            previous.rewards if rewards is None else np.asarray(rewards, np.float32),
+        )
+
+    def gather(self, obs: np.ndarray) -> None:
+        """Count preprocessed observations [N, *shape] for the filter's statistics."""
+        if self.gathered is not None:
+            self.gathered.add(obs)
+
+    def take_gathered(self) -> RunningMoments | None:
+        """The statistics of what was observed since the last call."""
+        gathered, self.gathered = self.gathered, self.policy.observation_filter.moments()
+        return gathered
+
+    def check_fit(self, policy: Policy, env_name: str) -> None:
+        """Raise SpaceError if a policy that was made for another env cannot act in this one."""
+        sees_the_same = policy.obs_space.shape == self.obs_space.shape
+        if not (sees_the_same and _take_same_actions(policy.action_space, self.action_space)):
+            raise SpaceError(
+                f"The policy is for observations of {policy.obs_space.shape} and actions of "
+                f"{policy.action_space}; {env_name!r} gives {self.obs_space.shape} and "
+                f"takes {self.action_space}. Evaluation needs an env with the spaces of the "
+                f"training env: see evaluation.config.env."
+            )
+
+    def has_finite_weights(self) -> bool:
+        """Whether learning has not diverged."""
+        return all(np.isfinite(array).all() for array in self.policy.get_weights().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed actor needs beside its policy's weights."""
+        return {
+            "rng": self.rng.bit_generator.state,
+            "exploration": self.exploration.state_dict(),
+            "gathered": None if self.gathered is None else self.gathered.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.rng.bit_generator.state = state["rng"]
+        self.exploration.load_state_dict(state["exploration"])
+        if self.gathered is not None and state["gathered"] is not None:
+            self.gathered.load_state_dict(state["gathered"])
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        return () if self.policy_id == DEFAULT_POLICY_ID else (self.policy_id,)
+
+    def _stream(self, purpose: str) -> np.random.Generator:
+        config = self.config
+        return seeding.generator(config.seed, purpose, *self._path, config.worker_index)
+
+    def _exploration(self, rng: np.random.Generator) -> Exploration:
+        return self.config.exploration.for_worker(
+            action_space=self.converter.policy_space,
+            rng=rng,
+            worker_index=self.config.worker_index,
+            num_workers=self.config.num_workers,
+        )
+
+    def _check_filter(self) -> None:
+        self._wants_check = False
+        found = self.policy.observation_filter
+        if isinstance(found, MeanStdFilter) and not found.was_applied:
+            raise ConfigError(
+                f"env.observation_filter=MeanStdFilter has no effect: "
+                f"{type(self.policy).__name__}.act does not apply self.observation_filter."
+            )
+
+
+def _take_same_actions(one: spaces.Space, other: spaces.Space) -> bool:
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape == other.shape  # Bounds may differ: actions are stretched to them.
+    return one == other

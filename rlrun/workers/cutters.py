@@ -1,0 +1,151 @@
+"""Cutting the stream of fragments: into trajectories that postprocessing may see, and into the
+rows, single steps or sequences, that a learner gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlrun.core.algorithm import BatchMode
+from rlrun.core.batch import Batch, concat
+
+STATE = "state_in/"
+"""Columns of a policy's state begin with it."""
+
+_Part = tuple[Batch, int, int, int]
+"""(fragment [T, B, ...], env, first step, end): steps of one env."""
+
+
+class TrajectoryCutter:
+    """Gives the trajectories [T, B, ...] that are complete with each fragment.
+
+    truncate_episodes: each fragment, with the last `lookahead` steps of the one before in front,
+    so that windows of n steps cross the seams. complete_episodes: each episode alone, [T, 1, ...].
+    """
+
+    def __init__(self, batch_mode: BatchMode, lookahead: int, num_envs: int) -> None:
+        self.lookahead = lookahead
+        self.by_episode = batch_mode == "complete_episodes"
+        self._seam: Batch | None = None
+        self._open: list[list[_Part]] = [[] for _ in range(num_envs)]
+        self._whole: list[Batch] = []
+
+    def complete(self, fragment: Batch) -> list[Batch]:
+        """The trajectories that are complete with `fragment`, a batch [T, B, ...]."""
+        if self.by_episode:
+            return self._episodes(fragment)
+        if self.lookahead == 0:
+            return [fragment]
+        joined = fragment if self._seam is None else concat([self._seam, fragment])
+        self._seam = joined.take(slice(max(joined.num_rows - self.lookahead, 0), None)).copied()
+        return [joined] if joined.num_rows > self.lookahead else []
+
+    def truncate(self, cut: np.ndarray) -> None:
+        """The running episodes of the envs in the mask `cut` [B] do not go on."""
+        if self._seam is not None and self._seam.num_rows:
+            self._seam["truncated"][-1] |= cut & ~self._seam["terminated"][-1]
+        for env in map(int, np.flatnonzero(cut)):
+            if self._open[env]:
+                fragment, column, _, end = self._open[env][-1]
+                fragment["truncated"][end - 1, column] = True
+                self._whole.append(self._join(env))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that wait for those after them."""
+        waiting = [dict(_steps_of(parts)) if parts else None for parts in self._open]
+        return {
+            "seam": None if self._seam is None else dict(self._seam),
+            "open": waiting if self.by_episode else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._seam = None if state["seam"] is None else Batch(state["seam"]).copied()
+        self._whole = []
+        self._open = [[] for _ in self._open]
+        for env, steps in enumerate(state["open"]):
+            if steps is not None:
+                waiting = Batch({name: column[:, None] for name, column in steps.items()}).copied()
+                self._open[env] = [(waiting, 0, 0, waiting.num_rows)]
+
+    def _episodes(self, fragment: Batch) -> list[Batch]:
+        """Whole episodes, by env and time; the rest of each env waits."""
+        whole, self._whole = self._whole, []
+        ends = fragment["terminated"] | fragment["truncated"]
+        num_steps, num_envs = ends.shape
+        for env in range(num_envs):
+            start = 0
+            for last in np.flatnonzero(ends[:, env]):
+                self._open[env].append((fragment, env, start, int(last) + 1))
+                whole.append(self._join(env))
+                start = int(last) + 1
+            if start < num_steps:
+                self._open[env].append((fragment, env, start, num_steps))
+        return whole
+
+    def _join(self, env: int) -> Batch:
+        """The open steps of an env as one episode [T, 1, ...], which is then not open any more."""
+        steps, self._open[env] = _steps_of(self._open[env]), []
+        if "valid" in steps:
+            steps = steps.take(steps.pop("valid"))
+        # Windows of n steps stop at the episode's end, so the rows put behind it are never read.
+        rows = np.minimum(np.arange(steps.num_rows + self.lookahead), steps.num_rows - 1)
+        return Batch({name: column[rows, None] for name, column in steps.items()})
+
+
+def cut_steps(trajectory: Batch, valid: np.ndarray | None) -> Batch:
+    """[T, B, ...] -> rows [N, ...], one a step; of `valid` [T, B] only those that are steps."""
+    if valid is not None:
+        return trajectory.take(valid)
+    return Batch({name: c.reshape(-1, *c.shape[2:]) for name, c in trajectory.items()})
+
+
+def cut_sequences(
+    trajectory: Batch,
+    ends: np.ndarray,
+    valid: np.ndarray | None,
+    max_seq_len: int,
+    overlap: int = 0,
+) -> Batch:
+    """[T, B, ...] -> rows [S, max_seq_len, ...], each a sequence within one episode.
+
+    ends: [T, B], the last steps of episodes. A sequence begins at an episode's start, at the
+    trajectory's start, or `max_seq_len - overlap` steps after the one before; with an overlap,
+    learners may burn the policy's state in on the steps that they know already (Kapturowski et al.,
+    2019, sec. 3). What is missing at its end is zero, and False in the column `mask`; columns of
+    the state hold that at its start, [S, ...].
+    """
+    places = []
+    for env in range(ends.shape[1]):
+        steps = np.arange(len(ends)) if valid is None else np.flatnonzero(valid[:, env])
+        for episode in np.split(steps, np.flatnonzero(ends[steps, env]) + 1):
+            # The last steps need no sequence of their own if the one before holds them already.
+            end = max(len(episode) - overlap, min(len(episode), 1))
+            for start in range(0, end, max_seq_len - overlap):
+                places.append((env, episode[start : start + max_seq_len]))
+    envs = np.array([env for env, _ in places], np.int64)
+    times = np.zeros((len(places), max_seq_len), np.int64)
+    mask = np.zeros((len(places), max_seq_len), bool)
+    for row, (_, steps) in enumerate(places):
+        times[row, : len(steps)] = steps
+        mask[row, : len(steps)] = True
+    rows = Batch()
+    for name, column in trajectory.items():
+        if name.startswith(STATE):
+            rows[name] = column[times[:, 0], envs]
+        else:
+            rows[name] = column[times, envs[:, None]]
+            rows[name][~mask] = 0
+    rows["mask"] = mask
+    return rows
+
+
+def _steps_of(parts: list[_Part]) -> Batch:
+    """Consecutive steps of one env, [T, ...], in memory of their own."""
+    return Batch(
+        {
+            name: np.concatenate([part[name][start:end, env] for part, env, start, end in parts])
+            for name in parts[0][0]
+        }
+    )

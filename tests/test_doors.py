@@ -1,0 +1,329 @@
+"""What comes through the doors of the house, once each: memory, many policies, asynchronous
+learners, evolution strategies. The product's own versions are elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.algos.ppo import PPO
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.batch import Batch
+from rlrun.core.policy import ActorCritic, Policy
+from rlrun.run import make_trainer
+
+SMALL_PPO = [
+    "algo.lr=0.003",
+    "algo.train_batch_size=512",
+    "algo.minibatch_size=128",
+    "algo.num_envs_per_worker=8",
+    "algo.num_epochs=4",
+    "algo.timesteps_per_iteration=0",
+    "algo.entropy_coeff=0.01",
+]
+
+
+# A policy with memory: PPO with an LSTM
+
+
+class RememberEnv(gym.Env):
+    """Shows a cue (obs [1, cue, 0]) at the first step, nothing for four steps, and asks for it at
+    the sixth ([0, 0, 1]): reward 1 if the action is the cue. A policy without memory gets 0.5."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.steps = 0
+        self.cue = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.cue = int(self.np_random.integers(2))
+        return np.array([1.0, self.cue, 0.0], np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        reward = float(self.steps == 6 and action == self.cue)
+        observation = np.array([0.0, 0.0, float(self.steps == 5)], np.float32)
+        return observation, reward, self.steps == 6, False, {}
+
+
+class LSTMActorCritic(ActorCritic):
+    """An LSTM between the encoder and both heads (Hausknecht & Stone, 2015, arXiv:1507.06527)."""
+
+    def __init__(self, obs_space, action_space, model, max_seq_len) -> None:
+        super().__init__(obs_space, action_space, model)
+        self.max_seq_len = max_seq_len
+        self.lstm = nn.LSTM(self.pi_encoder.output_size, 32, batch_first=True)
+        self.pi_head, self.vf_head = nn.Linear(32, self.family.num_inputs), nn.Linear(32, 1)
+
+    def initial_state(self, num_rows):
+        return {name: np.zeros((num_rows, 32), np.float32) for name in ("h", "c")}
+
+    def unroll(self, obs, state):
+        """obs [S, L, ...], state [S, 32] -> features [S, L, 32] and the state behind them."""
+        features = self.pi_encoder(self.observation_filter(obs))
+        features, (h, c) = self.lstm(features, (state["h"][None], state["c"][None]))
+        return features, {"h": h[0].numpy(), "c": c[0].numpy()} if not h.requires_grad else {}
+
+    @torch.inference_mode()
+    def act(self, obs, state=None, previous=None, explore=True):
+        features, state = self.unroll(torch.from_numpy(obs)[:, None], _tensors(state))
+        outputs, values = self.pi_head(features)[:, 0].numpy(), self.vf_head(features)[:, 0, 0]
+        return self.family(outputs), {"values": values.numpy()}, state
+
+    def values(self, obs, state=None, previous=None):
+        return self.act(obs, state)[1]["values"]
+
+    def forward(self, rows):
+        features, _ = self.unroll(rows["obs"], {k: rows[f"state_in/{k}"] for k in ("h", "c")})
+        return self.family(self.pi_head(features)), self.vf_head(features).squeeze(-1)
+
+
+def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(part) for name, part in state.items()}
+
+
+@dataclass(kw_only=True)
+class MemoryPPO(PPO):
+    """PPO whose policy remembers."""
+
+    max_seq_len: int = 8
+
+    def make_policy(self, obs_space, action_space, model):
+        return LSTMActorCritic(obs_space, action_space, model, self.max_seq_len)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_lstm_policy_solves_what_needs_memory(vectorization):
+    overrides = [*SMALL_PPO, "algo._target_=test_doors.MemoryPPO", "algo.gae_lambda=0.95"]
+    overrides.append(f"env.vectorization={vectorization}")
+    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
+        for _ in range(40 if vectorization == "sync" else 2):
+            result = trainer.train()
+        rewards = result["hist_stats"]["episode_reward"]
+        assert vectorization == "async" or np.mean(rewards) > 0.95
+        policy = trainer.get_policy()
+        state = policy.get_initial_state()
+        for cue in (0, 1):
+            for obs in ([1.0, cue, 0.0], *[[0.0, 0.0, 0.0]] * 4, [0.0, 0.0, 1.0]):
+                action, state, _ = trainer.compute_action(
+                    np.array(obs, np.float32), state, explore=False
+                )
+            assert vectorization == "async" or action == cue
+            state = policy.get_initial_state()
+
+
+def test_sequences_carry_the_state_over_the_cut_and_forget_it_at_the_end_of_an_episode():
+    overrides = [
+        *SMALL_PPO,
+        "algo._target_=test_doors.MemoryPPO",
+        "+algo.max_seq_len=4",
+        "algo.train_batch_size=96",
+        "algo.minibatch_size=32",
+    ]
+    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
+        rows = trainer.workers.sample()["default_policy"]
+        learner = trainer.algorithms["default_policy"]
+        # Twelve steps of eight envs: two episodes of six steps, each a sequence of four and of two.
+        assert rows["mask"].sum(1).tolist() == [4, 2] * 16
+        assert not rows["state_in/h"][::2].any()
+        assert np.abs(rows["state_in/h"][1::2]).min(1).max() > 0
+        with torch.no_grad():
+            dist, values = learner.policy(rows.to())
+        tensors = rows.to()
+        for name, found in (("values", values), ("log_probs", dist.log_prob(tensors["actions"]))):
+            torch.testing.assert_close(
+                tensors.real(found), tensors.real(tensors[name]), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_run_with_memory_goes_on_as_if_never_stopped(tmp_path):
+    overrides = [
+        *SMALL_PPO,
+        "algo._target_=test_doors.MemoryPPO",
+        "algo.train_batch_size=80",
+        "algo.minibatch_size=32",
+    ]
+
+    def make():
+        return make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1)
+
+    with make() as trainer:
+        trainer.train()
+        folder = trainer.save(tmp_path)
+        expected = [trainer.train() for _ in range(2)]
+    with make() as resumed:
+        resumed.restore(folder)
+        found = [resumed.train() for _ in range(2)]
+    for one, other in zip(found, expected, strict=True):
+        assert one["hist_stats"] == other["hist_stats"]
+        assert one["info"] == other["info"]
+
+
+# Asynchronous learners
+
+
+def learn_from_whoever_is_ready(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
+    """Learn from each fragment as it arrives; only its worker gets the new weights."""
+    learner = algorithms["default_policy"]
+    for count, (position, sample) in enumerate(workers.stream("sample"), 1):
+        workers.note(sample)
+        LAGS.append(workers.weights_version - sample.weights_version)
+        learner.learn_on_batch(sample.batches["default_policy"])
+        workers.sync_weights(algorithms, to=position)
+        SAMPLERS.append(position)
+        if count == 8:
+            break
+
+
+LAGS: list[int] = []
+SAMPLERS: list[int] = []
+
+
+class AsyncPPO(PPO):
+    """PPO that waits for nobody."""
+
+    loop = staticmethod(learn_from_whoever_is_ready)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loop_of_ones_own_learns_asynchronously(num_workers, ray_cluster):
+    LAGS.clear(), SAMPLERS.clear()
+    overrides = [
+        *SMALL_PPO,
+        "algo._target_=test_doors.AsyncPPO",
+        "algo.rollout_fragment_length=16",
+        f"resources.num_workers={num_workers}",
+        "resources.num_cpus_per_worker=0.5",
+    ]
+    with make_trainer("ppo", env="CartPole-v1", overrides=overrides, seed=1) as trainer:
+        before = trainer.get_weights()["default_policy"]
+        results = [trainer.train() for _ in range(3)]
+        after = trainer.get_weights()["default_policy"]
+    assert [result["timesteps_this_iter"] for result in results] == [8 * 16 * 8] * 3
+    assert any((after[name] != before[name]).any() for name in before)
+    assert set(SAMPLERS) == set(range(max(num_workers, 1)))
+    # A fragment is as old as what was learned since its worker was told: nothing with one worker.
+    assert (max(LAGS) > 0) == (num_workers == 2)
+
+
+# Several policies in one worker
+
+
+def test_two_policies_of_one_worker_are_driven_by_hand():
+    with make_trainer("ppo", env="CartPole-v1", seed=1) as trainer:
+        worker = trainer.workers.local_worker()
+        worker.actors["other"] = worker.make_actor("other")
+        one, other = worker.actors["default_policy"], worker.actors["other"]
+        obs = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+        decisions = [actor.act(obs, {}, None, 0, True) for actor in (one, other)]
+        # Neither weights nor random numbers are shared.
+        assert (decisions[0].columns["values"] != decisions[1].columns["values"]).all()
+        assert (one.rng.random(4) != other.rng.random(4)).all()
+        weights = worker.get_weights()
+        assert weights.keys() == {"default_policy", "other"}
+        worker.set_weights({"other": weights["default_policy"]})
+        np.testing.assert_array_equal(
+            other.act(obs, {}, None, 0, True).columns["values"], decisions[0].columns["values"]
+        )
+
+
+# Evolution strategies
+
+
+@dataclass(kw_only=True)
+class ES(Algorithm):
+    """Evolution strategies (Salimans et al., 2017, arXiv:1703.03864, algorithm 2)."""
+
+    num_perturbations: int = 10
+    sigma: float = 0.1
+    step_size: float = 0.1
+
+    def make_policy(self, obs_space, action_space, model) -> Policy:
+        return ActorCritic(obs_space, action_space, model)
+
+    @staticmethod
+    def loop(algorithms: Mapping[str, Any], workers: Any) -> None:
+        learner = algorithms["default_policy"]
+        count, seed = learner.num_perturbations, int(learner.rng.integers(2**31))
+        values = learner.policy.flat.values
+        gradient = torch.zeros_like(values)
+        tried = workers.map(returns_of_perturbed_weights, seed, count, learner.sigma)
+        returns = np.array([pair for pairs, _ in tried for pair in pairs])
+        workers.num_env_steps_sampled += sum(steps for _, steps in tried)
+        ranks = returns.ravel().argsort().argsort().reshape(returns.shape) / (returns.size - 1)
+        for index, (plus, minus) in enumerate(ranks):
+            worker, number = divmod(index, count)
+            gradient += (plus - minus) * noise_of(seed, worker, number, len(values))
+        values.add_(learner.step_size * gradient / (len(returns) * learner.sigma))
+        learner.learner_stats.add({"perturbed_return": returns.mean()})
+        workers.sync_weights(algorithms)
+
+
+def noise_of(seed: int, worker: int, number: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, worker, number]).normal(size=size)).float()
+
+
+def returns_of_perturbed_weights(worker: Any, seed: int, count: int, sigma: float) -> Any:
+    """On a worker: (returns [count, 2] of weights moved there and back, env steps taken)."""
+    flat = worker.get_policy().flat.values
+    centre, index = flat.clone(), max(worker.worker_index - 1, 0)
+    pairs, steps = [], 0
+    for number in range(count):
+        move = sigma * noise_of(seed, index, number, len(flat))
+        samples = []
+        for sign in (1, -1):
+            flat.copy_(centre + sign * move)
+            samples.append(worker.run_evaluation(seed % 1000 + number, 1, None))
+        pairs.append([sample.episodes[0].total_reward for sample in samples])
+        steps += sum(sample.env_steps for sample in samples)
+    flat.copy_(centre)
+    return pairs, steps
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evolution_strategies_are_a_map_over_workers(num_workers, ray_cluster):
+    overrides = [
+        "~algo",
+        "+algo._target_=test_doors.ES",
+        "model.fcnet_hiddens=[]",
+        "model.vf_share_layers=true",
+        "explore=false",
+        f"resources.num_workers={num_workers}",
+        "resources.num_cpus_per_worker=0.5",
+    ]
+    if num_workers:
+        overrides.append("+algo.num_perturbations=5")
+    with make_trainer("ppo", env="CartPole-v1", overrides=overrides, seed=1) as trainer:
+        stats = [
+            trainer.train()["info"]["learner"]["default_policy"]["learner_stats"]
+            for _ in range(15 if num_workers == 0 else 3)
+        ]
+        acting, learning = trainer.workers.local_worker().get_policy(), trainer.get_policy()
+        assert torch.equal(acting.flat.values, learning.flat.values)
+    returns = [each["perturbed_return"] for each in stats]
+    assert num_workers or np.mean(returns[-3:]) > 3 * np.mean(returns[:1])
+
+
+def test_batches_of_sequences_are_cut_and_joined_as_those_of_steps():
+    rows = Batch(
+        x=np.arange(12).reshape(4, 3),
+        mask=np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]], bool),
+    )
+    assert (rows.num_rows, rows.num_steps) == (4, 9)
+    np.testing.assert_array_equal(rows.real(rows["x"]), [0, 1, 2, 3, 6, 7, 9, 10, 11])
+    parts = list(rows.to().minibatches(4, 1, np.random.default_rng(0)))
+    assert [part.num_rows for part in parts] == [2, 2]
+    assert sum(part.num_steps for part in parts) == 9
