@@ -295,18 +295,10 @@ def returns_of_perturbed_weights(worker: Any, seed: int, count: int, sigma: floa
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evolution_strategies_are_a_map_over_workers(num_workers, ray_cluster):
-    overrides = [
-        "~algo",
-        "+algo._target_=test_doors.ES",
-        "model.fcnet_hiddens=[]",
-        "model.vf_share_layers=true",
-        "explore=false",
-        f"resources.num_workers={num_workers}",
-        "resources.num_cpus_per_worker=0.5",
-    ]
-    if num_workers:
-        overrides.append("+algo.num_perturbations=5")
-    with make_trainer("ppo", env="CartPole-v1", overrides=overrides, seed=1) as trainer:
+    overrides = ["model.fcnet_hiddens=[]", "model.vf_share_layers=true", "explore=false"]
+    overrides += [f"resources.num_workers={num_workers}", "resources.num_cpus_per_worker=0.5"]
+    algorithm = ES(num_perturbations=5 if num_workers else 10)
+    with algorithm.build("CartPole-v1", overrides, seed=1) as trainer:
         stats = [
             trainer.train()["info"]["learner"]["default_policy"]["learner_stats"]
             for _ in range(15 if num_workers == 0 else 3)
