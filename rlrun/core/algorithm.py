@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -197,8 +198,9 @@ class Algorithm:
             custom_metrics: dict[str, Any] = {}
             self.on_learn_on_batch(policy=self.policy, train_batch=batch, result=custom_metrics)
             self.custom_stats.add(custom_metrics)
-        with self.timers.measure("learn"):
-            self.learner_stats.add(self.learn(batch.to(self.device)))
+        started = time.perf_counter()
+        self.learner_stats.add(self.learn(batch.to(self.device)))
+        self.timers.add("learn", started)
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         """Update the policy from rows of torch tensors on the learner's device; returns learner

@@ -55,13 +55,13 @@ class LearnerStats:
     def _fold(self) -> None:
         pending, self._pending = self._pending, []
         for name in {name: None for metrics in pending for name in metrics}:
-            values = [_array(metrics[name]) for metrics in pending if name in metrics]
+            values = [metrics[name] for metrics in pending if name in metrics]
             if name.startswith("cur_"):
                 self._note(name, "last", float(values[-1]), 1)
-            elif values[0].ndim == 0:
-                self._note(name, "mean", float(np.sum(values, dtype=np.float64)), len(values))
+            elif np.ndim(values[0]) == 0:
+                self._note(name, "mean", float(_joined(values).sum(dtype=np.float64)), len(values))
             else:
-                flat = np.concatenate([value.ravel() for value in values])
+                flat = _joined(values)
                 self._note(f"mean_{name}", "mean", float(flat.sum(dtype=np.float64)), len(flat))
                 self._note(f"min_{name}", "min", float(flat.min()), 1)
                 self._note(f"max_{name}", "max", float(flat.max()), 1)
@@ -75,6 +75,13 @@ class LearnerStats:
         else:
             total = min(before, value) if kind == "min" else max(before, value)
         self._folded[name] = (kind, total, counted + count)
+
+
+def _joined(values: list[Any]) -> np.ndarray:
+    """All numbers in one vector; tensors in one operation, which a GPU is waited for once."""
+    if all(isinstance(value, torch.Tensor) for value in values):
+        return torch.cat([value.reshape(-1) for value in values]).cpu().numpy()
+    return np.concatenate([np.ravel(_array(value)) for value in values])
 
 
 def _array(value: Any) -> np.ndarray:

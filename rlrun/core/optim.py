@@ -21,11 +21,13 @@ class FlatAdam:
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.flat = flat
+        flat.has_learner = True
         self.eps = eps
         self.betas = betas
         self.exp_avg = torch.zeros_like(flat.values)
         self.exp_avg_sq = torch.zeros_like(flat.values)
         self.num_steps = torch.zeros((), device=flat.values.device)
+        self._inputs = flat.trainable
         self._one = torch.ones((), device=flat.values.device)
 
     def step(self, loss: torch.Tensor, lr: float, grad_clip: float | None = None) -> torch.Tensor:
@@ -36,6 +38,7 @@ class FlatAdam:
     def compute_gradients(self, loss: torch.Tensor) -> None:
         """Put the gradient of `loss` (a scalar) into `flat.grad`."""
         if self.flat.bind():
+            self._inputs = self.flat.trainable
             for part in self.flat.frozen():
                 # What was on its way before they were frozen would move them on.
                 self.exp_avg[part] = 0.0
@@ -47,7 +50,7 @@ class FlatAdam:
             (self._one,),
             keep_graph=False,
             create_graph=False,
-            inputs=self.flat.trainable,
+            inputs=self._inputs,
             allow_unreachable=True,
             accumulate_grad=True,
         )

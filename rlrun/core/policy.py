@@ -201,7 +201,8 @@ class ActorCritic(Policy):
 
     def forward(self, rows: Batch) -> tuple[Distribution, torch.Tensor]:
         """The distribution over actions and the state values [N], or [S, L] of sequences."""
-        features = self.observation_filter(rows["obs"])
+        # Without the 5 us that a module's call takes.
+        features = self.observation_filter.forward(rows["obs"])
         if self._shared is not None:
             features = self._shared(features)
         outputs, values = self._pi(features), self._vf(features)
@@ -276,7 +277,8 @@ class QNetwork(Policy):
     def forward(self, rows: Batch) -> torch.Tensor:
         """Action values [N, num_actions] at `obs`; with atoms their logits [N, num_actions,
         num_atoms]."""
-        features = self.observation_filter(rows["obs"])
+        # Without the 5 us that a module's call takes.
+        features = self.observation_filter.forward(rows["obs"])
         if self._shared is not None:
             features = self._shared(features)
         value = None if self.value is None else self._value(features)

@@ -59,11 +59,11 @@ class PiecewiseSchedule(Schedule):
             )
 
     def __call__(self, timestep: int) -> float:
+        if timestep >= self.points[-1][0]:
+            return self.points[-1][1]
         right = bisect_right(self.points, timestep, key=itemgetter(0))
         if right == 0:
             return self.points[0][1]
-        if right == len(self.points):
-            return self.points[-1][1]
         (start, low), (end, high) = self.points[right - 1], self.points[right]
         return low + (high - low) * (timestep - start) / (end - start)
 

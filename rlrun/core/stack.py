@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from rlrun.core import module_changes
 from rlrun.core.networks import Layers
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +35,7 @@ class Stack:
     def __init__(self, owner: nn.Module, *names: str) -> None:
         self.owner = owner
         self.names = names
-        self._slots: list[tuple[dict[str, Any], str, Any]] = []
+        self._seen_changes = -1
         self._hooks: list[dict[Any, Any]] = []
         self._has_hooks = False
         self._layers: list[_DenseLayer] | None = None
@@ -79,29 +80,25 @@ class Stack:
 
     def _is_current(self) -> bool:
         """Whether modules and parameters are those that were found, and have no hooks."""
-        for place, name, found in self._slots:
-            if place.get(name) is not found:
-                return False
-        return bool(self._slots) and not self._has_hooks and not any(self._hooks)
+        return self._seen_changes == module_changes.count and not (
+            self._has_hooks or any(self._hooks)
+        )
 
     def _look(self) -> None:
         """See what the modules are now."""
         chain: list[nn.Module] = []
-        self._slots, self._act = [], None
+        self._act, self._seen_changes = None, module_changes.count
+        involved: list[nn.Module] = []
         containers = [(self.owner, name) for name in self.names]
         while containers:
             owner, name = containers.pop(0)
             module = owner._modules[name]
             assert module is not None
-            self._slots.append((owner._modules, name, module))
+            involved.append(module)
             if type(module) in (nn.Sequential, Layers):
                 containers = [(module, child) for child in module._modules] + containers
             else:
                 chain.append(module)
-                self._slots += [
-                    (module._parameters, key, value) for key, value in module._parameters.items()
-                ]
-        involved = [place for _, _, place in self._slots if isinstance(place, nn.Module)]
         self._hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
         for module in involved:
             self._hooks += [module._forward_hooks, module._forward_pre_hooks]
@@ -117,7 +114,7 @@ class Stack:
     def __getstate__(self) -> dict[str, Any]:
         # A copy looks at its own modules.
         state = dict.fromkeys(("_layers", "_act"))
-        return self.__dict__ | state | {"_slots": [], "_hooks": [], "_addresses": []}
+        return self.__dict__ | state | {"_seen_changes": -1, "_hooks": [], "_addresses": []}
 
 
 @dataclass(frozen=True)

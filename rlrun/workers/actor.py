@@ -43,7 +43,7 @@ class ActorConfig:
     """Where a policy acts that is too large for NumPy."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Decision:
     """What an actor does at one vector step of N rows."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
-
-import torch
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
@@ -118,19 +117,18 @@ class WorkerSet:
     def sample(self, min_steps: int = 1) -> dict[str, Batch]:
         """Rounds of fragments from all sampling workers until there are rows of `min_steps` steps,
         by policy id; one round at least, which may give no rows if no trajectory is complete."""
+        started = time.perf_counter()
         rounds: list[Sample] = []
         num_steps = 0
-        with self.timers.measure("sample"):
-            while True:
-                samples = self.map("sample")
-                for sample in samples:
-                    self.note(sample)
-                    # Void steps count, or they would call for a whole second round.
-                    num_steps += sample.void_steps
-                    num_steps += sum(batch.num_steps for batch in sample.batches.values())
-                rounds += samples
-                if num_steps >= min_steps or min_steps <= 1 or self.is_interrupted:
-                    break
+        while not rounds or (num_steps < min_steps > 1 and not self.is_interrupted):
+            samples = self.map("sample")
+            for sample in samples:
+                self.note(sample)
+                # Void steps count, or they would call for a whole second round.
+                num_steps += sample.void_steps
+                num_steps += sum(batch.num_steps for batch in sample.batches.values())
+            rounds += samples
+        self.timers.add("sample", started)
         return {
             policy_id: concat([sample.batches[policy_id] for sample in rounds])
             for policy_id in rounds[0].batches
@@ -149,21 +147,21 @@ class WorkerSet:
 
     def sync_weights(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
         """After an update: count what filters gathered, and `publish`."""
-        with self.timers.measure("sync_weights"):
-            gathered, self._gathered = self._gathered, {}
-            for policy_id, moments in gathered.items():
-                algorithms[policy_id].policy.observation_filter.merge(moments)
-            self.weights_version += 1
-            self.publish(algorithms, to)
+        started = time.perf_counter()
+        gathered, self._gathered = self._gathered, {}
+        for policy_id, moments in gathered.items():
+            algorithms[policy_id].policy.observation_filter.merge(moments)
+        self.weights_version += 1
+        self.publish(algorithms, to)
+        self.timers.add("sync_weights", started)
 
     def publish(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
         """Give all workers (or the remote one at position `to`) the learners' weights and the count
         of env steps."""
         self._local.timestep = self.num_env_steps_sampled
         self._local.weights_version = self.weights_version
-        with torch.no_grad():
-            for policy_id, algorithm in algorithms.items():
-                self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
+        for policy_id, algorithm in algorithms.items():
+            self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
         if self._pool is not None and to is None:
             self._pool.send_all("set_weights", *self._publication())
         elif self._pool is not None:

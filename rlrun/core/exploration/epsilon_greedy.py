@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration.base import Exploration
-from rlrun.core.exploration.random_actions import count_valid, random_choices
+from rlrun.core.exploration.random_actions import choose_valid, count_valid
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
 
@@ -72,13 +73,15 @@ class EpsilonGreedy(Exploration):
         epsilon = self._epsilon(timestep) if explore else 0.0
         if epsilon == 0.0:
             return modes, np.zeros(len(modes), np.float32)
-        share = epsilon / count_valid(action_dist.inputs)
+        num_valid = count_valid(action_dist.inputs)
+        share = epsilon / num_valid
+        log, log1p = (math.log, math.log1p) if isinstance(num_valid, int) else (np.log, np.log1p)
         log_probs = np.empty(len(modes), np.float32)
         # A mode is drawn at random as well. Of equally good actions the first is the mode.
-        log_probs[:] = np.log1p(share - epsilon)
+        log_probs[:] = log1p(share - epsilon)
         is_random = self.rng.random(len(modes)) < epsilon
         if not np.count_nonzero(is_random):
             return modes, log_probs
-        choices, _ = random_choices(action_dist.inputs, self.rng)
+        choices = choose_valid(action_dist.inputs, num_valid, self.rng)
         actions = np.where(is_random, choices, modes)
-        return actions, np.where(actions == modes, log_probs, np.log(share, dtype=np.float32))
+        return actions, np.where(actions == modes, log_probs, np.float32(log(share)))
