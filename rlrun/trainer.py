@@ -34,6 +34,7 @@ from rlrun.core.checkpoint import (
 from rlrun.core.errors import CheckpointError, RlrunError
 from rlrun.core.metrics import EpisodeWindow, Timers
 from rlrun.core.policy import Policy
+from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.workers.rollout_worker import DEFAULT_POLICY_ID, WorkerConfig
@@ -66,13 +67,16 @@ class Trainer:
         self.callbacks: Callbacks = config.worker.callbacks
         resources = config.resources
         device = learner_device(resources)
-        torch.set_num_threads(resources.num_cpus_for_driver)
-        seeding.seed_process(config.worker.seed, "driver")
-        num_evaluators = 0 if config.evaluation.interval is None else config.evaluation.num_workers
-        self.workers = WorkerSet(
-            config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
-        )
         with ExitStack() as stack:
+            self._process = ProcessState()
+            stack.callback(self._process.restore)
+            torch.set_num_threads(resources.num_cpus_for_driver)
+            seeding.seed_process(config.worker.seed, "driver")
+            is_evaluating = config.evaluation.interval is not None
+            num_evaluators = config.evaluation.num_workers if is_evaluating else 0
+            self.workers = WorkerSet(
+                config.worker, resources, resources.num_workers, num_other_workers=num_evaluators
+            )
             stack.callback(self.workers.stop)
             cap_gpu_memory(resources, device)
             local = self.workers.local_worker()
@@ -381,9 +385,12 @@ class Trainer:
     # The end
 
     def stop(self) -> None:
-        """End all workers. The trainer cannot be used afterwards."""
-        self.evaluation.stop()
-        self.workers.stop()
+        """End all workers, and give the process its random state and threads back. The trainer
+        cannot be used afterwards."""
+        with ExitStack() as stack:
+            stack.callback(self._process.restore)
+            stack.callback(self.workers.stop)
+            self.evaluation.stop()
 
     def __enter__(self) -> Trainer:
         return self
