@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,15 +18,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlrun import run_folder
-from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
+from rlrun.compose import plain_config, set_value
 from rlrun.core import checkpoint
-from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.key_watch import KeyWatch
 from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or_general
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import Parts, read_config, with_seed
+from rlrun.python_api import make_trainer
 from rlrun.trainer import Trainer
+
+__all__ = ["Run", "make_trainer"]
 
 logger = logging.getLogger("rlrun")
 
@@ -360,47 +361,3 @@ def _close_all(loggers: list[Logger], status: str) -> None:
     with ExitStack() as stack:
         for each in loggers:
             stack.callback(each.close, status)
-
-
-def make_trainer(
-    algo: str, env: str | None = None, overrides: list[str] | None = None, **settings: Any
-) -> Trainer:
-    """A trainer without the command line: make_trainer("dqn", env="CartPole-v1",
-    overrides=["algo.lr=1e-3"]).
-
-    env: a choice of the env group, a gymnasium id, or an import path; null is the default one.
-    settings: keys of no group, such as seed. Raises ConfigError.
-    """
-    plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
-    return _trainer(plain, settings)
-
-
-def build_trainer(
-    algorithm: Algorithm, env: str, overrides: list[str] | None = None, **settings: Any
-) -> Trainer:
-    """A trainer of `algorithm` as it is; everything else as its group file composes it.
-
-    Arguments as in `make_trainer`. Raises ConfigError.
-    """
-    target = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
-    choices = [f"algo={name}"] if (name := choice_of_target("algo", target)) else []
-    plain = plain_config(compose([*choices, *env_overrides(env), *(overrides or [])]))
-    hyperparameters = {
-        f.name: _as_node(getattr(algorithm, f.name)) for f in fields(algorithm) if f.init
-    }
-    plain["algo"] = {"_target_": target, **hyperparameters}
-    return _trainer(plain, settings)
-
-
-def _trainer(plain: dict[str, Any], settings: Mapping[str, Any]) -> Trainer:
-    for key, value in settings.items():
-        set_value(plain, key, value)
-    return Trainer(read_config(with_seed(plain)).trainer)
-
-
-def _as_node(value: Any) -> Any:
-    """A schedule object as the YAML node that makes it; other values as they are."""
-    if not is_dataclass(value):
-        return value
-    target = f"{type(value).__module__}.{type(value).__qualname__}"
-    return {"_target_": target, **{f.name: getattr(value, f.name) for f in fields(value)}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,13 @@ from gymnasium import spaces
 
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
+
+if TYPE_CHECKING:
+    from rlrun.core.exploration import Exploration
 
 Metrics = dict[str, dict[str, Any]]
 """Learner statistics by policy id."""
@@ -31,6 +34,9 @@ class Algorithm:
     Before `setup` it is only these, and travels to workers, which call `make_policy` and
     `postprocess`. `setup` makes it a learner: in the driver it then owns optimiser and targets.
     """
+
+    trainer_factory: ClassVar[Callable[..., Any] | None] = None
+    """What `build` calls; rlrun.run, which is above, puts it here."""
 
     gamma: float = 0.99
     """Discount per env step."""
@@ -94,6 +100,12 @@ class Algorithm:
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         """Raise SpaceError if the algorithm cannot act in the action space; `env` names the env."""
 
+    def check_exploration(self, exploration: Exploration) -> None:
+        """Raise ConfigError if the algorithm's policies cannot be explored in this way."""
+
+    def check_model(self, model: Model) -> None:
+        """Raise ConfigError if the model has a value that the algorithm would ignore."""
+
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
     ) -> Policy:
@@ -143,10 +155,16 @@ class Algorithm:
 
     def build(self, env: str, overrides: list[str] | None = None, **settings: Any) -> Any:
         """A Trainer of this algorithm: DQN(lr=1e-3).build(env="CartPole-v1"); arguments as in
-        `rlrun.make_trainer`. Raises ConfigError."""
-        from rlrun.run import build_trainer
+        `rlrun.make_trainer`. Raises ConfigError.
 
-        return build_trainer(self, env, overrides, **settings)
+        Fields that have their default take the value that is tuned for the env, where there is one.
+        """
+        if Algorithm.trainer_factory is None:
+            raise RlrunError(
+                f"{type(self).__name__}.build needs rlrun.run, which nothing has imported yet. "
+                f"Write `import rlrun.run`, or take the base class from the package: rlrun.DQN."
+            )
+        return Algorithm.trainer_factory(self, env, overrides, **settings)
 
     def unknown_metrics(self) -> dict[str, Any]:
         """What stands in results before the first learn(): its names with nan, where an algorithm
