@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "make_trainer": "rlrun.run",
+    "make_trainer": "rlrun.python_api",
     "Run": "rlrun.run",
     "Trainer": "rlrun.trainer",
     "Callbacks": "rlrun.core.callbacks",
@@ -24,12 +24,17 @@ _PUBLIC = {
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 
+_BUILDS_TRAINERS = ("Algorithm", "PPO", "DQN")
+"""Classes with a method `build`, which lies below what builds."""
+
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'rlrun' has no attribute {name!r}")
+    if name in _BUILDS_TRAINERS:
+        import_module("rlrun.python_api")
     return getattr(import_module(_PUBLIC[name]), name)
 
 

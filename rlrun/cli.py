@@ -18,16 +18,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlrun import sweep
-from rlrun.compose import (
-    explain,
-    open_override,
-    parse_assignments,
-    register_resolvers,
-    use_tuned_example,
-)
+from rlrun.compose import explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
 from rlrun.error_report import report
+from rlrun.examples import use_tuned_example
+from rlrun.overrides import as_hydra_wants, parse_assignments
 from rlrun.validate import take_or_read
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
@@ -263,8 +259,8 @@ def translate_arguments(arguments: list[str]) -> list[str]:
         elif argument in VERBOSITY:
             translated.append(VERBOSITY[argument])
         else:
-            translated.append(open_override(argument))
-    return translated
+            translated.append(argument)
+    return as_hydra_wants(translated)
 
 
 def _silence_hydra() -> None:

@@ -6,31 +6,16 @@ import copy
 import re
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from rlrun import tuned
 from rlrun.config import conf_dir, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_path
-
-OPEN_NODES = (
-    "stop",
-    "pass_mark",
-    "callbacks",
-    "curriculum",
-    "env.env_config",
-    "evaluation.config",
-    "model.module_config",
-    "resources.custom_resources_per_worker",
-)
-"""Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
-
-_ASSIGNMENT = re.compile(r"([A-Za-z_][^=\s]*)=")
+from rlrun.overrides import OPEN_NODES, as_hydra_wants, unreadable
+from rlrun.settle import ids_of_envs, settle
 
 
 def register_resolvers() -> None:
@@ -40,21 +25,6 @@ def register_resolvers() -> None:
             "random_suffix", lambda: secrets.token_hex(3), use_cache=True
         )
         OmegaConf.register_new_resolver("env_name", _env_name)
-
-
-def open_override(override: str) -> str:
-    """A command-line override as Hydra wants it: `++` below open nodes, dots for slashes there."""
-    if override == "tuned=null":
-        return f"tuned={tuned.NONE}"
-    match = _ASSIGNMENT.match(override)
-    if match is None:
-        return override
-    key = match[1]
-    dotted = key.replace("/", ".")
-    is_whole_node = dotted in OPEN_NODES and override[len(key) :].startswith("={")
-    if is_whole_node or any(dotted.startswith(f"{node}.") for node in OPEN_NODES):
-        return f"++{dotted}{override[len(key) :]}"
-    return override
 
 
 def env_overrides(env: str | type | None) -> list[str]:
@@ -67,7 +37,7 @@ def env_overrides(env: str | type | None) -> list[str]:
         return []
     env = import_path(env, "env")
     folder = conf_dir() / "env"
-    choice = env if (folder / f"{env}.yaml").is_file() else tuned.ids_of_envs(folder).get(env)
+    choice = env if (folder / f"{env}.yaml").is_file() else ids_of_envs(folder).get(env)
     return ["env=gym", f"env.id='{env}'"] if choice is None else [f"env={choice}"]
 
 
@@ -83,7 +53,7 @@ def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
     from hydra.errors import HydraException
 
-    overrides = [open_override(override) for override in overrides]
+    overrides = as_hydra_wants(overrides)
     try:
         return _compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
@@ -99,7 +69,7 @@ def _compose(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base=None):
         config = hydra_compose("config", overrides, return_hydra_config=True)
-        return tuned.settle(config, config.hydra)
+        return settle(config, config.hydra)
 
 
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -139,22 +109,6 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
     node[leaf] = value
 
 
-def parse_assignments(arguments: list[str]) -> dict[str, Any]:
-    """key=value arguments with YAML values, as a dict. Raises ConfigError."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, separator, text = argument.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{argument!r} is not of the form key=value.")
-        try:
-            parsed = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise ConfigError(f"{argument!r}: the value is not valid YAML: {error}") from error
-        assert isinstance(parsed, dict)
-        values[key.replace("/", ".")] = parsed["value"]
-    return values
-
-
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
     """Hydra's or OmegaConf's error in our words, with the nearest valid name."""
     import difflib
@@ -173,6 +127,10 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
             f"{group}={choice}: there is no such choice.{hint} Allowed: {', '.join(options)}."
         )
     text = str(error)
+    if "override_grammar" in text or text.startswith(("Ambiguous value", "Sweep parameters")):
+        is_multirun = {"-m", "--multirun"} & set(overrides)
+        if refusal := unreadable(overrides, allow_sweeps=bool(is_multirun)):
+            return refusal
     overridden = re.search(r"Could not override '([^']+)'", text)
     if overridden is None:
         overridden = re.search(r"Could not find '([^'/]+)'|Could not override '([^'/]+)'", text)
@@ -223,44 +181,3 @@ def _env_name(choice: str, env_id: str) -> str:
     if choice not in ("gym", "atari"):
         return choice
     return re.sub(r"[^\w.-]", "_", env_id)
-
-
-def find_tuned_example(path: str) -> Path:
-    """The YAML file that `-f path` means: as given, or among the shipped tuned examples.
-
-    Raises ConfigError if there is none.
-    """
-    import difflib
-
-    shipped = conf_dir() / "tuned_examples"
-    given = Path(path)
-    inner = given.relative_to("tuned_examples") if given.parts[:1] == ("tuned_examples",) else given
-    is_bare = len(given.parts) == 1
-    by_stem = [file for file in shipped.rglob("*.yaml") if is_bare and file.stem == given.stem]
-    for candidate in (given, shipped / inner, shipped / f"{inner}.yaml", *by_stem):
-        if candidate.is_file():
-            return candidate.absolute()
-    names = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
-    near = difflib.get_close_matches(str(inner).removesuffix(".yaml"), names, n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(f"-f {path}: there is no such file.{hint} Shipped are: {', '.join(names)}.")
-
-
-def use_tuned_example(path: str) -> str:
-    """Make a tuned example's file a choice of the group tuned_examples; returns the override."""
-    from hydra.core.config_store import ConfigStore
-
-    file = find_tuned_example(path)
-    name = re.sub(r"[^\w-]", "_", file.stem)
-    try:
-        node = OmegaConf.load(file)
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
-    if not isinstance(node, DictConfig):
-        raise ConfigError(
-            f"-f {path} must hold a mapping: defaults, stop, pass_mark and overrides."
-        )
-    ConfigStore.instance().store(
-        group="tuned_examples", name=f"replay_{name}", node=node, package="_global_"
-    )
-    return f"tuned_examples=replay_{name}"

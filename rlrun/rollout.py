@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrun.compose import set_value
 from rlrun.core import checkpoint
-from rlrun.core.errors import CheckpointError, ConfigError
+from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.parts import read_config
 from rlrun.workers.atari import is_atari
 from rlrun.workers.rollout_worker import RolloutWorker
@@ -67,7 +67,7 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
 
 
 def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> RolloutWorker:
-    """A worker with one env and the policy and filter of a checkpoint, ready to act."""
+    """A worker with one env, and policy, filter and callbacks of a checkpoint, ready to act."""
     folder = find_checkpoint(path)
     plain = dict(checkpoint.read_manifest(folder)["config"])
     plain["explore"] = False
@@ -82,14 +82,17 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     if render:
         set_value(plain, "env.env_config.render_mode", "human")
     config = read_config(plain).trainer.worker
-    worker = RolloutWorker(replace(config, in_evaluation=True, num_workers=0, device="cpu"))
-    policy = checkpoint.load_checkpoint(folder, ("policy",))["policy"]
+    state = checkpoint.load_checkpoint(folder, ("policy", "workers"))
     try:
+        # Before there are envs: a curriculum gives them their task when they are made.
+        config.callbacks.load_state_dict(state["workers"]["local"]["callbacks"])
+        worker = RolloutWorker(replace(config, in_evaluation=True, num_workers=0, device="cpu"))
+        policy = state["policy"]
         worker.set_weights(policy["weights"], checkpoint.read_manifest(folder)["timesteps_total"])
+    except RlrunError:
+        raise
     except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"The policy of {folder} does not fit this config: {error}"
-        ) from error
+        raise CheckpointError(f"{folder} does not fit this config: {error}") from error
     return worker
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,15 +18,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlrun import run_folder
-from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
+from rlrun.compose import plain_config, set_value
 from rlrun.core import checkpoint
-from rlrun.core.algorithm import Algorithm
-from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
+from rlrun.core.errors import CheckpointError, ConfigError, Interrupted, RlrunError
 from rlrun.key_watch import KeyWatch
 from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or_general
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import Parts, read_config, with_seed
+from rlrun.python_api import make_trainer
 from rlrun.trainer import Trainer
+
+__all__ = ["Run", "make_trainer"]
 
 logger = logging.getLogger("rlrun")
 
@@ -57,7 +58,10 @@ class Run:
         """Whether this run has begun to write there."""
         self._keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
         self._signal: int | None = None
+        self._trainer: Trainer | None = None
         self._restored_from: Path | None = None
+        self._kept: set[str] = set()
+        """Hyperparameters of which a resumed run was given the value to go on with."""
 
     @classmethod
     def resume(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -94,6 +98,7 @@ class Run:
             )
         run = cls(plain, folder)
         run._restored_from = path
+        run._kept = {key.removeprefix("algo.") for key in overrides or ()}
         return run
 
     def execute(self) -> dict[str, Any]:
@@ -113,8 +118,10 @@ class Run:
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            trainer = Trainer(self.parts.trainer)
+            trainer = self._trainer = Trainer(self.parts.trainer)
             try:
+                if self._signal is not None:
+                    trainer.interrupt()
                 if not is_fresh:
                     self._restore(trainer)
                     if self._is_over():
@@ -144,7 +151,11 @@ class Run:
         status = "failed"
         try:
             while True:
-                self.result = trainer.train()
+                try:
+                    self.result = trainer.train()
+                except Interrupted:  # The iteration goes on from the checkpoint.
+                    done = False
+                    break
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
                 self._note_pass_mark()
@@ -154,7 +165,8 @@ class Run:
                     break
                 if self._is_checkpoint_due(trainer.iteration):
                     self._save(trainer)
-            self._keys.warn_of_unseen(self.result)
+            if self.result:
+                self._keys.warn_of_unseen(self.result)
             status = self.status = "finished" if done else "interrupted"
             is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
             if is_wanted or self._is_checkpoint_due(trainer.iteration):
@@ -273,7 +285,7 @@ class Run:
         assert self._restored_from is not None
         if self._restored_from == self.folder:  # The newest by now, as nobody else writes any more.
             self._restored_from = checkpoint.list_checkpoints(self.folder)[-1]
-        trainer.restore(self._restored_from)
+        trainer.restore(self._restored_from, keep=self._kept)
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
             self._note_pass_mark()
@@ -312,15 +324,17 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a lost terminal end the run after the running iteration; a second
-        one at once."""
+        """Ctrl-C, SIGTERM and a lost terminal end the run after the running round of its loop; a
+        second one at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signal is not None:
                 raise KeyboardInterrupt
             self._signal = number
+            if self._trainer is not None:
+                self._trainer.interrupt()
             logger.warning(
-                "Interrupted: the run ends after this iteration, with a checkpoint. "
+                "Interrupted: the run ends after the round that is running, with a checkpoint. "
                 "Once more ends it now, without one."
             )
 
@@ -360,48 +374,3 @@ def _close_all(loggers: list[Logger], status: str) -> None:
     with ExitStack() as stack:
         for each in loggers:
             stack.callback(each.close, status)
-
-
-def make_trainer(
-    algo: str, env: str | type | None = None, overrides: list[str] | None = None, **settings: Any
-) -> Trainer:
-    """A trainer without the command line: make_trainer("dqn", env="CartPole-v1",
-    overrides=["algo.lr=1e-3"]).
-
-    env: a choice of the env group, a gymnasium id, an import path, or a class that has one; null is
-    the default one.
-    settings: keys of no group, such as seed. Raises ConfigError.
-    """
-    plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
-    return _trainer(plain, settings)
-
-
-def build_trainer(
-    algorithm: Algorithm, env: str | type, overrides: list[str] | None = None, **settings: Any
-) -> Trainer:
-    """A trainer of `algorithm` as it is; everything else as its group file composes it.
-
-    Arguments as in `make_trainer`. Raises ConfigError.
-    """
-    target = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
-    choices = [f"algo={name}"] if (name := choice_of_target("algo", target)) else []
-    plain = plain_config(compose([*choices, *env_overrides(env), *(overrides or [])]))
-    hyperparameters = {
-        f.name: _as_node(getattr(algorithm, f.name)) for f in fields(algorithm) if f.init
-    }
-    plain["algo"] = {"_target_": target, **hyperparameters}
-    return _trainer(plain, settings)
-
-
-def _trainer(plain: dict[str, Any], settings: Mapping[str, Any]) -> Trainer:
-    for key, value in settings.items():
-        set_value(plain, key, value)
-    return Trainer(read_config(with_seed(plain)).trainer)
-
-
-def _as_node(value: Any) -> Any:
-    """A schedule object as the YAML node that makes it; other values as they are."""
-    if not is_dataclass(value):
-        return value
-    target = f"{type(value).__module__}.{type(value).__qualname__}"
-    return {"_target_": target, **{f.name: getattr(value, f.name) for f in fields(value)}}

@@ -33,6 +33,7 @@ from rlrun.core.checkpoint import (
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.policy import Policy, State
+from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
@@ -66,16 +67,19 @@ class Trainer:
         self.callbacks: Callbacks = config.worker.callbacks
         resources, seed = config.resources, config.worker.seed
         device = learner_device(resources)
-        torch.set_num_threads(resources.num_cpus_for_driver)
-        seeding.seed_process(seed, "driver")
-        num_evaluators = 0 if config.evaluation.interval is None else config.evaluation.num_workers
-        self.workers = WorkerSet(
-            replace(config.worker, local_device=str(device)),
-            resources,
-            resources.num_workers,
-            num_evaluators,
-        )
         with ExitStack() as stack:
+            self._process = ProcessState()
+            stack.callback(self._process.restore)
+            torch.set_num_threads(resources.num_cpus_for_driver)
+            seeding.seed_process(seed, "driver")
+            is_evaluating = config.evaluation.interval is not None
+            num_evaluators = config.evaluation.num_workers if is_evaluating else 0
+            self.workers = WorkerSet(
+                replace(config.worker, local_device=str(device)),
+                resources,
+                resources.num_workers,
+                num_evaluators,
+            )
             stack.callback(self.workers.stop)
             cap_gpu_memory(resources, device)
             self.timers = self.workers.timers
@@ -455,9 +459,12 @@ class Trainer:
     # The end
 
     def stop(self) -> None:
-        """End all workers. The trainer cannot be used afterwards."""
-        self.evaluation.stop()
-        self.workers.stop()
+        """End all workers, and give the process its random state and threads back. The trainer
+        cannot be used afterwards."""
+        with ExitStack() as stack:
+            stack.callback(self._process.restore)
+            stack.callback(self.workers.stop)
+            self.evaluation.stop()
 
     def __enter__(self) -> Trainer:
         return self

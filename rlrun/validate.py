@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rlrun import sweep, tuned
+from rlrun import sweep
 from rlrun.compose import explain, plain_config
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.error_report import report
+from rlrun.settle import settle
 
 if TYPE_CHECKING:
     from rlrun.parts import Parts
@@ -79,7 +80,7 @@ def read(config: DictConfig, hydra: Any) -> Parts:
     from rlrun.parts import read_config, with_seed
 
     try:
-        plain = plain_config(tuned.settle(config, hydra))
+        plain = plain_config(settle(config, hydra))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     return read_config(with_seed(plain))

@@ -712,3 +712,25 @@ def test_the_module_is_the_command(tmp_path):
     assert (outcome.status, outcome.stderr) == (0, "")
     assert outcome.stdout == console_script(tmp_path, "list", "algo").stdout
     assert outcome.stdout.startswith("algo:\n  dqn ")
+
+
+def test_the_config_of_a_run_is_built_once_and_each_job_of_a_sweep_has_objects_of_its_own(
+    rlrun, monkeypatch
+):
+    from rlrun import parts, run
+
+    built: list[Any] = []
+
+    def counted(plain: Any) -> Any:
+        built.append(original(plain))
+        return built[-1]
+
+    original = parts.read_config
+    monkeypatch.setattr(parts, "read_config", counted)
+    monkeypatch.setattr(run, "read_config", counted)
+    assert rlrun("hydra.run.dir=run", *ONE_ITERATION).status == 0
+    assert len(built) == 1
+    assert rlrun("-m", "algo.gamma=0.8,0.9", "hydra.sweep.dir=sweep", *ONE_ITERATION).status == 0
+    of_jobs = built[-2:]
+    assert of_jobs[0].trainer.worker.callbacks is not of_jobs[1].trainer.worker.callbacks
+    assert [each.trainer.worker.algorithm.gamma for each in of_jobs] == [0.8, 0.9]

@@ -12,12 +12,13 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from rlrun.compose import OPEN_NODES, compose, plain_config
+from rlrun.compose import compose, plain_config
 from rlrun.config import RunSettings, conf_dir, field_keys
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
+from rlrun.overrides import OPEN_NODES
 from rlrun.parts import GROUPS, Parts, read_config
 from rlrun.workers.envs import EnvConfig
 

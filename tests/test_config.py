@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import pytest
 
-from rlrun.compose import compose, parse_assignments, plain_config, set_value
+from rlrun.compose import compose, plain_config, set_value
 from rlrun.config import RunSettings, build, build_all, convert, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
 from rlrun.core.schedules import LinearSchedule
+from rlrun.overrides import parse_assignments
 from rlrun.parts import Parts, read_config
 
 
@@ -576,7 +577,7 @@ def test_an_unknown_key_below_nothing_lists_the_top_level_only():
 # Values by dotted key, as `rlrun resume` takes them
 
 
-def test_assignments_have_yaml_values_and_dots_for_slashes():
+def test_assignments_have_values_of_hydras_grammar_and_dots_for_slashes():
     given = ["a.b=1", "c/d=[1, 2]", "e=1e-3", "f=null", "g={h: true}", "i=text", "j="]
     assert parse_assignments(given) == {
         "a.b": 1,
@@ -585,11 +586,33 @@ def test_assignments_have_yaml_values_and_dots_for_slashes():
         "f": None,
         "g": {"h": True},
         "i": "text",
-        "j": None,
+        "j": "",
     }
 
 
-@pytest.mark.parametrize("argument", ["a", "=1", "--flag", "a=[1", "a={b: ", "a=${nowhere}"])
+@pytest.mark.parametrize(
+    "text", ["off", "yes", "010", "0x10", "12:30:00", "1_000", "1e3", "'run #2'", "a b", "True", ""]
+)
+def test_a_text_means_the_same_to_resume_as_where_a_run_is_composed(text):
+    composed = plain_config(compose([f"env.env_config.x={text}"]))["env"]["env_config"]["x"]
+    assigned = parse_assignments([f"env.env_config.x={text}"])["env.env_config.x"]
+    assert (assigned, type(assigned)) == (composed, type(composed))
+
+
+@pytest.mark.parametrize("text", ["run #2", "a=b"])
+def test_a_text_that_needs_quotes_is_refused_alike_with_the_quotes(text):
+    with pytest.raises(ConfigError, match=f"quotes of its own: \"'{text}'\""):
+        parse_assignments([f"env.env_config.x={text}"])
+    with pytest.raises(ConfigError, match=f"quotes of its own: \"'{text}'\""):
+        compose([f"env.env_config.x={text}"])
+
+
+def test_several_values_are_for_sweeps_only():
+    with pytest.raises(ConfigError, match=r"algo\.lr=1,2 names .*Sweep over them with -m"):
+        parse_assignments(["algo.lr=1,2"])
+
+
+@pytest.mark.parametrize("argument", ["a", "=1", "--flag", "a=[1", "a={b: ", "a=${nowhere}", "~a"])
 def test_an_assignment_that_cannot_be_read_is_named(argument):
     with pytest.raises(ConfigError) as refused:
         parse_assignments([argument])
@@ -605,6 +628,30 @@ def test_a_value_can_only_be_set_where_there_is_a_key():
     for key in ("algo.lrr", "algo.lr.x", "nothing", "model.a.b", "stopp.x"):
         with pytest.raises(ConfigError, match=f"There is no key '{key}'"):
             set_value(plain, key, 1)
+
+
+@pytest.mark.parametrize("algo", ["dqn", "rainbow"])
+def test_values_of_actions_are_not_probabilities_to_draw_from(algo):
+    message = refusal_of(f"algo={algo}", "exploration=stochastic_sampling")
+    assert "exploration=stochastic_sampling draws from a policy's probabilities" in message
+    assert "Use exploration=epsilon_greedy, or exploration=greedy" in message
+    assert "stochastic_sampling" in refusal_of(
+        f"algo={algo}",
+        "+evaluation.config.exploration._target_=rlrun.core.exploration.StochasticSampling",
+    )
+
+
+@pytest.mark.parametrize("model", ["mlp", "mlp_relu", "cnn", "custom"])
+@pytest.mark.parametrize("key", ["vf_share_layers", "free_log_std", "log_std_init"])
+def test_dqn_refuses_what_a_model_would_only_do_for_an_actor_critic(model, key):
+    choices = ["algo=dqn", f"model={model}", "model.module=torch.nn.Identity"]
+    choices = choices if model == "custom" else choices[:2]
+    default = plain_config(compose(choices))["model"][key]
+    value = 1.5 if key == "log_std_init" else not default
+    message = refusal_of(*choices, f"model.{key}={str(value).lower()}")
+    assert f"model.{key}={value}" in message
+    assert f"Leave it at {default}" in message
+    read_config(plain_config(compose([*choices, f"model.{key}={str(default).lower()}", "seed=1"])))
 
 
 def test_callables_without_annotations_take_any_value():

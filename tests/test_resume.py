@@ -396,7 +396,7 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint_from_which_it_goes_on_as_if_nothing
     outcome = child.wait()
     assert outcome.status == 130
     assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume run\n")
-    assert "ends after this iteration, with a checkpoint" in outcome.stderr
+    assert "ends after the round that is running, with a checkpoint" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     last = iterations_in(tmp_path / "run")[-1]
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == [checkpoint_name(last)]
@@ -551,7 +551,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_without_a_checkpoint(tmp_path):
     child = Child(tmp_path, *ENDLESS, "env=gym", "env.id=slow_env.Env")
     child.wait_for_file(tmp_path / "in_the_middle")
     child.signal(signal.SIGINT)
-    child.wait_for_text("ends after this iteration")
+    child.wait_for_text("ends after the round that is running")
     child.signal(signal.SIGINT)
     outcome = child.wait()
     assert outcome.status == 130

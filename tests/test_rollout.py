@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers_cli import Outcome, command_line, tiny_dqn, tiny_ppo
 
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, load_checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
 from rlrun.parts import read_config
@@ -278,3 +279,37 @@ def test_a_native_env_is_shown_as_a_single_one(rlrun, tmp_path, monkeypatch):
     path = trained(tmp_path / "run", plain)
     outcome = rlrun("rollout", path, "episodes=2", "render=true")
     assert [length for _, length in episodes_of(outcome)] == [6, 6]
+
+
+class Lesson(Callbacks):
+    """A curriculum: the task is the length of an episode, one longer after each iteration."""
+
+    def __init__(self) -> None:
+        self.task = 1
+
+    def on_sub_environment_created(self, *, sub_environment: Any, **kwargs: Any) -> None:
+        sub_environment.unwrapped.terminates_at = [self.task]
+
+    def on_train_result(self, **kwargs: Any) -> None:
+        self.task += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"task": self.task}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task = int(state["task"])
+
+
+def test_a_curriculum_goes_on_with_the_task_that_it_had(rlrun, tmp_path):
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    plain["curriculum"] = {"_target_": f"{__name__}.Lesson"}
+    path = trained(tmp_path / "run", plain, 3)
+    assert [length for _, length in episodes_of(rlrun("rollout", path, "episodes=2"))] == [4, 4]
+
+
+def test_callbacks_that_are_not_those_of_the_checkpoint_are_named(tmp_path):
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    lesson = {"_target_": f"{__name__}.Lesson"}
+    path = trained(tmp_path / "run", {**plain, "callbacks": {"a": lesson, "b": lesson}})
+    with pytest.raises(CheckpointError, match="holds the state of 2 callbacks, not 3"):
+        load_worker(Path(path), {"callbacks.c": lesson}, render=False)

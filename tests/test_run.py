@@ -19,7 +19,8 @@ from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 from rlrun.core import checkpoint
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
 from rlrun.loggers.base import Logger, RunInfo, flatten, lookup
-from rlrun.run import Run, make_trainer, with_seed
+from rlrun.parts import with_seed
+from rlrun.run import Run, make_trainer
 
 COUNTING = ("env=gym", "env.id=toy_envs.CountingEnv", "env.env_config.terminates_at=5")
 """Episodes of five steps with a return of 1 + 2 + 3 + 4 + 5 = 15."""

@@ -4,7 +4,7 @@ et al., 2018, arXiv:1710.02298)."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from rlrun.core import losses, returns, seeding
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy, QNetwork
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
@@ -137,6 +138,23 @@ class DQN(Algorithm):
             raise SpaceError(
                 f"algo=dqn needs a Discrete action space; {env!r} has {action_space}. Try algo=ppo."
             )
+
+    def check_exploration(self, exploration: Exploration) -> None:
+        if isinstance(exploration, StochasticSampling):
+            raise ConfigError(
+                "exploration=stochastic_sampling draws from a policy's probabilities, and algo=dqn "
+                "has values of actions. Use exploration=epsilon_greedy, or exploration=greedy with "
+                "algo.noisy=true."
+            )
+
+    def check_model(self, model: Model) -> None:
+        for each in fields(Model):
+            default, value = getattr(type(model), each.name), getattr(model, each.name)
+            if value != default:
+                raise ConfigError(
+                    f"model.{each.name}={value} is for policies with a value function or a "
+                    f"Gaussian, and algo=dqn has neither. Leave it at {default}."
+                )
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

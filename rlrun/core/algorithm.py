@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,16 @@ from gymnasium import spaces
 
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
+
+if TYPE_CHECKING:
+    from rlrun.core.exploration import Exploration
 
 BatchMode = Literal["truncate_episodes", "complete_episodes"]
 
@@ -38,6 +41,9 @@ class Algorithm:
     Most algorithms only add a `loss`. A living learner's hyperparameters change by
     `set_hyperparameters` alone.
     """
+
+    trainer_factory: ClassVar[Callable[..., Any] | None] = None
+    """What `build` calls; rlrun.python_api, which is above, puts it here."""
 
     gamma: float = 0.99
     """Discount per env step."""
@@ -130,6 +136,12 @@ class Algorithm:
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         """Raise SpaceError if the algorithm cannot act in the action space; `env` names the env."""
+
+    def check_exploration(self, exploration: Exploration) -> None:
+        """Raise ConfigError if the algorithm's policies cannot be explored in this way."""
+
+    def check_model(self, model: Model) -> None:
+        """Raise ConfigError if the model has a value that the algorithm would ignore."""
 
     # On the workers
 
@@ -249,12 +261,18 @@ class Algorithm:
     def on_weights_set(self) -> None:
         """The user has given the policy other weights: whatever is derived from them follows."""
 
-    def build(self, env: str, overrides: list[str] | None = None, **settings: Any) -> Any:
+    def build(self, env: str | type, overrides: list[str] | None = None, **settings: Any) -> Any:
         """A Trainer of this algorithm: DQN(lr=1e-3).build(env="CartPole-v1"); arguments as in
-        `rlrun.make_trainer`. Raises ConfigError."""
-        from rlrun.run import build_trainer
+        `rlrun.make_trainer`. Raises ConfigError.
 
-        return build_trainer(self, env, overrides, **settings)
+        Fields that have their default take the value that is tuned for the env, where there is one.
+        """
+        if Algorithm.trainer_factory is None:
+            raise RlrunError(
+                f"{type(self).__name__}.build needs rlrun.python_api, which nothing has imported "
+                f"yet. Write `import rlrun.python_api`, or take the base class from the package: rlrun.DQN."
+            )
+        return Algorithm.trainer_factory(self, env, overrides, **settings)
 
     def unknown_metrics(self) -> dict[str, float]:
         """What stands in results before the first learn(): its names with nan, where an algorithm

@@ -47,7 +47,7 @@ class WorkerSet:
         self.weights_version = 0
         """How often weights were synchronised; a Sample says which time it acted with."""
         self.is_interrupted = False
-        """Whether to stop waiting for more than the round that is under way."""
+            """Whether to end after the round that is under way."""
         self.timers = Timers()
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
@@ -120,7 +120,9 @@ class WorkerSet:
         started = time.perf_counter()
         rounds: list[Sample] = []
         num_steps = 0
-        while not rounds or (num_steps < min_steps > 1 and not self.is_interrupted):
+        while not rounds or num_steps < min_steps > 1:
+            if rounds and self.is_interrupted and not num_steps:
+                break  # Perhaps no episode will ever be complete.
             samples = self.map("sample")
             for sample in samples:
                 self.note(sample)

@@ -67,8 +67,8 @@ def count_valid(inputs: np.ndarray) -> int | np.ndarray:
     Raises RlrunError for a row without any (also if all its inputs are nan).
     """
     # Python's own minimum of a few numbers takes a fifth of NumPy's.
-    least = min(inputs.ravel().tolist()) if inputs.size <= FEW else inputs.min()
-    if least > LEAST_INPUT:
+    few = inputs.size <= FEW
+    if all(x > LEAST_INPUT for x in inputs.ravel().tolist()) if few else inputs.min() > LEAST_INPUT:
         return inputs.shape[-1]
     num_valid = np.count_nonzero(inputs > LEAST_INPUT, axis=-1)
     if not num_valid.all():

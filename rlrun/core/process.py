@@ -1,0 +1,43 @@
+"""What a trainer changes for the whole process, and gives back when it stops."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rlrun.core import seeding
+
+
+class ProcessState:
+    """Random generators and thread counts of the process, as they were when this was made.
+
+    A trainer seeds `random`, NumPy and torch, which envs and callbacks may draw from, and caps the
+    threads of torch. Made before that, this gives all of it back in `restore`. NumPy's BLAS has one
+    thread until then: it acts on a few rows at a time, and on a busy machine a second thread makes
+    that ten times slower. What user code draws while a trainer lives comes from the trainer's seed.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._rng: dict[str, Any] | None = seeding.process_rng_state()
+        self._num_threads = torch.get_num_threads()
+        self._blas = None if "OPENBLAS_NUM_THREADS" in os.environ else _one_blas_thread()
+
+    def restore(self) -> None:
+        """Put everything back, once; later calls change nothing."""
+        import torch
+
+        if self._rng is None:
+            return
+        seeding.restore_process_rng_state(self._rng)
+        torch.set_num_threads(self._num_threads)
+        if self._blas is not None:
+            self._blas.restore_original_limits()
+        self._rng = None
+
+
+def _one_blas_thread() -> Any:
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1, user_api="blas")

@@ -1,0 +1,148 @@
+"""What users write as key=value, as Hydra wants it, and as values; imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rlrun.config import conf_dir
+from rlrun.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+OPEN_NODES = (
+    "stop",
+    "pass_mark",
+    "callbacks",
+    "curriculum",
+    "env.env_config",
+    "evaluation.config",
+    "model.module_config",
+    "resources.custom_resources_per_worker",
+)
+"""Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_][^=\s]*)=", re.DOTALL)
+
+
+def as_hydra_wants(overrides: Iterable[str]) -> list[str]:
+    """Overrides with `++` where users may invent keys, and mappings of groups key by key.
+
+    Keys may be invented below open nodes, and where the class is not the file's own: one that the
+    user names, or that is different in each job of a sweep. Building checks them.
+    """
+    flat = [each for override in overrides for each in _flattened(_open(override))]
+    free = tuple(prefix for override in flat if (prefix := _free_prefix(override)))
+    return [f"++{each}" if each.startswith(free) else each for each in flat]
+
+
+def parse_assignments(arguments: list[str]) -> dict[str, Any]:
+    """key=value arguments as `rlrun key=value` reads them, as a dict. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        if not _ASSIGNMENT.match(argument):
+            raise ConfigError(f"{argument!r} is not of the form key=value.")
+        key, value = parse(argument)
+        if "${" in argument:
+            raise ConfigError(
+                f"{argument!r}: references are resolved where a run is composed, which this one "
+                f"is already. Give the value."
+            )
+        values[key] = value
+    return values
+
+
+def parse(argument: str) -> tuple[str, Any]:
+    """Key (with dots for slashes) and value of one key=value. Raises ConfigError."""
+    override = _read(argument)
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"{argument} names several values. Sweep over them with -m: rlrun -m {argument}; or "
+            f"give one, or a list: {argument.partition('=')[0]}=[...]."
+        )
+    return override.key_or_group, override.value()
+
+
+def unreadable(overrides: Iterable[str], *, allow_sweeps: bool) -> ConfigError | None:
+    """What is wrong with the first of the overrides that cannot be read as one value."""
+    for override in overrides:
+        if _ASSIGNMENT.match(override.lstrip("+")):
+            try:
+                _read(override) if allow_sweeps else parse(override)
+            except ConfigError as error:
+                return error
+    return None
+
+
+def _read(argument: str) -> Override:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, text = argument.lstrip("+").partition("=")
+    try:
+        return OverridesParser.create().parse_override(f"{key.replace('/', '.')}={text}")
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{argument!r} cannot be read: {reason}.{_quotes(text)}") from error
+
+
+def _quotes(text: str) -> str:
+    if text[:1] in "[{\"'" or "'" in text:
+        return ""
+    return f" Text with special letters needs quotes of its own: \"'{text}'\"."
+
+
+def _open(override: str) -> str:
+    """`++` below open nodes, dots for slashes there."""
+    if override == "tuned=null":
+        return "tuned=none"
+    match = _ASSIGNMENT.match(override)
+    if match is None:
+        return override
+    key = match[1]
+    dotted = key.replace("/", ".")
+    is_whole_node = dotted in OPEN_NODES and override[len(key) :].startswith("={")
+    if is_whole_node and "." not in dotted and _is_group(dotted):
+        return override
+    if is_whole_node or any(dotted.startswith(f"{node}.") for node in OPEN_NODES):
+        return f"++{dotted}{override[len(key) :]}"
+    return override
+
+
+def _flattened(override: str) -> list[str]:
+    """`algo={lr: 1}` as `algo.lr=1`: Hydra takes nothing but a choice for a group."""
+    key, _, text = override.partition("=")
+    if not (text.startswith("{") and _is_group(key)):
+        return [override]
+    leaves = _leaves(key, _read(override).value())
+    return [_open(f"{path}={_text(leaf)}") for path, leaf in leaves]
+
+
+def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        return [(path, value)]
+    return [leaf for name, child in value.items() for leaf in _leaves(f"{path}.{name}", child)]
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_text(child)}" for key, child in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return json.dumps(value)
+
+
+def _free_prefix(override: str) -> str | None:
+    """Below what any key may be set, as `override` names a class of its own or several files."""
+    key, _, text = override.partition("=")
+    if key.endswith("._target_") and key[0].isalpha():
+        return key.removesuffix("_target_")
+    return f"{key}." if "," in text and _is_group(key) else None
+
+
+def _is_group(key: str) -> bool:
+    return key.isidentifier() and (conf_dir() / key).is_dir()

@@ -1,0 +1,99 @@
+"""What a trainer changes in the process is given back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from rlrun.core.errors import ConfigError
+from rlrun.core.process import ProcessState
+from rlrun.run import make_trainer
+
+SMALL = ["algo.train_batch_size=64", "algo.minibatch_size=64", "algo.timesteps_per_iteration=0"]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Two threads of torch during the test, whatever the process had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.random()), float(torch.rand(1))]
+
+
+def seed_all() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
+def blas_threads() -> list[int]:
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+
+def test_a_trainer_that_stops_leaves_random_numbers_and_threads_as_they_were():
+    seed_all()
+    expected = draws()
+    seed_all()
+    with make_trainer("ppo", env="cartpole", overrides=SMALL, seed=3) as trainer:
+        trainer.train()
+        assert torch.get_num_threads() == 1
+    assert draws() == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_a_trainer_that_is_refused_leaves_them_too():
+    seed_all()
+    expected = draws()
+    seed_all()
+    with pytest.raises(ConfigError):
+        make_trainer("dqn", env="pendulum", seed=3)
+    assert draws() == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_what_is_drawn_after_a_trainer_stopped_is_not_drawn_again_when_it_stops_twice():
+    seed_all()
+    trainer = make_trainer("ppo", env="cartpole", overrides=SMALL, seed=3)
+    trainer.stop()
+    first = draws()
+    trainer.stop()
+    assert draws() != first
+
+
+def test_one_trainer_within_another_leaves_the_outer_one_its_numbers():
+    def numbers(with_inner: bool) -> list[float]:
+        with make_trainer("ppo", env="cartpole", overrides=SMALL, seed=3):
+            if with_inner:
+                make_trainer("ppo", env="cartpole", overrides=SMALL, seed=4).stop()
+            return draws()
+
+    assert numbers(True) == numbers(False)
+
+
+def test_numpy_has_one_blas_thread_while_a_trainer_lives(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        state = ProcessState()
+        assert set(blas_threads()) == {1}
+        state.restore()
+        assert blas_threads() == before
+
+
+def test_threads_of_blas_that_the_user_has_set_stay(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        state = ProcessState()
+        assert blas_threads() == before
+        state.restore()
