@@ -29,8 +29,9 @@ from helpers_cli import (
 from rlrun import run_folder
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
-from rlrun.core.errors import CheckpointError, ConfigError
+from rlrun.core.errors import CheckpointError, ConfigError, Interrupted
 from rlrun.run import Run
+from rlrun.trainer import Trainer
 
 NUM_ITERATIONS = 6
 
@@ -407,6 +408,27 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint_from_which_it_goes_on_as_if_nothing
     assert_same_checkpoints(
         tmp_path / "run" / last_checkpoint, tmp_path / "whole" / last_checkpoint
     )
+
+
+def test_an_interrupted_iteration_is_finished_by_the_run_that_goes_on(tmp_path):
+    small_rounds = tiny_dqn(algo__timesteps_per_iteration=200, **EVALUATION)
+    execute(tmp_path / "whole", small_rounds, 2)
+    run = Run({**small_rounds, "stop": {"training_iteration": 2}}, tmp_path / "run")
+    with Trainer(run.parts.trainer) as trainer:
+        trainer.train()
+        trainer.interrupt()
+        with pytest.raises(Interrupted):
+            trainer.train()
+        middle = trainer.workers.num_env_steps_sampled
+        assert 200 < middle < 400
+        folder = trainer.save(tmp_path / "middle")
+    with Trainer(run.parts.trainer) as trainer:
+        trainer.restore(folder)
+        assert (trainer.iteration, trainer.workers.num_env_steps_sampled) == (1, middle)
+        result = trainer.train()
+    (_, expected) = results_of(tmp_path / "whole")
+    del result["config"]  # which files do not repeat
+    assert lasting(result, "done") == lasting(expected, "done")
 
 
 def test_termination_ends_a_run_in_the_same_way(tmp_path):

@@ -270,7 +270,7 @@ class Algorithm:
         if Algorithm.trainer_factory is None:
             raise RlrunError(
                 f"{type(self).__name__}.build needs rlrun.python_api, which nothing has imported "
-                f"yet. Write `import rlrun.python_api`, or take the base class from the package: rlrun.DQN."
+                f"yet. Import it, or take the base class from the package: rlrun.DQN."
             )
         return Algorithm.trainer_factory(self, env, overrides, **settings)
 

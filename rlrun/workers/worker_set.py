@@ -47,7 +47,7 @@ class WorkerSet:
         self.weights_version = 0
         """How often weights were synchronised; a Sample says which time it acted with."""
         self.is_interrupted = False
-            """Whether to end after the round that is under way."""
+        """Whether to end after the round that is under way."""
         self.timers = Timers()
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
