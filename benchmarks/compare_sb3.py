@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 COMMON_PPO = (
-    "algo=ppo algo.lr=3e-4 algo.gamma=0.99 algo.gae_lambda=0.95 algo.num_envs_per_worker=8 "
+    "algo=ppo tuned=none algo.lr=3e-4 algo.gamma=0.99 algo.gae_lambda=0.95 algo.num_envs_per_worker=8 "
     "algo.timesteps_per_iteration=0 model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh "
 )
 TASKS = {
@@ -30,9 +30,15 @@ TASKS = {
         COMMON_PPO + "env=cartpole algo.train_batch_size=1024 algo.minibatch_size=256 "
         "algo.num_epochs=4 algo.entropy_coeff=0.01",
     ),
+    "ppo_cartpole_64": (
+        491_520,
+        COMMON_PPO + "env=cartpole env.vectorization=native algo.num_envs_per_worker=64 "
+        "algo.train_batch_size=8192 algo.minibatch_size=2048 algo.num_epochs=4 "
+        "algo.entropy_coeff=0.01",
+    ),
     "dqn_cartpole": (
         12_000,
-        "algo=dqn env=cartpole algo.lr=2.5e-4 algo.train_batch_size=128 "
+        "algo=dqn tuned=none env=cartpole algo.lr=2.5e-4 algo.train_batch_size=128 "
         "algo.rollout_fragment_length=4 algo.target_network_update_freq=500 algo.tau=1.0 "
         "algo.learning_starts=1000 algo.double_q=false algo.dueling=false algo.hiddens=[] "
         "algo.n_step=1 algo.prioritized_replay=false algo.grad_clip=10 algo.buffer_size=50000 "

@@ -39,6 +39,11 @@ def main() -> None:
         model = PPO(
             "MlpPolicy", env, n_steps=128, batch_size=256, n_epochs=4, ent_coef=0.01, **common
         )
+    elif TASK == "ppo_cartpole_64":
+        env = make_vec_env("CartPole-v1", 64)
+        model = PPO(
+            "MlpPolicy", env, n_steps=128, batch_size=2048, n_epochs=4, ent_coef=0.01, **common
+        )
     elif TASK == "ppo_halfcheetah":
         env = make_vec_env("HalfCheetah-v5", 8)
         model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, **common)

@@ -42,6 +42,7 @@ def steps_per_s(num_workers: int) -> float:
     from rlrun.run import make_trainer
 
     overrides = [
+        "tuned=none",
         f"resources.num_workers={num_workers}",
         "algo.num_envs_per_worker=1",
         "algo.rollout_fragment_length=200",

@@ -87,6 +87,7 @@ class Trainer:
                 policy_id: self._make_learner(actor, device)
                 for policy_id, actor in self.workers.local_worker().actors.items()
             }
+            self.workers.learners = self.algorithms
             self.workers.sync_weights(self.algorithms)
             evaluation_worker = replace(config.evaluation_worker, local_device=str(device))
             self.evaluation = Evaluation(config.evaluation, evaluation_worker, resources)

@@ -35,6 +35,11 @@ class NoFilter(nn.Module):
     def merge(self, gathered: RunningMoments) -> None:
         """Count what was gathered."""
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether anything was counted yet."""
+        return True
+
 
 class MeanStdFilter(NoFilter):
     """Observations minus their running mean, over their running standard deviation, clipped."""
@@ -66,6 +71,10 @@ class MeanStdFilter(NoFilter):
 
     def moments(self) -> RunningMoments:
         return RunningMoments(tuple(self.mean.shape))
+
+    @property
+    def has_statistics(self) -> bool:
+        return bool(self.count > 0)
 
     def merge(self, gathered: RunningMoments) -> None:
         total = RunningMoments(tuple(self.mean.shape))

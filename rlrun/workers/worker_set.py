@@ -48,6 +48,8 @@ class WorkerSet:
         """How often weights were synchronised; a Sample says which time it acted with."""
         self.is_interrupted = False
         """Whether to end after the round that is under way."""
+        self.learners: Mapping[str, Algorithm] = {}
+        """Whose policies' filters get what workers gather; the trainer puts them here."""
         self.timers = Timers()
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
@@ -141,6 +143,12 @@ class WorkerSet:
         self.num_env_steps_sampled += sample.env_steps
         self._episodes += sample.episodes
         for policy_id, moments in sample.gathered.items():
+            running = self.learners[policy_id].policy.observation_filter
+            if not running.has_statistics:
+                # At once: the first update would see observations as they came, and the first
+                # policy acts nearly alike on both.
+                running.merge(moments)
+                continue
             known = self._gathered.setdefault(policy_id, RunningMoments(moments.mean.shape))
             known.merge(moments.count, moments.mean, moments.squares)
         for phase, seconds in sample.seconds.items():

@@ -470,3 +470,61 @@ def test_envs_in_processes_of_their_own_are_out_of_reach_of_foreach_env():
         pytest.raises(WorkerError, match=r"env\.vectorization=sync"),
     ):
         local.workers.foreach_env(lambda env: env)
+
+
+# Verbs
+
+
+def test_map_runs_a_function_on_every_sampling_worker_in_order(trainer):
+    def index_and(worker, number):
+        return worker.worker_index + number
+
+    assert trainer.workers.map(index_and, 10) == [11, 12]
+
+
+def test_stream_asks_a_worker_again_only_when_the_caller_wants_more(trainer):
+    calls = trainer.workers.stream(count_call)
+    first = [next(calls) for _ in range(6)]
+    assert {position for position, _ in first} == {0, 1}
+    # Two are under way, or done, that nobody has asked for yet; none is lost or done twice.
+    calls.close()
+    again = trainer.workers.stream(count_call)
+    seen = first + [next(again) for _ in range(6)]
+    for position in (0, 1):
+        numbers = [number for place, number in seen if place == position]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def count_call(worker):
+    worker.num_calls = getattr(worker, "num_calls", 0) + 1
+    return worker.num_calls
+
+
+def test_what_is_sent_comes_before_what_is_asked_next(trainer):
+    trainer.workers.send(1, set_mark, 7)
+    assert trainer.workers.map(get_mark) == [None, 7]
+
+
+def set_mark(worker, mark):
+    worker.mark = mark
+
+
+def get_mark(worker):
+    return getattr(worker, "mark", None)
+
+
+def test_a_replacement_has_the_weights_of_now_and_streams_of_its_own():
+    with make("toy_envs.CountingEnv", *TWO_WORKERS, "env.env_config.rewards=random") as made:
+        made.train()
+
+        def seeds(worker):
+            return worker.seed, worker.actors["default_policy"].rng.random()
+
+        before = made.workers.map(seeds)
+        made.workers.replace(1)
+        after = made.workers.map(seeds)
+        assert after[0][0] == before[0][0]
+        assert after[1][0] != before[1][0]
+        assert after[1][1] not in {number for _, number in before}
+        assert_all_equal(weights_of(made))
+        assert made.train()["timesteps_this_iter"] == 24
