@@ -27,6 +27,7 @@ def test_ppo_learns_a_continuous_action():
         "ppo",
         env="pendulum",
         overrides=[
+            "tuned=none",
             "algo.lr=1e-3",
             "algo.gamma=0.9",
             "algo.num_envs_per_worker=4",
@@ -53,6 +54,7 @@ def test_dqn_crosses_the_frozen_lake_that_is_not_slippery(overrides):
         "dqn",
         env="frozenlake",
         overrides=[
+            "tuned=none",
             "env.env_config.is_slippery=false",
             "exploration.epsilon_timesteps=4000",
             "algo.learning_starts=300",
