@@ -71,11 +71,14 @@ class RunSettings:
     """The result key that ranks checkpoints; with "min-" in front, lower is better."""
     objective: str = "episode_reward_mean"
     """The result key that is returned to a sweep."""
+    key_patience_iterations: int | None = None
+    """How long a result key that a setting names is waited for; null: for 100 iterations, and not
+    at all if it is nearly one that there is."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "checkpoint_freq"):
+        for name in ("seed", "checkpoint_freq", "key_patience_iterations"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"{name}={value} must be at least 0.")
