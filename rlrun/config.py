@@ -18,6 +18,15 @@ from typing import Any, Literal
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 
+
+class UnknownKeyError(ConfigError):
+    """There is no such key; `key` names it."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
 SYNONYMS = {
     "learning_rate": "lr",
     "lambda": "gae_lambda",
@@ -182,7 +191,7 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     parent = parent if siblings else ""
     listing = ", ".join(name.rpartition(".")[2] for name in shown)
     allowed = f"Allowed below {parent!r}" if parent else "Allowed"
-    return ConfigError(f"There is no key {given!r}.{hint} {allowed}: {listing}.")
+    return UnknownKeyError(f"There is no key {given!r}.{hint} {allowed}: {listing}.", given)
 
 
 def field_keys(target: type) -> set[str]:
