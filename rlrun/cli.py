@@ -11,24 +11,26 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlrun import sweep
-from rlrun.compose import explain, register_resolvers
+from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
+from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
 from rlrun.error_report import report
-from rlrun.examples import use_tuned_example
-from rlrun.overrides import as_hydra_wants, parse_assignments
+from rlrun.overrides import parse_assignments
 from rlrun.validate import take_or_read
 
+CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
+ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
+"""Options with which Hydra itself shows the config."""
+
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
-HELP_FLAGS = ("--help", "-h")
-HELP = """rlrun: reinforcement-learning experiments from the command line.
+HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
 
   rlrun algo=dqn env=cartpole               train; every key below may be set: key=value
   rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict
@@ -43,8 +45,6 @@ HELP = """rlrun: reinforcement-learning experiments from the command line.
   --config-dir DIR          add a folder with groups of your own
   --hydra-help              all of Hydra's own options
 """
-CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
-VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
         sys.path.insert(0, _working_directory())
+        arguments = arguments[1:] if arguments[:1] == ["train"] else arguments
         name = arguments[0] if arguments else ""
         if name == "--version":
             from importlib import metadata
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(0)
         if re.fullmatch(r"[\w-]+", name) and not name.startswith("-") and name not in commands:
             raise _unknown_command(name, commands)
-        if name in commands and any(flag in arguments for flag in HELP_FLAGS):
+        if name in commands and any(flag in arguments for flag in HELP):
             print(inspect.cleandoc(commands[name].__doc__ or ""))
             sys.exit(0)
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
@@ -95,21 +96,22 @@ def train(arguments: list[str]) -> int:
     from yaml import YAMLError
 
     register_resolvers()
-    given = [sys.argv[0], *arguments]
-    arguments = translate_arguments(arguments)
-    if any(flag in arguments for flag in HELP_FLAGS):
-        # Hydra's own help looks up the choices of every group, which takes a second.
-        print(f"{HELP}\n{_list_groups()}\n== The configuration as composed ==")
-        arguments = [*(a for a in arguments if a not in HELP_FLAGS), "--cfg", "job"]
-    jobs = Jobs(given)
+    jobs = Jobs([sys.argv[0], *arguments])
+    line = read_command_line(arguments)
+    if line.has(HELP):
+        print(f"{HELP_TEXT}\n{_list_groups()}\n== The configuration as composed ==")
+    if line.has(HELP) or (line.value_of(CFG) == "job" and not line.has(ELSEWHERE)):
+        # Hydra's own help looks up the choices of every group, which takes a second; and what it
+        # shows is not settled yet.
+        _show_config(line)
+        return 0
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    program = sys.argv[0]
-    sys.argv = [program, *arguments]
+    sys.argv = [sys.argv[0], *line.all]
     try:
         hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(jobs.run)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, [*_search_path(arguments), *arguments]) from error
+        raise explain(error, [*line.search_path, *line.all]) from error
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -196,7 +198,7 @@ def list_choices(arguments: list[str]) -> int:
     roots, names = [conf_dir()], []
     rest = iter(arguments)
     for argument in rest:
-        if argument in CONFIG_DIR_FLAGS:
+        if argument in CONFIG_DIR:
             roots.append(Path(next(rest, "")))
             if not roots[-1].is_dir() or not roots[-1].name:
                 raise ConfigError(f"{argument} needs a folder that holds groups; got {roots[-1]}.")
@@ -244,23 +246,10 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def translate_arguments(arguments: list[str]) -> list[str]:
-    """Our own short forms (-f FILE, -v, stop.x=...) as Hydra's. Raises ConfigError."""
-    translated = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("-f", "--file"):
-            path = next(rest, None)
-            if path is None:
-                raise ConfigError("-f needs a file, e.g. -f tuned_examples/dqn/cartpole-dqn.yaml")
-            translated.append(use_tuned_example(path))
-        elif argument.startswith("="):
-            raise ConfigError(f"{argument!r} is not of the form key=value.")
-        elif argument in VERBOSITY:
-            translated.append(VERBOSITY[argument])
-        else:
-            translated.append(argument)
-    return as_hydra_wants(translated)
+def _show_config(line: CommandLine) -> None:
+    config = compose([*line.search_path, *line.overrides])
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    print(OmegaConf.to_yaml(ours, resolve=line.has(RESOLVE)))
 
 
 def _silence_hydra() -> None:
@@ -269,14 +258,6 @@ def _silence_hydra() -> None:
     for handler in list(root.handlers):
         if type(handler) is logging.StreamHandler and handler.stream is sys.stdout:
             root.removeHandler(handler)
-
-
-def _search_path(arguments: list[str]) -> list[str]:
-    """The user's own groups (--config-dir DIR) as an override, for hints."""
-    for option, value in pairwise(arguments):
-        if option in CONFIG_DIR_FLAGS:
-            return [f"hydra.searchpath=[file://{os.path.abspath(value)}]"]
-    return []
 
 
 def _choices(folder: Path) -> list[tuple[str, Path]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -60,7 +62,7 @@ def compose(overrides: list[str]) -> DictConfig:
         raise explain(error, overrides) from error
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str], name: str = "config") -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -68,7 +70,7 @@ def _compose(overrides: list[str]) -> DictConfig:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base=None):
-        config = hydra_compose("config", overrides, return_hydra_config=True)
+        config = hydra_compose(name, overrides, return_hydra_config=True)
         return settle(config, config.hydra)
 
 
@@ -111,21 +113,10 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
 
 def explain(error: Exception, overrides: list[str]) -> ConfigError:
     """Hydra's or OmegaConf's error in our words, with the nearest valid name."""
-    import difflib
-
     from hydra.errors import MissingConfigException
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).partition("/")
-        folder = conf_dir() / group
-        shipped = {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")}
-        # Hydra knows of the user's own choices too, but not of those in folders below.
-        options = sorted(shipped | ({*(error.options or ())} if "/" not in choice else set()))
-        near = difflib.get_close_matches(choice, options, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        return ConfigError(
-            f"{group}={choice}: there is no such choice.{hint} Allowed: {', '.join(options)}."
-        )
+        return _no_such_choice(str(error.missing_cfg_file), error.options or ())
     text = str(error)
     if "override_grammar" in text or text.startswith(("Ambiguous value", "Sweep parameters")):
         is_multirun = {"-m", "--multirun"} & set(overrides)
@@ -157,6 +148,26 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     return ConfigError(text)
 
 
+def _no_such_choice(file: str, options: Iterable[str]) -> ConfigError:
+    if file.startswith("hydra/"):
+        group, _, choice = file.rpartition("/")
+        kind = group.removeprefix("hydra/")
+        return ConfigError(
+            f"{group}={choice}: there is no such choice; is its plugin installed? (pip install "
+            f"hydra-{choice}-{kind}) Allowed: {', '.join(sorted(options))}."
+        )
+    group, _, choice = file.partition("/")
+    folder = conf_dir() / group
+    shipped = {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")}
+    # Hydra knows of the user's own choices too, but not of those in folders below.
+    known = sorted(shipped | (set(options) if "/" not in choice else set()))
+    near = difflib.get_close_matches(choice, known, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return ConfigError(
+        f"{group}={choice}: there is no such choice.{hint} Allowed: {', '.join(known)}."
+    )
+
+
 def _known_keys(plain: dict[str, Any]) -> list[str]:
     """All dotted keys of a config but those that users may invent."""
     is_open = tuple(f"{node}." for node in OPEN_NODES)
@@ -164,16 +175,21 @@ def _known_keys(plain: dict[str, Any]) -> list[str]:
 
 
 def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
-    """The config that the group choices among `overrides` make, or the default one."""
+    """The config that the group choices among `overrides` make, or the default one.
+
+    With --config-name among them, the one of that name.
+    """
     from hydra.errors import HydraException
 
     groups = "|".join(path.name for path in conf_dir().iterdir() if path.is_dir())
     wanted = rf"({groups})=[\w/-]+|hydra\.searchpath=.*"
     choices = [o for o in overrides if re.fullmatch(wanted, o)]
+    names = [after for flag, after in pairwise(overrides) if flag == "--config-name"]
+    name = names[-1] if names else "config"
     try:
-        return plain_config(_compose(choices))
-    except (HydraException, OmegaConfBaseException):
-        return plain_config(_compose([]))
+        return plain_config(_compose(choices, name))
+    except (HydraException, OmegaConfBaseException, ConfigError):
+        return plain_config(_compose([], name))
 
 
 def _env_name(choice: str, env_id: str) -> str:

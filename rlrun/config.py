@@ -18,6 +18,15 @@ from typing import Any, Literal
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 
+
+class UnknownKeyError(ConfigError):
+    """There is no such key; `key` names it."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
 SYNONYMS = {
     "learning_rate": "lr",
     "lambda": "gae_lambda",
@@ -71,11 +80,14 @@ class RunSettings:
     """The result key that ranks checkpoints; with "min-" in front, lower is better."""
     objective: str = "episode_reward_mean"
     """The result key that is returned to a sweep."""
+    key_patience_iterations: int | None = None
+    """How long a result key that a setting names is waited for; null: for 100 iterations, and not
+    at all if it is nearly one that there is."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "checkpoint_freq"):
+        for name in ("seed", "checkpoint_freq", "key_patience_iterations"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"{name}={value} must be at least 0.")
@@ -179,7 +191,7 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     parent = parent if siblings else ""
     listing = ", ".join(name.rpartition(".")[2] for name in shown)
     allowed = f"Allowed below {parent!r}" if parent else "Allowed"
-    return ConfigError(f"There is no key {given!r}.{hint} {allowed}: {listing}.")
+    return UnknownKeyError(f"There is no key {given!r}.{hint} {allowed}: {listing}.", given)
 
 
 def field_keys(target: type) -> set[str]:

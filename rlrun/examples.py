@@ -1,9 +1,13 @@
-"""Tuned examples, and other files that `-f` replays; imports no torch."""
+"""Files that `-f` replays: tuned examples, and the whole config of a run; imports no torch."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -11,15 +15,36 @@ from yaml import YAMLError
 
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
+from rlrun.settle import ids_of_envs
+
+OF_A_WHOLE_CONFIG = ("algo", "env", "exploration", "model", "resources", "evaluation")
+"""Nodes that every composed config has."""
+
+CHANGEABLE = ("logger", "resources", "evaluation", "callbacks", "curriculum")
+"""Groups of which a replayed run may be given another choice, as nothing hangs on them."""
 
 
-def find_tuned_example(path: str) -> Path:
-    """The YAML file that `-f path` means: as given, or among the shipped tuned examples.
+def use_file(path: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Let Hydra know the file that `-f path` means; returns the options and overrides that use it.
+
+    overrides: what else the user gives. Raises ConfigError if there is no such file, or nothing in
+    it.
+    """
+    file = find_file(path)
+    node = _load(file, path)
+    name = f"replay_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)}"
+    if all(isinstance(node.get(group), DictConfig) for group in OF_A_WHOLE_CONFIG):
+        _store(_whole_config(node, path, overrides), name, path)
+        return ["--config-name", name], []
+    _store(node, name, path, group="tuned_examples")
+    return [], [f"tuned_examples={name}"]
+
+
+def find_file(path: str) -> Path:
+    """The file that `-f path` means: as given, or among the shipped tuned examples.
 
     Raises ConfigError if there is none.
     """
-    import difflib
-
     shipped = conf_dir() / "tuned_examples"
     given = Path(path)
     inner = given.relative_to("tuned_examples") if given.parts[:1] == ("tuned_examples",) else given
@@ -34,21 +59,66 @@ def find_tuned_example(path: str) -> Path:
     raise ConfigError(f"-f {path}: there is no such file.{hint} Shipped are: {', '.join(names)}.")
 
 
-def use_tuned_example(path: str) -> str:
-    """Make a tuned example's file a choice of the group tuned_examples; returns the override."""
+def file_that_sets(key: str, choice: str) -> tuple[str, str] | None:
+    """How the user names the tuned example `choice`, and the algorithm that it is for, if it sets
+    `key`."""
     from hydra.core.config_store import ConfigStore
 
-    file = find_tuned_example(path)
-    name = re.sub(r"[^\w-]", "_", file.stem)
+    stored = ConfigStore.instance().repo.get("tuned_examples", {}).get(f"{choice}.yaml")
+    file = conf_dir() / "tuned_examples" / f"{choice}.yaml"
+    if stored is None and not file.is_file():
+        return None
+    node: Any = OmegaConf.load(file) if stored is None else stored.node
+    if OmegaConf.select(node, key) is None:
+        return None
+    algo = [each.get("override /algo") for each in node.get("defaults", []) if hasattr(each, "get")]
+    name = f"tuned_examples={choice}" if stored is None else f"-f {stored.provider}"
+    return name, next((str(each) for each in algo if each), "another algorithm")
+
+
+def _load(file: Path, path: str) -> DictConfig:
     try:
-        node = OmegaConf.load(file)
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+        text = file.read_text(encoding="utf-8")
+        node = OmegaConf.create(json.loads(text) if file.suffix == ".json" else text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"-f {path} is not text in UTF-8: {error}") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
-    if not isinstance(node, DictConfig):
-        raise ConfigError(
-            f"-f {path} must hold a mapping: defaults, stop, pass_mark and overrides."
-        )
-    ConfigStore.instance().store(
-        group="tuned_examples", name=f"replay_{name}", node=node, package="_global_"
-    )
-    return f"tuned_examples=replay_{name}"
+    if not isinstance(node, DictConfig) or not text.strip():
+        what = "must hold a mapping" if text.strip() else "is empty; it should hold a mapping"
+        raise ConfigError(f"-f {path} {what}: defaults, stop, pass_mark and overrides.")
+    if not node:
+        raise ConfigError(f"-f {path} sets nothing: it needs defaults, stop or other keys.")
+    return node
+
+
+def _store(node: DictConfig, name: str, path: str, group: str | None = None) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    package = None if group is None else "_global_"
+    ConfigStore.instance().store(group=group, name=name, node=node, package=package, provider=path)
+
+
+def _whole_config(node: DictConfig, path: str, overrides: Iterable[str]) -> DictConfig:
+    """A primary config that composes nothing but what a run has written down."""
+    plain: dict[str, Any] = {**OmegaConf.to_container(node)}  # type: ignore[dict-item]
+    defaults: list[Any] = ["_self_"]
+    for override in overrides:
+        group, equals, choice = override.partition("=")
+        if not equals or not (conf_dir() / group).is_dir() or "." in group:
+            continue
+        if group not in CHANGEABLE:
+            raise ConfigError(
+                f"{override}: -f {path} is the whole config of a run, where this is settled. Set "
+                f"keys ({group}.<name>=<value>), or compose a new run without -f."
+            )
+        plain.pop(group, None)
+        defaults.append({group: choice})
+    hydra: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))["hydra"]  # type: ignore[call-overload, index]
+    algo = str(plain["algo"].get("_target_", "")).rpartition(".")[2].lower()
+    env = str(plain["env"].get("id"))
+    env = ids_of_envs(conf_dir() / "env").get(env) or re.sub(r"[^\w.-]", "_", env)
+    when = hydra["run"]["dir"].rpartition("/")[2]
+    hydra["run"]["dir"] = f"results/{algo}_{env}/{when}"
+    defaults.append({"override hydra/job_logging": "none"})
+    return OmegaConf.create({"defaults": defaults, **plain, "hydra": hydra})

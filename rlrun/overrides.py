@@ -25,6 +25,9 @@ OPEN_NODES = (
 )
 """Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
 
+LEVEL = "log_level="
+"""The one key whose values are names that people write small."""
+
 _ASSIGNMENT = re.compile(r"([A-Za-z_][^=\s]*)=", re.DOTALL)
 
 
@@ -45,7 +48,7 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
     for argument in arguments:
         if not _ASSIGNMENT.match(argument):
             raise ConfigError(f"{argument!r} is not of the form key=value.")
-        key, value = parse(argument)
+        key, value = parse(_open(argument))
         if "${" in argument:
             raise ConfigError(
                 f"{argument!r}: references are resolved where a run is composed, which this one "
@@ -57,6 +60,7 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
 
 def parse(argument: str) -> tuple[str, Any]:
     """Key (with dots for slashes) and value of one key=value. Raises ConfigError."""
+    argument = argument.lstrip("+")
     override = _read(argument)
     if override.is_sweep_override():
         raise ConfigError(
@@ -81,7 +85,8 @@ def _read(argument: str) -> Override:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    key, _, text = argument.lstrip("+").partition("=")
+    argument = argument.lstrip("+")
+    key, _, text = argument.partition("=")
     try:
         return OverridesParser.create().parse_override(f"{key.replace('/', '.')}={text}")
     except HydraException as error:
@@ -99,6 +104,8 @@ def _open(override: str) -> str:
     """`++` below open nodes, dots for slashes there."""
     if override == "tuned=null":
         return "tuned=none"
+    if override.startswith(LEVEL):
+        return override[: len(LEVEL)] + override[len(LEVEL) :].upper()
     match = _ASSIGNMENT.match(override)
     if match is None:
         return override

@@ -17,7 +17,7 @@ from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
-from rlrun.key_watch import first_part, keys_of
+from rlrun.key_watch import check_names
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
@@ -82,13 +82,7 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
-    if evaluation.interval is None and not worker.callbacks.overrides("on_train_result"):
-        for setting, result_key in keys_of(settings).items():
-            if first_part(result_key) == "evaluation":
-                raise ConfigError(
-                    f"{setting} names {result_key!r}, and no evaluation runs. Set "
-                    f"evaluation.interval, e.g. evaluation.interval=10."
-                )
+    check_names(settings, worker.callbacks, evaluation.interval)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,

@@ -56,7 +56,8 @@ class Run:
         """What was typed to start this; it is written down."""
         self.is_folder_mine = False
         """Whether this run has begun to write there."""
-        self._keys = KeyWatch(self.settings, self.parts.trainer.evaluation.interval)
+        self._keys = KeyWatch(self.settings)
+        self._objective: float | None = None
         self._signal: int | None = None
         self._trainer: Trainer | None = None
         self._restored_from: Path | None = None
@@ -135,9 +136,13 @@ class Run:
 
     @property
     def objective(self) -> float | None:
-        """The value of the result key `objective`, for sweeps; None if it is not a number."""
+        """The last known value of the result key `objective`, for sweeps; None if there is none."""
+        return self._objective if (value := self._objective_now()) is None else value
+
+    def _objective_now(self) -> float | None:
         value = lookup(self.result, self.settings.objective)
-        return float(value) if isinstance(value, int | float) else None
+        is_known = isinstance(value, int | float) and not math.isnan(value)
+        return float(value) if is_known else None
 
     # The outer loop
 
@@ -158,7 +163,7 @@ class Run:
                     break
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
-                self._note_pass_mark()
+                self._note_result()
                 self._log(loggers)
                 self._check_keys(trainer)
                 if done or self._signal is not None:
@@ -230,7 +235,9 @@ class Run:
     def _unwritable(self, error: OSError, by: str = "JsonLogger") -> RlrunError:
         return RlrunError(f"The results in {self.folder} cannot be written ({by}): {error}")
 
-    def _note_pass_mark(self) -> None:
+    def _note_result(self) -> None:
+        """Remember of the present result what a later one may lack."""
+        self._objective = self.objective
         marks = self.settings.pass_mark
         values = {key: lookup(self.result, key) for key in marks}
         known = {key: value for key, value in values.items() if isinstance(value, int | float)}
@@ -288,7 +295,7 @@ class Run:
         trainer.restore(self._restored_from, keep=self._kept)
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
-            self._note_pass_mark()
+            self._note_result()
             self._keys.note(result)
 
     def _set_newer_checkpoints_aside(self, iteration: int) -> None:

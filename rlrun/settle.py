@@ -40,6 +40,8 @@ def settle(config: DictConfig, hydra: Any) -> DictConfig:
     hydra: the node `hydra` that was composed with it. Must be called while Hydra is initialised.
     Raises ConfigError if a file was named that is not there.
     """
+    if "algo" not in hydra.runtime.choices:
+        return config  # The whole config of a run, in which everything is settled.
     given = [str(override) for override in hydra.overrides.task]
     typed = {override.lstrip("+~").partition("=")[0] for override in given}
     name = _tuned_name(config, hydra, typed)

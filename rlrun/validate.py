@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 
 from rlrun import sweep
 from rlrun.compose import explain, plain_config
+from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.error_report import report
+from rlrun.examples import file_that_sets
 from rlrun.settle import settle
 
 if TYPE_CHECKING:
@@ -83,7 +85,10 @@ def read(config: DictConfig, hydra: Any) -> Parts:
         plain = plain_config(settle(config, hydra))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return read_config(with_seed(plain))
+    try:
+        return read_config(with_seed(plain))
+    except UnknownKeyError as error:
+        raise _with_origin(error, plain, hydra) from error
 
 
 def take_or_read(config: DictConfig) -> Parts:
@@ -91,3 +96,17 @@ def take_or_read(config: DictConfig) -> Parts:
     from hydra.core.hydra_config import HydraConfig
 
     return _ready.pop() if _ready else read(config, HydraConfig.get())
+
+
+def _with_origin(error: UnknownKeyError, plain: dict[str, Any], hydra: Any) -> ConfigError:
+    """The same, naming the file that sets the key, if it was not the user."""
+    typed = {str(override).lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    choices = hydra.runtime.choices
+    if error.key in typed:
+        return error
+    if (example := choices.get("tuned_examples")) and (by := file_that_sets(error.key, example)):
+        return ConfigError(f"{by[0]} is for algo={by[1]}, not {choices.algo}. {error}")
+    tuned = str(plain.get("tuned") or "")
+    if tuned and (algo := tuned.partition("/")[0]) != choices.algo:
+        return ConfigError(f"tuned={tuned} is for algo={algo}, not {choices.algo}. {error}")
+    return error

@@ -27,6 +27,7 @@ FLOORS = {
     "settle": 4,
     "overrides": 4,
     "examples": 4,
+    "arguments": 4,
     "python_api": 4,
     "error_report": 4,
     "validate": 4,
@@ -57,7 +58,6 @@ IMPORTS_IN_FUNCTIONS = {
         "yaml",
     },
     "compose": {
-        "difflib",
         "hydra",
         "hydra.core.global_hydra",
         "hydra.errors",
@@ -72,7 +72,7 @@ IMPORTS_IN_FUNCTIONS = {
     },
     "settle": {"hydra"},
     "overrides": {"hydra.core.override_parser.overrides_parser", "hydra.errors"},
-    "examples": {"difflib", "hydra.core.config_store"},
+    "examples": {"hydra.core.config_store"},
     "validate": {
         "hydra",
         "hydra.core.hydra_config",
@@ -108,7 +108,7 @@ HOMES = {
     "wandb": {"loggers.wandb"},
     "rich": {"loggers.console"},
     "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep", "validate"},
-    "omegaconf": {"cli", "compose", "examples", "run", "settle", "sweep", "validate"},
+    "omegaconf": {"arguments", "cli", "compose", "examples", "run", "settle", "sweep", "validate"},
     "msgspec": {"config"},
     "safetensors": {"core.checkpoint"},
     "tensorboard": set(),

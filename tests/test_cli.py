@@ -353,7 +353,7 @@ def test_a_file_with_a_pass_mark_ends_with_a_verdict(rlrun, tmp_path, mark, verd
 
 
 def test_a_pass_mark_gets_its_verdict_where_the_objective_is_not_in_the_result(rlrun, tmp_path):
-    outcome = rlrun("pass_mark.episodes_total=1", "objective=nothing", *ONE_ITERATION)
+    outcome = rlrun("pass_mark.episodes_total=1", "objective=custom_metrics/x", *ONE_ITERATION)
     assert outcome.status == 0
     assert outcome.stdout.startswith("PASSED: episodes_total 1")
 
@@ -669,7 +669,7 @@ def test_help_shows_the_keys_of_what_was_chosen(rlrun):
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("resum", "Did you mean resume?"), ("train", "Commands: resume, rollout, list")],
+    [("resum", "Did you mean resume?"), ("start", "Commands: resume, rollout, list")],
 )
 def test_an_unknown_command_is_refused_with_those_that_there_are(rlrun, command, words):
     assert_refused(rlrun(command, "results/x"), 2, f"no command '{command}'", words)

@@ -17,7 +17,9 @@ import pytest
 from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 
 from rlrun.core import checkpoint
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
+from rlrun.key_watch import RESULT_KEYS
 from rlrun.loggers.base import Logger, RunInfo, flatten, lookup
 from rlrun.parts import with_seed
 from rlrun.run import Run, make_trainer
@@ -310,21 +312,92 @@ def test_a_run_ends_with_the_first_result_that_meets_a_stop_rule(tmp_path, stop,
     assert [result["done"] for result in results] == [False] * (last_iteration - 1) + [True]
 
 
-def test_a_stop_key_that_never_comes_is_an_error_after_a_few_iterations(tmp_path):
-    run = Run(tiny_ppo(stop__episode_reward_men=475), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("stop.episode_reward_men", "Did you mean episode_reward_mean"),
+        ("pass_mark.timestep_total", "Did you mean timesteps_total"),
+        ("objective", "Keys: "),
+        ("checkpoint_score_attr", "Keys: "),
+    ],
+)
+def test_a_key_that_nobody_could_bring_is_refused_before_training(tmp_path, key, meant):
+    plain = tiny_ppo(**{key.replace(".", "__"): 475 if "." in key else "my_eval"})
     with pytest.raises(ConfigError) as refused:
+        Run(plain, tmp_path / "run")
+    name = key.rpartition(".")[2] if "." in key else "my_eval"
+    assert f"{key} names the result key {name!r}, which no result has" in str(refused.value)
+    assert meant in str(refused.value)
+
+
+class LateKeys(Callbacks):
+    """Brings a result key, and a custom metric, in the tenth iteration."""
+
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        if result["training_iteration"] >= 10:
+            result["my_eval"] = 2 * result["training_iteration"]
+            result["custom_metrics"]["x_mean"] = 0.5
+
+
+def with_late_keys(**values: Any) -> dict[str, Any]:
+    plain = tiny_ppo(*COUNTING, **values)
+    return {**plain, "callbacks": {"mine": {"_target_": f"{__name__}.LateKeys"}}}
+
+
+@pytest.mark.parametrize(
+    ("stop", "last_iteration"),
+    [({"my_eval": 24}, 12), ({"custom_metrics/x_mean": 0.5}, 10)],
+    ids=str,
+)
+def test_a_key_that_a_callback_brings_late_is_waited_for(tmp_path, caplog, stop, last_iteration):
+    run = execute(tmp_path / "run", {**with_late_keys(), "stop": stop})
+    assert run.result["training_iteration"] == last_iteration
+    told = [each.getMessage() for each in caplog.records if "the result key" in each.getMessage()]
+    assert len(told) == 1
+    assert "The run ends if it does not come within 100 iterations" in told[0]
+    assert "key_patience_iterations" in told[0]
+
+
+def test_a_late_key_may_rank_checkpoints_and_be_the_objective(tmp_path):
+    values = {"checkpoint_score_attr": "my_eval", "objective": "my_eval", "checkpoint_freq": 1}
+    plain = with_late_keys(stop__training_iteration=12, keep_checkpoints_num=1, **values)
+    assert execute(tmp_path / "run", plain).objective == 24
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")] == [
+        "checkpoint_000012"
+    ]
+
+
+def test_the_user_says_how_long_a_key_is_waited_for(tmp_path):
+    plain = {**with_late_keys(key_patience_iterations=6), "stop": {"my_eval": 24}}
+    run = Run(plain, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"'my_eval', which no result has had \(6 iterations\)"):
         run.execute()
-    message = str(refused.value)
-    assert "stop.episode_reward_men names the result key 'episode_reward_men'" in message
-    assert "Did you mean episode_reward_mean" in message
-    assert len(results_of(tmp_path / "run")) <= 3
+    assert len(checkpoint.list_checkpoints(tmp_path / "run")) == 1
+
+
+def test_a_misspelt_key_ends_a_run_at_once_even_if_a_callback_brings_others(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean episode_reward_mean"):
+        Run({**with_late_keys(), "stop": {"episode_reward_men": 1}}, tmp_path / "run")
+    stop = {"info/learner/default_policy/learner_stats/cur_lrr": 1}
+    run = Run({**with_late_keys(), "stop": stop}, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"\(1 iterations\).*Did you mean info/learner"):
+        run.execute()
+    plain = {**with_late_keys(key_patience_iterations=2), "stop": {"episode_reward_men": 1}}
+    run = Run(plain, tmp_path / "other")  # as a callback may bring it, and the user says so
+    with pytest.raises(ConfigError, match=r"\(2 iterations\)"):
+        run.execute()
+
+
+def test_every_key_of_a_result_is_known_before_training(finished):
+    for result in results_of(finished):
+        assert set(result) <= RESULT_KEYS
 
 
 def test_a_stop_key_of_evaluation_has_time_until_the_first_evaluation(tmp_path):
     plain = tiny_ppo(*COUNTING, evaluation__interval=5, evaluation__duration=1)
     run = execute(tmp_path / "fine", {**plain, "stop": {"evaluation/episode_reward_mean": 1}})
     assert run.result["training_iteration"] == 5
-    run = Run({**plain, "stop": {"evaluation/episode_reward": 1}}, tmp_path / "wrong")
+    run = Run({**plain, "stop": {"evaluation/episode_reward_men": 1}}, tmp_path / "wrong")
     with pytest.raises(ConfigError, match=r"5 iterations.*Did you mean evaluation/epis"):
         run.execute()
 
@@ -343,18 +416,30 @@ def test_a_stop_key_whose_value_is_no_number_is_an_error_at_once(tmp_path, key, 
     assert len(results_of(tmp_path / "run")) <= 1
 
 
-def test_the_objective_is_a_number_of_the_last_result_or_none(tmp_path):
-    plain = tiny_ppo(*COUNTING, stop__training_iteration=2)
-    run = execute(tmp_path / "run", plain)
-    assert run.objective == FIFTEEN
-    for key, value in (
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("episode_reward_mean", FIFTEEN),
         ("counters/num_env_steps_trained", 128.0),
         ("counters.num_env_steps_trained", 128.0),
         ("hostname", None),
-        ("nothing", None),
-    ):
-        run.settings.objective = key
-        assert run.objective == value
+        ("custom_metrics/nothing", None),
+    ],
+)
+def test_the_objective_is_a_number_of_the_last_result_or_none(tmp_path, key, value):
+    plain = tiny_ppo(*COUNTING, stop__training_iteration=2, objective=key)
+    assert execute(tmp_path / "run", plain).objective == value
+
+
+def test_an_objective_that_the_last_result_lacks_is_the_last_known_one(tmp_path):
+    plain = tiny_ppo(*COUNTING, evaluation__interval=3, evaluation__duration=1)
+    plain |= {"objective": "evaluation/episode_reward_mean", "stop": {"training_iteration": 4}}
+    run = execute(tmp_path / "run", plain)
+    assert "evaluation" not in run.result
+    assert run.objective == FIFTEEN
+    again = Run.resume(tmp_path / "run", {"stop.training_iteration": 5})
+    again.execute()
+    assert again.objective == FIFTEEN
 
 
 def test_a_pass_mark_counts_once_it_was_reached(tmp_path):
