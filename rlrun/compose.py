@@ -137,14 +137,6 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
     if text.startswith("Error merging override") and error.__cause__ is not None:
         override = text.removeprefix("Error merging override ").strip()
         return ConfigError(f"{override}: {str(error.__cause__).splitlines()[0]}")
-    if "override_grammar" in text:
-        for override in overrides:
-            name, _, value = override.removeprefix("++").partition("=")
-            if "=" in value and value[0] not in "'\"":
-                return ConfigError(
-                    f"{name}={value}: a value with '=' in it needs quotes within the shell's own: "
-                    f"\"{name}='{value}'\"."
-                )
     return ConfigError(text)
 
 

@@ -138,8 +138,8 @@ except Exception as error:
 
 def test_a_class_from_below_says_what_build_needs(tmp_path):
     outcome = python_process(tmp_path, "-c", BUILD_FROM_BELOW)
-    assert outcome.stdout.startswith("RlrunError DQN.build needs rlrun.run")
-    assert "import rlrun.run" in outcome.stdout
+    assert outcome.stdout.startswith("RlrunError DQN.build needs rlrun.python_api")
+    assert "Import it" in outcome.stdout
 
 
 def test_a_class_from_the_package_can_build(tmp_path):

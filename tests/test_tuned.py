@@ -88,7 +88,7 @@ def test_tuned_values_can_be_left_out(algo, nothing):
 
 
 def test_another_file_may_be_named():
-    plain = composed("algo=dqn", "env=acrobot", "tuned=dqn/cartpole")
+    plain = composed("algo=dqn", "env=mountaincar", "tuned=dqn/cartpole")
     assert plain["tuned"] == "dqn/cartpole"
     assert plain["algo"] == composed("algo=dqn")["algo"]
 
@@ -129,24 +129,23 @@ def test_each_job_of_a_sweep_takes_its_own_file(rlrun, tmp_path):
 
 
 def test_a_folder_of_ones_own_may_bring_tuned_values(rlrun, tmp_path):
-    write_tuned(tmp_path / "mine", "ppo/acrobot", "algo: {gamma: 0.5}\n")
+    write_tuned(tmp_path / "mine", "ppo/mountaincar", "algo: {gamma: 0.5}\n")
     run = ("hydra.run.dir=run", "stop.training_iteration=1", *TINY)
-    assert (
-        rlrun("--config-dir", "mine", "env=acrobot", "algo.minibatch_size=1024", *run).status == 0
-    )
+    given = ("env=mountaincar", "algo.minibatch_size=1024", *run)
+    assert rlrun("--config-dir", "mine", *given).status == 0
     params = params_of(tmp_path / "run")
-    assert (params["tuned"], params["algo"]["gamma"]) == ("ppo/acrobot", 0.5)
-    outcome = rlrun("--config-dir", "mine", "tuned=ppo/acrobo")
-    assert "Did you mean ppo/acrobot" in outcome.stderr
+    assert (params["tuned"], params["algo"]["gamma"]) == ("ppo/mountaincar", 0.5)
+    outcome = rlrun("--config-dir", "mine", "tuned=ppo/mountainca")
+    assert "Did you mean ppo/mountaincar" in outcome.stderr
 
 
 def test_a_family_of_envs_may_share_a_file(rlrun, tmp_path):
     write_tuned(tmp_path / "mine", "ppo/lakes", "algo: {gamma: 0.5, gae_lambda: 0.5}\n")
-    write_tuned(tmp_path / "mine", "ppo/taxi", "defaults: [ppo/lakes]\n")
+    write_tuned(tmp_path / "mine", "ppo/mountaincar", "defaults: [ppo/lakes]\n")
     own = "defaults: [ppo/lakes, _self_]\nalgo: {gamma: 0.6}\n"
-    write_tuned(tmp_path / "mine", "ppo/frozenlake", own)
+    write_tuned(tmp_path / "mine", "ppo/lunarlander_continuous", own)
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
-    for env, gamma in (("taxi", 0.5), ("frozenlake", 0.6)):
+    for env, gamma in (("mountaincar", 0.5), ("lunarlander_continuous", 0.6)):
         plain = composed(search, f"env={env}")
         assert plain["tuned"] == f"ppo/{env}"
         assert (plain["algo"]["gamma"], plain["algo"]["gae_lambda"]) == (gamma, 0.5)
@@ -156,16 +155,19 @@ def test_a_family_of_envs_may_share_a_file(rlrun, tmp_path):
 
 
 def test_tuned_values_win_over_an_env_and_lose_to_an_example_and_to_the_user(tmp_path):
+    arcade = tmp_path / "mine" / "env" / "arcade.yaml"
+    arcade.parent.mkdir(parents=True)
+    arcade.write_text("defaults: [atari, _self_]\nid: ALE/Pong-v5\n")
     write_tuned(
         tmp_path / "mine",
-        "ppo/pong",
+        "ppo/arcade",
         "algo: {gamma: 0.1, gae_lambda: 0.1, vf_coeff: 0.1}\n"
         "env: {clip_rewards: 3.0}\nmodel: {post_fcnet_hiddens: [7]}\n",
     )
     example = tmp_path / "mine" / "tuned_examples" / "pong.yaml"
     example.parent.mkdir()
     example.write_text(
-        "# @package _global_\ndefaults: [override /env: pong]\n"
+        "# @package _global_\ndefaults: [override /env: arcade]\n"
         "algo: {gae_lambda: 0.2, gamma: 0.2}\n"
     )
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
@@ -192,12 +194,12 @@ def test_what_the_user_gives_beside_another_exploration_stays():
 
 
 def test_values_tuned_for_one_model_are_not_laid_over_another(tmp_path):
-    write_tuned(tmp_path / "mine", "ppo/pendulum", "model: {fcnet_hiddens: [7]}\n")
+    write_tuned(tmp_path / "mine", "ppo/mountaincar", "model: {fcnet_hiddens: [7]}\n")
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
-    assert composed(search, "env=pendulum")["model"]["fcnet_hiddens"] == [7]
-    plain = composed(search, "env=pendulum", "model=mlp_relu")
+    assert composed(search, "env=mountaincar")["model"]["fcnet_hiddens"] == [7]
+    plain = composed(search, "env=mountaincar", "model=mlp_relu")
     assert plain["model"] == composed("model=mlp_relu")["model"]
-    assert plain["tuned"] == "ppo/pendulum"
+    assert plain["tuned"] == "ppo/mountaincar"
 
 
 def test_an_env_that_is_not_the_files_gets_no_tuned_values():

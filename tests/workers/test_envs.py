@@ -258,10 +258,8 @@ def test_a_value_with_an_equals_sign_says_how_it_is_quoted():
     override = "env.env_config.rewards=a=b"
     with pytest.raises(ConfigError) as caught:
         make_trainer("ppo", env="toy_envs.CountingEnv", overrides=[override])
-    assert str(caught.value) == (
-        f"{override}: a value with '=' in it needs quotes within the shell's own: "
-        f"\"env.env_config.rewards='a=b'\"."
-    )
+    assert str(caught.value).startswith(f"{override!r} cannot be read")
+    assert "needs quotes of its own: \"'a=b'\"" in str(caught.value)
     quoted = "env.env_config.rewards='a=b'"
     with make_trainer("ppo", env="toy_envs.CountingEnv", overrides=[quoted]) as trainer:
         assert trainer.config.worker.env.env_config == {"rewards": "a=b"}
