@@ -22,7 +22,8 @@ HERE = Path(__file__).resolve().parent
 
 COMMON_PPO = (
     "algo=ppo tuned=none algo.lr=3e-4 algo.gamma=0.99 algo.gae_lambda=0.95 "
-    "algo.num_envs_per_worker=8 algo.timesteps_per_iteration=0 model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh "
+    "algo.num_envs_per_worker=8 algo.timesteps_per_iteration=0 "
+    "model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh "
 )
 TASKS = {
     "ppo_cartpole": (
