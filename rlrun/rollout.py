@@ -14,7 +14,8 @@ from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.parts import read_config
-from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.run_folder import modules_from_where_it_was_started
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 
 DEFAULT_EPISODES = 10
 
@@ -73,13 +74,17 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     plain["explore"] = False
     for key, value in overrides.items():
         set_value(plain, key, value)
-    read_config(plain)
-    plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
-    if plain["env"]["vectorization"] == "async" or render:
-        plain["env"]["vectorization"] = "sync"
-    if render:
-        set_value(plain, "env.env_config.render_mode", "human")
-    config = read_config(plain).trainer.worker
+    with modules_from_where_it_was_started(folder.parent):
+        read_config(plain)
+        plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
+        if plain["env"]["vectorization"] == "async" or render:
+            plain["env"]["vectorization"] = "sync"
+        if render:
+            set_value(plain, "env.env_config.render_mode", "human")
+        return _worker_of(folder, read_config(plain).trainer.worker)
+
+
+def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     state = checkpoint.load_checkpoint(folder, ("policy", "workers"))
     try:
         # Before there are envs: a curriculum gives them their task when they are made.

@@ -32,6 +32,9 @@ __all__ = ["Run", "make_trainer"]
 
 logger = logging.getLogger("rlrun")
 
+PATIENCE_S = 5.0
+"""How long an interrupted run may take to finish its iteration, before a round has to do."""
+
 
 class Run:
     """One experiment in its own folder. `execute` runs it to its end and gives the last result.
@@ -59,6 +62,7 @@ class Run:
         self._keys = KeyWatch(self.settings)
         self._objective: float | None = None
         self._signal: int | None = None
+        self._signalled_s = math.inf
         self._restored_from: Path | None = None
 
     @classmethod
@@ -94,7 +98,8 @@ class Run:
                 f"{folder} has no complete checkpoint to resume from. Start the run anew; "
                 f"checkpoint_freq=N writes one every N iterations."
             )
-        run = cls(plain, folder)
+        with run_folder.modules_from_where_it_was_started(folder):
+            run = cls(plain, folder)
         run._restored_from = path
         return run
 
@@ -107,7 +112,10 @@ class Run:
         is_fresh = self._restored_from is None
         with ExitStack() as stack:
             stack.enter_context(run_folder.lock(self.folder))
-            if is_fresh:
+            if not is_fresh:
+                where_started = run_folder.modules_from_where_it_was_started(self.folder)
+                stack.enter_context(where_started)
+            else:
                 run_folder.refuse_taken_folder(self.folder)
                 self.is_folder_mine = True
                 self._write_facts()
@@ -150,7 +158,7 @@ class Run:
         status = "failed"
         try:
             while True:
-                self.result = trainer.train()
+                self.result = trainer.train(self._has_waited_long)
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
                 self._note_result()
@@ -311,7 +319,7 @@ class Run:
         try:
             checkpoint.remove_unfinished(self.folder)
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
-            versions = run_folder.versions(self.command)
+            versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
         except OSError as error:
             raise RlrunError(
@@ -320,13 +328,13 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a lost terminal end the run after the running iteration; a second
-        one at once."""
+        """Ctrl-C, SIGTERM and a lost terminal end the run after the running iteration, or after
+        the running round of one that lasts long; a second one at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signal is not None:
                 raise KeyboardInterrupt
-            self._signal = number
+            self._signal, self._signalled_s = number, time.monotonic()
             logger.warning(
                 "Interrupted: the run ends after this iteration, with a checkpoint. "
                 "Once more ends it now, without one."
@@ -345,6 +353,10 @@ class Run:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _has_waited_long(self) -> bool:
+        """Whether the run was interrupted, and the iteration goes on and on."""
+        return time.monotonic() - self._signalled_s > PATIENCE_S
 
     @property
     def exit_status(self) -> int:

@@ -122,11 +122,14 @@ class Trainer:
 
     # Training
 
-    def train(self) -> dict[str, Any]:
-        """One training iteration, with an evaluation if one is due; its result by classic names."""
+    def train(self, is_over: Callable[[], bool] | None = None) -> dict[str, Any]:
+        """One training iteration, with an evaluation if one is due; its result by classic names.
+
+        It ends early, after a round of the loop, where `is_over` says so.
+        """
         started = time.perf_counter()
         steps_before = self.workers.num_env_steps_sampled
-        metrics = self._run_loop(steps_before)
+        metrics = self._run_loop(steps_before, is_over or (lambda: False))
         self.workers.sync_filters()
         self.iteration += 1
         result = self.episodes.add(self.workers.take_metrics())
@@ -156,7 +159,9 @@ class Trainer:
         )
         return {"evaluation": self.evaluation_metrics}
 
-    def _run_loop(self, steps_before: int) -> dict[str, dict[str, Any]]:
+    def _run_loop(
+        self, steps_before: int, is_over: Callable[[], bool]
+    ) -> dict[str, dict[str, Any]]:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps;
         the last metrics of each policy."""
         some_algorithm = next(iter(self.algorithms.values()))
@@ -165,7 +170,7 @@ class Trainer:
         with self.timers.measure("training_iteration"):
             while True:
                 metrics |= some_algorithm.loop(self.algorithms, self.workers)
-                if self.workers.num_env_steps_sampled - steps_before >= least:
+                if self.workers.num_env_steps_sampled - steps_before >= least or is_over():
                     return metrics
 
     def _count(self, elapsed: float, new_steps: int) -> None:
