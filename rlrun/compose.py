@@ -17,7 +17,7 @@ from rlrun.config import conf_dir, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_path
 from rlrun.overrides import OPEN_NODES, as_hydra_wants, unreadable
-from rlrun.settle import ids_of_envs, settle
+from rlrun.settle import ENVS_OF_ANY_ID, ids_of_envs, settle
 
 
 def register_resolvers() -> None:
@@ -185,7 +185,8 @@ def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
 
 
 def _env_name(choice: str, env_id: str) -> str:
-    """How the env is called in folder names: its choice, or its id where that says more."""
-    if choice not in ("gym", "atari"):
-        return choice
-    return re.sub(r"[^\w.-]", "_", env_id)
+    """How the env is called in folder names: its choice, or its id where that is another's."""
+    file = conf_dir() / "env" / f"{choice}.yaml"
+    own_id = OmegaConf.select(OmegaConf.load(file), "id") if file.is_file() else env_id
+    is_own = choice not in ENVS_OF_ANY_ID and own_id == env_id
+    return choice if is_own else re.sub(r"[^\w.-]", "_", env_id)

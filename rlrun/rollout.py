@@ -14,8 +14,9 @@ from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
 from rlrun.parts import read_config
+from rlrun.run_folder import modules_from_where_it_was_started
 from rlrun.workers.atari import is_atari
-from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.sample import Sample
 
 DEFAULT_EPISODES = 10
@@ -73,15 +74,19 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     plain["explore"] = False
     for key, value in overrides.items():
         set_value(plain, key, value)
-    read_config(plain)
-    plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
-    can_show_native = is_atari(plain["env"]["id"])
-    is_native = plain["env"]["vectorization"] == "native"
-    if not is_native or (render and not can_show_native):
-        plain["env"]["vectorization"] = "sync"
-    if render:
-        set_value(plain, "env.env_config.render_mode", "human")
-    config = read_config(plain).trainer.worker
+    with modules_from_where_it_was_started(folder.parent):
+        read_config(plain)
+        plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
+        can_show_native = is_atari(plain["env"]["id"])
+        is_native = plain["env"]["vectorization"] == "native"
+        if not is_native or (render and not can_show_native):
+            plain["env"]["vectorization"] = "sync"
+        if render:
+            set_value(plain, "env.env_config.render_mode", "human")
+        return _worker_of(folder, read_config(plain).trainer.worker)
+
+
+def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     state = checkpoint.load_checkpoint(folder, ("policy", "workers"))
     try:
         # Before there are envs: a curriculum gives them their task when they are made.

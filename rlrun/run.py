@@ -97,7 +97,8 @@ class Run:
                 f"{folder} has no complete checkpoint to resume from. Start the run anew; "
                 f"checkpoint_freq=N writes one every N iterations."
             )
-        run = cls(plain, folder)
+        with run_folder.modules_from_where_it_was_started(folder):
+            run = cls(plain, folder)
         run._restored_from = path
         run._kept = {key.removeprefix("algo.") for key in overrides or ()}
         return run
@@ -111,7 +112,10 @@ class Run:
         is_fresh = self._restored_from is None
         with ExitStack() as stack:
             stack.enter_context(run_folder.lock(self.folder))
-            if is_fresh:
+            if not is_fresh:
+                where_started = run_folder.modules_from_where_it_was_started(self.folder)
+                stack.enter_context(where_started)
+            else:
                 run_folder.refuse_taken_folder(self.folder)
                 self.is_folder_mine = True
                 self._write_facts()
@@ -322,7 +326,7 @@ class Run:
         try:
             checkpoint.remove_unfinished(self.folder)
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
-            versions = run_folder.versions(self.command)
+            versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
         except OSError as error:
             raise RlrunError(

@@ -38,11 +38,14 @@ _locked_here: set[Path] = set()
 PACKAGES = ("rlrun", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "ray")
 
 
-def refuse_taken_folder(folder: Path) -> None:
-    """Raise ConfigError if another run lives in `folder`."""
+def refuse_taken_folder(folder: Path, key: str = "hydra.run.dir") -> None:
+    """Raise ConfigError if another run lives in `folder`, or a file is in its way."""
+    above = [folder, *folder.parents]
+    if file := next((path for path in above if path.exists() and not path.is_dir()), None):
+        raise ConfigError(f"{key}={folder} must name a folder, and {file} is a file.")
     if (folder / PARAMS).exists() or (folder / RESULTS).exists():
         raise ConfigError(
-            f"hydra.run.dir={folder} holds a run already. Choose another folder, or go on with it: "
+            f"{key}={folder} holds a run already. Choose another folder, or go on with it: "
             f"rlrun resume {shlex.quote(str(folder))}"
         )
 
@@ -108,9 +111,9 @@ def _lock(file: TextIO, folder: Path) -> None:
         logger.warning("%s has no locks (%s): do not start this run twice at once.", folder, error)
 
 
-def versions(command: list[str]) -> dict[str, Any]:
-    """The software that runs: packages, Python, the command, and the commit of the working
-    directory."""
+def versions(command: list[str], folder: Path) -> dict[str, Any]:
+    """The software that runs: packages, Python, the command, the commit of the working directory,
+    and the directory in which the run in `folder` was first started."""
     found = {}
     for package in PACKAGES:
         try:
@@ -122,10 +125,26 @@ def versions(command: list[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": command,
+        "working_directory": _started_in(folder) or os.getcwd(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": _git("status", "--porcelain"),
     }
+
+
+@contextmanager
+def modules_from_where_it_was_started(folder: Path) -> Iterator[None]:
+    """Let the user's own classes be imported from where the run in `folder` was started, if they
+    are not found otherwise; if that is gone, a ConfigError of the block says so."""
+    started_in = _started_in(folder)
+    if os.path.isdir(started_in) and started_in not in sys.path:
+        sys.path.append(started_in)
+    try:
+        yield
+    except ConfigError as error:
+        if not started_in or "there is no module" not in str(error):
+            raise
+        raise ConfigError(f"{error} The run was started in {started_in}.") from error
 
 
 @contextmanager
@@ -152,6 +171,14 @@ def log_file(folder: Path, level: str) -> Iterator[None]:
         root.removeHandler(file)
         root.setLevel(level_before)
         file.close()
+
+
+def _started_in(folder: Path) -> str:
+    """Where the run in `folder` was first started, or "" where nothing tells."""
+    try:
+        return str(json.loads((folder / VERSIONS).read_text())["working_directory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class _TerminalHandler(logging.StreamHandler):

@@ -14,6 +14,7 @@ from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.error_report import report
 from rlrun.examples import file_that_sets
+from rlrun.run_folder import PARAMS, refuse_taken_folder
 from rlrun.settle import settle
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ class ValidateBeforeRun:
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with status 2 and one clear message if something is wrong."""
         from hydra.core.hydra_config import HydraConfig
-
-        from rlrun.run_folder import refuse_taken_folder
 
         try:
             parts = read(config, config.hydra)
@@ -56,6 +55,7 @@ class ValidateBeforeRun:
         _ready.clear()
         overrides: list[str] = []
         try:
+            refuse_taken_sweep(config)
             for overrides in sweep.jobs_of(config):
                 name = config.hydra.job.config_name
                 job = compose(name, overrides, return_hydra_config=True)
@@ -73,6 +73,18 @@ class ValidateBeforeRun:
 
     def on_job_end(self, **kwargs: Any) -> None:
         """Nothing."""
+
+
+def refuse_taken_sweep(config: DictConfig) -> None:
+    """Raise ConfigError if the folder of a sweep holds runs already, or cannot be one."""
+    folder = Path(str(config.hydra.sweep.dir))
+    refuse_taken_folder(folder, "hydra.sweep.dir")
+    taken = sorted(path.parent.name for path in folder.glob("*/" + PARAMS))
+    if taken:
+        raise ConfigError(
+            f"hydra.sweep.dir={folder} holds {len(taken)} run(s) already ({', '.join(taken[:5])}). "
+            f"Choose another folder."
+        )
 
 
 def read(config: DictConfig, hydra: Any) -> Parts:

@@ -79,7 +79,6 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.errors",
         "omegaconf.errors",
         "rlrun.parts",
-        "rlrun.run_folder",
     },
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.networks": {"rlrun.core.imports"},

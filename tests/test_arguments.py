@@ -103,8 +103,9 @@ def test_levels_may_be_written_small(rlrun, tmp_path):
 
 
 def test_a_sweep_over_algorithms_may_set_keys_of_one_kind(rlrun, tmp_path):
-    common = ("stop.training_iteration=1", "hydra.sweep.dir=sweep", *TINY)
-    outcome = rlrun("-m", "algo=dqn,rainbow", "algo.learning_starts=7", *common)
+    common = ("stop.training_iteration=1", *TINY)
+    keys = ("algo.learning_starts=7", "hydra.sweep.dir=sweep")
+    outcome = rlrun("-m", "algo=dqn,rainbow", *keys, *common)
     assert outcome.status == 0, outcome.stderr
     starts = [params_of(tmp_path / "sweep" / job)["algo"]["learning_starts"] for job in "01"]
     assert starts == [7, 7]
@@ -232,3 +233,41 @@ def test_a_replayed_run_may_log_elsewhere_but_what_it_is_is_settled(rlrun, tmp_p
     assert list(params_of(tmp_path / "again")["logger"]) == ["console"]
     assert_refused(rlrun(*again, "algo=dqn"), "algo=dqn", "whole config of a run")
     assert_refused(rlrun(*again, "algo.gama=1"), "algo.gama", "Did you mean algo.gamma")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run"])
+def test_a_folder_that_is_a_file_is_named(rlrun, tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    outcome = rlrun(f"hydra.run.dir={folder}", *SMALL, "stop.training_iteration=1")
+    assert_refused(outcome, f"hydra.run.dir={folder} must name a folder", "file is a file")
+    outcome = rlrun("-m", f"hydra.sweep.dir={folder}", *SMALL, "stop.training_iteration=1")
+    assert_refused(outcome, f"hydra.sweep.dir={folder} must name a folder", "file is a file")
+    assert_refused(rlrun("resume", folder), "is not the folder of a run")
+    assert_refused(rlrun("--config-dir", "file"), "file")
+
+
+def test_a_sweep_into_a_folder_that_holds_runs_is_refused_before_its_first_job(rlrun, tmp_path):
+    sweep = ("-m", "hydra.sweep.dir=sweep", *SMALL, "stop.training_iteration=1")
+    assert rlrun(*sweep, "algo.gamma=0.8,0.9").status == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")}
+    outcome = rlrun(*sweep, "algo.gamma=0.8,0.9")
+    assert_refused(outcome, "hydra.sweep.dir=sweep holds 2 run(s) already (0, 1)")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["env.id=Pendulum-v1"], "ppo_Pendulum-v1"),
+        (["env=cartpole", "env.id=Pendulum-v1"], "ppo_Pendulum-v1"),
+        (["env.id=CartPole-v1"], "ppo_cartpole"),
+        (["env=gym", "env.id=CartPole-v1"], "ppo_CartPole-v1"),
+        (["env=pendulum"], "ppo_pendulum"),
+    ],
+)
+def test_results_are_filed_under_the_env_that_ran(rlrun, tmp_path, arguments, name):
+    assert rlrun(*arguments, *SMALL, "stop.training_iteration=1").status == 0
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [name]

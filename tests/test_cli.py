@@ -687,7 +687,7 @@ def test_list_shows_the_users_own_choices_and_groups(rlrun, tmp_path):
 def test_a_run_without_a_stop_rule_says_so(rlrun, monkeypatch):
     from rlrun.trainer import Trainer
 
-    def interrupted(self):
+    def interrupted(self, is_over=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "train", interrupted)

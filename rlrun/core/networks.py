@@ -6,6 +6,7 @@ observations [N, ...] to features [N, output_size] and has the attribute `output
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
@@ -134,13 +135,24 @@ class CustomModel(Model):
 
         module_class = import_object(self.module, "model.module")
         is_module = isinstance(module_class, type) and issubclass(module_class, nn.Module)
-        module = module_class(obs_space, **self.module_config) if is_module else None
+        module = self._construct(module_class, obs_space) if is_module else None
         if not hasattr(module, "output_size"):
             raise ConfigError(
                 f"model.module={self.module} must give a torch.nn.Module with the attribute "
                 f"output_size (the width of its output)."
             )
         return cast(Encoder, module)
+
+    def _construct(self, module_class: type, obs_space: spaces.Box) -> nn.Module:
+        given = f"model.module_config={self.module_config}: {self.module}"
+        try:
+            inspect.signature(module_class).bind(obs_space, **self.module_config)
+        except TypeError as error:
+            raise ConfigError(f"{given}: {error}.") from error
+        try:
+            return cast(nn.Module, module_class(obs_space, **self.module_config))
+        except ValueError as error:
+            raise ConfigError(f"{given} refuses it: {error}") from error
 
 
 class ConvolutionalEncoder(nn.Module):

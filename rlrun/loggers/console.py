@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -67,7 +68,9 @@ class ConsoleLogger(Logger):
         summary = self._progress.line("elapsed") if has_result else "no result yet"
         rule = self._progress.rule_met() if status == "finished" else None
         ended = f"{status} by {rule}" if rule else status
-        self._safely(lambda: self._view.close(f"{ended}  {summary}  results in {self._folder}"))
+        # Two lines, as one would be broken anywhere in a terminal of 110 columns.
+        where = f"{ended}  results in {_from_here(self._folder)}"
+        self._safely(lambda: self._view.close(f"{summary}\n{where}"))
 
     def _show(self) -> None:
         self._safely(lambda: self._view.show(self._progress))
@@ -232,6 +235,12 @@ def _number(value: float | None, kind: str = "") -> str:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))) if seconds < _FOREVER_S else "-"
+
+
+def _from_here(folder: Path) -> Path:
+    with suppress(OSError, ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
 
 
 def _print(line: str) -> None:

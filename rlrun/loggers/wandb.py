@@ -39,7 +39,7 @@ class WandbLogger(Logger):
     """Labels to filter by."""
     entity: str | None = None
     """The W&B user or team; the key's own default otherwise."""
-    init_timeout_s: float = 30.0
+    init_timeout_s: float = 8.0
     """Seconds to wait for the server at the start before going offline."""
     finish_timeout_s: float = 60.0
     """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""

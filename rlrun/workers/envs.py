@@ -132,6 +132,10 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
             raise ConfigError(f"env.wrappers[{index}] needs the key _target_, the wrapper's class.")
         wrapper = import_object(path, f"env.wrappers[{index}]._target_")
         _check_class(wrapper, gym.Wrapper, f"env.wrappers[{index}]._target_={path}")
+        try:
+            inspect.signature(wrapper).bind(env, **wrapper_config)
+        except TypeError as error:
+            raise ConfigError(f"env.wrappers[{index}]={node}: {error}") from error
         env = _construct(config, partial(wrapper, env, **wrapper_config))
         _refuse_statistics(env, f"env.wrappers[{index}]={path}")
     for name in ("observation_space", "action_space"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -15,6 +16,9 @@ from rlrun.core.errors import ResourceError, RlrunError, WorkerError
 from rlrun.core.resources import Resources
 
 logger = logging.getLogger("rlrun.workers")
+
+ANSWER_TIMEOUT_S = 8.0
+"""How long a Ray cluster may take to answer at all."""
 
 CREATION_TIMEOUT_S = 300.0
 """How long a worker may wait for its resources before that is an error."""
@@ -206,6 +210,7 @@ def _connect(resources: Resources) -> Any:
                 f"call ray.shutdown() before."
             )
         return ray
+    _require_answer(resources.ray_address)
     auth_mode = os.environ.get("RAY_AUTH_MODE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -223,6 +228,11 @@ def _connect(resources: Resources) -> Any:
                 f"resources.ray_address={resources.ray_address}: no Ray cluster answers there "
                 f"({error}). Use null for a local one."
             ) from error
+        except OSError as error:
+            raise ResourceError(
+                f"Ray cannot start, as it keeps a token in the home folder, and that cannot be "
+                f"written ({error}). Set HOME to a folder that can, or resources.num_workers=0."
+            ) from error
         finally:
             # A local ray.init leaves this behind, and it would change later connections.
             if auth_mode is None:
@@ -232,6 +242,34 @@ def _connect(resources: Resources) -> Any:
                 signal.signal(signal.SIGTERM, termination)
     _connection = asked
     return ray
+
+
+def _require_answer(address: str | None) -> None:
+    """Refuse in seconds an address where nobody answers; ray.init would try for minutes.
+
+    Raises ResourceError.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    problems = [f"no answer within {ANSWER_TIMEOUT_S:g} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+            problems.clear()
+        except (OSError, OverflowError) as error:
+            problems[0] = str(error)
+
+    # In a thread, as looking a name up cannot be given a time limit.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(ANSWER_TIMEOUT_S)
+    if problems:
+        raise ResourceError(
+            f"resources.ray_address={address}: no Ray cluster answers there ({problems[0]}). Use "
+            f"null for a local one."
+        )
 
 
 def _check_capacity(ray: Any, num_workers: int, resources: Resources) -> None:

@@ -92,8 +92,8 @@ def test_plain_lines_keep_their_interval_but_first_and_last_are_always_there(
         clock.now_s += 1
     logger.close("finished")
     lines = capsys.readouterr().out.splitlines()
-    assert [int(line.split()[1]) for line in lines[:-1]] == [1, 6, 11, 12]
-    assert lines[-1].startswith("finished by stop.timesteps_total=10240  iter 12  ")
+    assert [int(line.split()[1]) for line in lines[:-1]] == [1, 6, 11, 12, 12]
+    assert lines[-1].startswith("finished by stop.timesteps_total=10240  results in ")
 
 
 def test_a_last_result_that_was_shown_is_not_shown_twice(
@@ -103,17 +103,30 @@ def test_a_last_result_that_was_shown_is_not_shown_twice(
     logger.start(make_run())
     logger.log_result(make_result(1))
     logger.close("interrupted")
-    shown, summary = capsys.readouterr().out.splitlines()
+    shown, summary, where = capsys.readouterr().out.splitlines()
     assert shown.endswith("2,048 steps/s  eta 0:00:04")  # 9216 / 2048 = 4.5 s, rounded to even
-    assert summary.startswith("interrupted  iter 1  steps 1,024  ")
-    assert summary.endswith(f"2,048 steps/s  elapsed 0:00:00  results in {tmp_path}")
+    assert summary.startswith("iter 1  steps 1,024  ")
+    assert summary.endswith("2,048 steps/s  elapsed 0:00:00")
+    assert where == f"interrupted  results in {tmp_path}"
+
+
+def test_the_last_lines_fit_into_110_columns(make_run, make_result, clock, capsys, monkeypatch):
+    monkeypatch.chdir("/")
+    logger = ConsoleLogger()
+    folder = Path("/results/ppo_halfcheetah/2026-11-25_07-53-22_975e3a")
+    logger.start(make_run(folder=folder))
+    logger.log_result(make_result(5))
+    logger.close("interrupted")
+    *_, summary, where = capsys.readouterr().out.splitlines()
+    assert where == "interrupted  results in results/ppo_halfcheetah/2026-11-25_07-53-22_975e3a"
+    assert max(len(summary), len(where)) <= 110
 
 
 def test_summary_has_status_and_folder_even_without_a_result(make_run, clock, capsys, tmp_path):
     logger = ConsoleLogger()
     logger.start(make_run())
     logger.close("failed")
-    assert capsys.readouterr().out == f"failed  no result yet  results in {tmp_path}\n"
+    assert capsys.readouterr().out == f"no result yet\nfailed  results in {tmp_path}\n"
 
 
 def test_nan_and_missing_values_show_as_a_dash(make_run, make_result, clock, capsys):
@@ -209,7 +222,9 @@ def test_live_display_shows_bar_rewards_and_speed(make_run, make_result, clock, 
     assert "37.5 (min 9, max 112)" in text
     assert re.search(r"steps/s +2,048", text)
     assert re.search(r"elapsed +0:00:02", text)
-    assert text.rstrip().splitlines()[-1].startswith("finished  iter 5  steps 5,120  reward 37.5")
+    summary, where = text.rstrip().splitlines()[-2:]
+    assert summary.startswith("iter 5  steps 5,120  reward 37.5")
+    assert where == "finished  results in /runs/[a]"
 
 
 def test_live_display_without_a_rule_on_a_growing_key_has_no_bar(
@@ -264,7 +279,7 @@ def test_one_logger_serves_several_runs_in_one_process(make_run, make_result, cl
     text = visible(terminal.output())
     assert "first  /" in text
     assert "second  /" in text
-    assert text.count("finished  iter 1") == 2
+    assert text.count("finished  results in") == 2
 
 
 def test_a_terminal_that_goes_away_quiets_the_console_only(
@@ -334,7 +349,8 @@ def test_letters_that_stdout_cannot_encode_become_question_marks(
     logger.start(make_run(folder=Path("/runs/é")))
     logger.close("finished")
     stdout.close()
-    assert (tmp_path / "output.txt").read_text() == "finished  no result yet  results in /runs/?\n"
+    text = (tmp_path / "output.txt").read_text()
+    assert text == "no result yet\nfinished  results in /runs/?\n"
 
 
 def test_a_reader_that_stops_early_lets_the_run_end_with_status_0(tmp_path):
