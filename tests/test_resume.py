@@ -372,7 +372,7 @@ def test_the_command_resumes_and_says_where_the_stop_rule_is_met_already(rlrun, 
     assert "stop.training_iteration=2" in outcome.stderr
     assert "is met already" in outcome.stderr
     outcome = rlrun("resume", "run", "stop.training_iteratoin=3")
-    assert outcome.status == 0
+    assert outcome.status == 2
     assert "Did you mean training_iteration" in outcome.stderr
 
 
