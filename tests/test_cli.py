@@ -591,13 +591,14 @@ def test_a_sweep_may_use_groups_of_ones_own_and_a_glob(rlrun, tmp_path):
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     (tmp_path / "mine" / "algo" / "my_ppo.yaml").write_text("defaults: [ppo]\ngamma: 0.5\n")
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
-    arguments = ("hydra.sweep.dir=sweep", *ONE_ITERATION)
-    outcome = rlrun("-m", search, "algo=my_ppo", "algo.gae_lambda=0.8,0.9", *arguments)
+    mine = ("algo=my_ppo", "algo.gae_lambda=0.8,0.9", "hydra.sweep.dir=sweep", *ONE_ITERATION)
+    outcome = rlrun("-m", search, *mine)
     assert outcome.status == 0
     assert (
         json.loads((tmp_path / "sweep" / "1" / "params.json").read_text())["algo"]["gamma"] == 0.5
     )
-    outcome = rlrun("-m", "algo=glob(ppo*)", "algo.gamma=2", *arguments)
+    other = ("hydra.sweep.dir=other", *ONE_ITERATION)
+    outcome = rlrun("-m", "algo=glob(ppo*)", "algo.gamma=2", *other)
     assert_refused(outcome, 2, "algo.gamma=2.0 must be between 0 and 1.")
 
 

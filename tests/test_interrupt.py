@@ -56,12 +56,14 @@ def test_an_interrupted_run_ends_after_the_round_of_an_iteration_that_lasts(rlru
 
 
 @pytest.mark.parametrize("address", ["foo.invalid:1", "127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_a_cluster_that_does_not_answer_is_named_within_seconds(rlrun, address):
+def test_a_cluster_that_does_not_answer_is_named_within_seconds(tmp_path, address):
     started = time.monotonic()
     remote = (f"resources.ray_address={address}", "resources.num_workers=1")
-    outcome = rlrun(*remote, *TINY, "stop.training_iteration=1")
+    # A process of its own: this one may be connected to Ray already.
+    outcome = console_script(tmp_path, *remote, *TINY, "stop.training_iteration=1")
     assert outcome.status == 1
-    assert time.monotonic() - started < 10.0
+    # Ray itself would try for minutes.
+    assert time.monotonic() - started < 60.0
     assert f"rlrun: resources.ray_address={address}: no Ray cluster answers there" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
