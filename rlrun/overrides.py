@@ -148,7 +148,7 @@ def _free_prefix(override: str) -> str | None:
     key, _, text = override.partition("=")
     if key.endswith("._target_") and key[0].isalpha():
         return key.removesuffix("_target_")
-    return f"{key}." if "," in text and _is_group(key) else None
+    return f"{key}." if re.search("[,(]", text) and _is_group(key) else None
 
 
 def _is_group(key: str) -> bool:
