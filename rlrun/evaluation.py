@@ -94,10 +94,10 @@ class Evaluation:
             self._workers = workers
         return self._workers
 
-    def interrupt(self) -> None:
-        """End an evaluation that is under way."""
+    def set_interrupted(self, is_interrupted: bool) -> None:
+        """Whether an evaluation that is under way is to end."""
         if self._workers is not None:
-            self._workers.is_interrupted = True
+            self._workers.is_interrupted = is_interrupted
 
     def foreach_worker(self, function: Callable[[RolloutWorker], Any]) -> None:
         """function(worker) on every evaluation worker that there is."""

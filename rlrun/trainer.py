@@ -150,6 +150,13 @@ class Trainer:
         Raises Interrupted if `interrupt` was called before it was over; the next call goes on.
         """
         started = time.perf_counter()
+        try:
+            return self._train(started)
+        except Interrupted:
+            self._set_interrupted(False)
+            raise
+
+    def _train(self, started: float) -> dict[str, Any]:
         self._run_loop()
         interval = self.config.evaluation.interval
         self.iteration += 1
@@ -176,8 +183,11 @@ class Trainer:
 
     def interrupt(self) -> None:
         """End the iteration that is under way after its present round; safe in signal handlers."""
-        self.workers.is_interrupted = True
-        self.evaluation.interrupt()
+        self._set_interrupted(True)
+
+    def _set_interrupted(self, is_interrupted: bool) -> None:
+        self.workers.is_interrupted = is_interrupted
+        self.evaluation.set_interrupted(is_interrupted)
 
     def set_hyperparameters(self, policy_id: str = DEFAULT_POLICY_ID, **values: Any) -> None:
         """Change hyperparameters of the algorithm from now on, in the learner and in all workers;
@@ -209,7 +219,7 @@ class Trainer:
             self._began_at = self.workers.num_env_steps_sampled
         end = self._began_at + max(some_algorithm.timesteps_per_iteration, 1)
         with self.timers.measure("training_iteration"):
-            while self.workers.num_env_steps_sampled < end:
+            while self.workers.num_env_steps_sampled < end or self.workers.is_gathering:
                 some_algorithm.loop(self.algorithms, self.workers)
                 if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
                     raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")

@@ -8,7 +8,7 @@ import pytest
 import toy_envs
 
 from rlrun.core import seeding
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import ConfigError, Interrupted
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers.vector_env import env_seeds
@@ -407,3 +407,17 @@ def test_noisy_layers_draw_noise_for_each_step_of_an_evaluation_that_explores():
         policy.act = record
         trainer.evaluate()
     assert len(np.unique(seen, axis=0)) == len(seen) > 1
+
+
+def test_an_interrupted_evaluation_begins_anew_in_the_next_call():
+    ends = "env.env_config.terminates_at=4"
+    with make("evaluation.interval=1", "evaluation.duration=3", ends) as trainer:
+        trainer.evaluation.workers(trainer.algorithms).is_interrupted = True
+        trainer.evaluation.config.duration = 10**9
+        with pytest.raises(Interrupted):
+            trainer.train()
+        assert trainer.iteration == 0
+        trainer.evaluation.config.duration = 3
+        result = trainer.train()
+    assert (result["training_iteration"], result["timesteps_total"]) == (1, 24)
+    assert result["evaluation"]["episodes_this_iter"] == 3

@@ -30,6 +30,7 @@ from rlrun import run_folder
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, Interrupted
+from rlrun.parts import read_config
 from rlrun.run import Run
 from rlrun.trainer import Trainer
 
@@ -429,6 +430,47 @@ def test_an_interrupted_iteration_is_finished_by_the_run_that_goes_on(tmp_path):
     (_, expected) = results_of(tmp_path / "whole")
     del result["config"]  # which files do not repeat
     assert lasting(result, "done") == lasting(expected, "done")
+
+
+class InterruptAtSampling(Callbacks):
+    """Asks for the end after the `at`-th fragment."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.trainer, self.num_fragments = at, None, 0
+
+    def on_trainer_init(self, *, trainer, **kwargs):
+        self.trainer = trainer
+
+    def on_sample_end(self, **kwargs):
+        self.num_fragments += 1
+        if self.num_fragments == self.at:
+            self.trainer.interrupt()
+
+
+@pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
+def test_a_batch_of_which_only_some_fragments_were_gathered_is_completed(tmp_path, batch_mode):
+    plain = tiny_ppo(algo__rollout_fragment_length=4, algo__batch_mode=batch_mode)
+    plain["callbacks"] = {"x": {"_target_": f"{__name__}.InterruptAtSampling", "at": 0}}
+    execute(tmp_path / "whole", plain, 3)
+    interrupted = {**plain, "callbacks": {"x": {**plain["callbacks"]["x"], "at": 3}}}
+    with Trainer(read_config(interrupted).trainer) as trainer:
+        with pytest.raises(Interrupted, match=r"\d+ of 64 steps of a batch"):
+            trainer.train()
+        folder = trainer.save(tmp_path / "middle")
+    with Trainer(read_config(plain).trainer) as trainer:
+        trainer.restore(folder)
+        for expected in results_of(tmp_path / "whole"):
+            result = trainer.train()
+            del result["config"]  # which files do not repeat
+            assert lasting(result, "done") == lasting(expected, "done")
+
+
+def test_an_interrupt_is_heard_while_no_episode_ends():
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv", algo__batch_mode="complete_episodes")
+    with Trainer(read_config(plain).trainer) as trainer:
+        trainer.interrupt()
+        with pytest.raises(Interrupted, match="0 of 64 steps"):
+            trainer.train()
 
 
 def test_termination_ends_a_run_in_the_same_way(tmp_path):

@@ -17,8 +17,7 @@ def on_policy(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
     some_algorithm = next(iter(algorithms.values()))
     batches = workers.sample(min_steps=some_algorithm.train_batch_size)
     for policy_id, batch in batches.items():
-        if batch:  # A run that is interrupted while no episode ends has nothing to learn from.
-            algorithms[policy_id].learn_on_batch(batch)
+        algorithms[policy_id].learn_on_batch(batch)
     workers.sync_weights(algorithms)
 
 

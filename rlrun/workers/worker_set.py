@@ -12,6 +12,7 @@ from typing import Any
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
+from rlrun.core.errors import Interrupted
 from rlrun.core.filters import RunningMoments
 from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
@@ -51,6 +52,7 @@ class WorkerSet:
         self.learners: Mapping[str, Algorithm] = {}
         """Whose policies' filters get what workers gather; the trainer puts them here."""
         self.timers = Timers()
+        self._rounds: list[Sample] = []
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
         self._seconds: dict[str, float] = {}
@@ -118,36 +120,44 @@ class WorkerSet:
 
     def sample(self, min_steps: int = 1) -> dict[str, Batch]:
         """Rounds of fragments from all sampling workers until there are rows of `min_steps` steps,
-        by policy id; one round at least, which may give no rows if no trajectory is complete."""
+        by policy id; one round at least, which may give no rows if no trajectory is complete.
+
+        Raises Interrupted after a round if `is_interrupted` is set by then and there are not enough
+        rows; what was gathered waits for the next call, also over a checkpoint.
+        """
         started = time.perf_counter()
-        rounds: list[Sample] = []
-        num_steps = 0
-        while not rounds or num_steps < min_steps > 1:
-            if rounds and self.is_interrupted and not num_steps:
-                break  # Perhaps no episode will ever be complete.
-            samples = self.map("sample")
-            for sample in samples:
+        num_steps = sum(map(_steps_in, self._rounds))
+        while True:
+            for sample in self.map("sample"):
                 self.note(sample)
-                # Void steps count, or they would call for a whole second round.
-                num_steps += sample.void_steps
-                num_steps += sum(batch.num_steps for batch in sample.batches.values())
-            rounds += samples
+                self._rounds.append(sample)
+                num_steps += _steps_in(sample)
+            if num_steps >= min_steps or min_steps <= 1:
+                break
+            if self.is_interrupted:
+                raise Interrupted(f"{num_steps} of {min_steps} steps of a batch were gathered.")
+        rounds, self._rounds = self._rounds, []
         self.timers.add("sample", started)
         return {
             policy_id: concat([sample.batches[policy_id] for sample in rounds])
             for policy_id in rounds[0].batches
         }
 
+    @property
+    def is_gathering(self) -> bool:
+        """Whether an interrupted `sample` waits to be gone on with."""
+        return bool(self._rounds)
+
     def note(self, sample: Sample) -> None:
         """Count what a worker's message says beside its rows; loops that `stream` call it."""
         self.num_env_steps_sampled += sample.env_steps
         self._episodes += sample.episodes
         for policy_id, moments in sample.gathered.items():
-            running = self.learners[policy_id].policy.observation_filter
-            if not running.has_statistics:
+            learner = self.learners.get(policy_id)
+            if learner and not learner.policy.observation_filter.has_statistics:
                 # At once: the first update would see observations as they came, and the first
                 # policy acts nearly alike on both.
-                running.merge(moments)
+                learner.policy.observation_filter.merge(moments)
                 continue
             known = self._gathered.setdefault(policy_id, RunningMoments(moments.mean.shape))
             known.merge(moments.count, moments.mean, moments.squares)
@@ -242,6 +252,13 @@ class WorkerSet:
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "weights_version": self.weights_version,
+            "rounds": [
+                {
+                    "batches": {id_: dict(batch) for id_, batch in sample.batches.items()},
+                    "void_steps": sample.void_steps,
+                }
+                for sample in self._rounds
+            ],
             "episodes": [asdict(report) for report in self._episodes],
             "gathered": {id_: moments.state_dict() for id_, moments in self._gathered.items()},
             "local": self._local.state_dict(),
@@ -253,6 +270,14 @@ class WorkerSet:
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
         self.weights_version = int(state["weights_version"])
+        self._rounds = [
+            Sample(
+                {id_: Batch(batch) for id_, batch in sample["batches"].items()},
+                env_steps=0,  # They have been counted.
+                void_steps=int(sample["void_steps"]),
+            )
+            for sample in state["rounds"]
+        ]
         self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
         self._gathered = {}
         for policy_id, moments in state["gathered"].items():
@@ -283,6 +308,11 @@ class WorkerSet:
 
     def _publication(self) -> tuple[dict[str, Any], int, int]:
         return self._local.get_weights(), self.num_env_steps_sampled, self.weights_version
+
+
+def _steps_in(sample: Sample) -> int:
+    # Void steps count, or they would call for a whole second round.
+    return sample.void_steps + sum(batch.num_steps for batch in sample.batches.values())
 
 
 def _do(worker: RolloutWorker, task: Task, args: tuple[Any, ...]) -> Any:
