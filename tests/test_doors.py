@@ -15,9 +15,10 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.algos.ppo import PPO
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
-from rlrun.core.policy import ActorCritic, Policy
+from rlrun.core.policy import Policy
 from rlrun.run import make_trainer
 
 SMALL_PPO = [

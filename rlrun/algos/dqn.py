@@ -18,7 +18,8 @@ from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import Model
-from rlrun.core.policy import Policy, QNetwork
+from rlrun.core.policy import Policy
+from rlrun.core.q_network import QNetwork
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike, check_schedule_range

@@ -10,12 +10,13 @@ from gymnasium import spaces
 
 from rlrun.algos import loops
 from rlrun.core import losses, returns
+from rlrun.core.actor_critic import make_actor_critic
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
-from rlrun.core.policy import ActorCritic, Policy
+from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 
 MINIBATCH_METRICS = ("total_loss", "policy_loss", "vf_loss", "grad_norm")
@@ -83,7 +84,7 @@ class PPO(Algorithm):
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
     ) -> Policy:
-        return ActorCritic(obs_space, action_space, model)
+        return make_actor_critic(obs_space, action_space, model)
 
     def postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
         """Add `advantages` and `value_targets`; drop what the loss does not read."""

@@ -12,11 +12,11 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.algos.ppo import PPO
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.errors import RlrunError
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import MLP
 from rlrun.core.optim import FlatAdam
-from rlrun.core.policy import ActorCritic
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ResourceError
 from rlrun.core.networks import MLP
-from rlrun.core.policy import ActorCritic
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import make_schedule

@@ -7,11 +7,11 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.batch import Batch
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import MLP, NoisyLinear, mlp
 from rlrun.core.optim import FlatAdam
-from rlrun.core.policy import ActorCritic
 from rlrun.core.stack import MAX_NUMPY_WIDTH, Stack
 
 

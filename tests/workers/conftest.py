@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import MLP
-from rlrun.core.policy import ActorCritic, Policy
+from rlrun.core.policy import Policy
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.sample import Sample

@@ -7,6 +7,7 @@ import pytest
 
 from rlrun.algos.dqn import DQN
 from rlrun.algos.ppo import PPO
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import concat
 from rlrun.core.callbacks import Callbacks
@@ -14,7 +15,6 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
 from rlrun.core.filters import NoFilter, RunningMoments
 from rlrun.core.networks import CNN
-from rlrun.core.policy import ActorCritic
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 

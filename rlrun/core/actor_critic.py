@@ -1,0 +1,80 @@
+"""The policy of the policy gradient family: a distribution over actions, and a state value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.core.batch import Batch
+from rlrun.core.distributions import Distribution, DistributionFamily
+from rlrun.core.networks import Model, linear
+from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.stack import Stack
+
+
+def make_actor_critic(
+    obs_space: spaces.Box, action_space: spaces.Space, model: Model
+) -> ActorCritic:
+    """The actor-critic that `model` asks for, with fresh weights from torch's global generator."""
+    return ActorCritic(obs_space, action_space, model)
+
+
+class ActorCritic(Policy):
+    """A distribution over actions and a state value (PPO and its relatives)."""
+
+    def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
+        super().__init__(obs_space, action_space)
+        self.family = DistributionFamily(action_space)
+        self.pi_encoder: Any = model.encoder(obs_space)
+        self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
+        num_outputs = self.family.num_inputs
+        self.log_std: nn.Parameter | None = None
+        if isinstance(action_space, spaces.Box) and model.free_log_std:
+            num_outputs //= 2
+            self.log_std = nn.Parameter(torch.full((num_outputs,), model.log_std_init))
+        features = self.pi_encoder.output_size
+        # A small last layer makes the first policy nearly uniform (Andrychowicz et al., 2021,
+        # arXiv:2006.05990, sec. 3.2).
+        self.pi_head = linear(features, num_outputs, gain=0.01)
+        self.vf_head = linear(features, 1, gain=1.0)
+        self._shared: Stack | None = None
+        if self.vf_encoder is None:
+            self._shared = Stack(self, "pi_encoder")
+            self._pi, self._vf = Stack(self, "pi_head"), Stack(self, "vf_head")
+        else:
+            self._pi = Stack(self, "pi_encoder", "pi_head")
+            self._vf = Stack(self, "vf_encoder", "vf_head")
+
+    def forward(self, rows: Batch) -> tuple[Distribution, torch.Tensor]:
+        """The distribution over actions and the state values [N], or [S, L] of sequences."""
+        # Without the 5 us that a module's call takes.
+        features = self.observation_filter.forward(rows["obs"])
+        if self._shared is not None:
+            features = self._shared(features)
+        outputs, values = self._pi(features), self._vf(features)
+        return self.family(outputs, self.log_std), values.squeeze(-1)
+
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        features = self._features(obs)
+        outputs, values = self._pi.act(features), self._vf.act(features)
+        log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
+        return self.family(outputs, log_std), {"values": values[:, 0]}, {}
+
+    def values(
+        self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
+    ) -> np.ndarray:
+        return self._vf.act(self._features(obs))[:, 0]
+
+    def _features(self, obs: np.ndarray) -> np.ndarray:
+        filtered = self.observation_filter.act(obs)
+        return filtered if self._shared is None else self._shared.act(filtered)

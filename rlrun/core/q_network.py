@@ -1,0 +1,116 @@
+"""The policy of DQN and its relatives: a value for each action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rlrun.core.batch import Batch
+from rlrun.core.distributions import Categorical, Distribution
+from rlrun.core.networks import Layers, Model, NoisyLinear
+from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.stack import Stack
+
+
+class QNetwork(Policy):
+    """Action values Q(s, a) for Discrete actions, with the parts of Rainbow as switches
+    (Hessel et al., 2018, arXiv:1710.02298).
+
+    Dueling streams: Q = V + A - mean(A) (Wang et al., 2016, arXiv:1511.06581, eq. 9). With
+    `num_atoms` > 1 a value distribution over a fixed support (Bellemare et al., 2017,
+    arXiv:1707.06887). With `noisy` the streams are noisy layers.
+    """
+
+    support: torch.Tensor
+
+    def __init__(
+        self,
+        obs_space: spaces.Box,
+        action_space: spaces.Discrete,
+        model: Model,
+        *,
+        hiddens: list[int],
+        dueling: bool,
+        noisy: bool,
+        sigma0: float,
+        num_atoms: int,
+        v_min: float,
+        v_max: float,
+    ) -> None:
+        super().__init__(obs_space, action_space)
+        self.num_actions = int(action_space.n)
+        self.num_atoms = num_atoms
+        self.encoder: Any = model.encoder(obs_space)
+        features = self.encoder.output_size
+
+        def stream(num_outputs: int) -> nn.Sequential:
+            return _stream(features, hiddens, num_outputs, sigma0 if noisy else None)
+
+        self.advantage = stream(self.num_actions * num_atoms)
+        self.value = stream(num_atoms) if dueling else None
+        self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
+        self._shared: Stack | None = None
+        if self.value is None:
+            self._advantage = Stack(self, "encoder", "advantage")
+        else:
+            self._shared = Stack(self, "encoder")
+            self._advantage, self._value = Stack(self, "advantage"), Stack(self, "value")
+
+    def forward(self, rows: Batch) -> torch.Tensor:
+        """Action values [N, num_actions] at `obs`; with atoms their logits [N, num_actions,
+        num_atoms]."""
+        # Without the 5 us that a module's call takes.
+        features = self.observation_filter.forward(rows["obs"])
+        if self._shared is not None:
+            features = self._shared(features)
+        value = None if self.value is None else self._value(features)
+        return self._combine(self._advantage(features), value)
+
+    def q_values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Action values [N, num_actions] from what `forward` gave."""
+        if self.num_atoms == 1:
+            return outputs
+        return (outputs.softmax(-1) * self.support).sum(-1)
+
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        features = self.observation_filter.act(obs)
+        if self._shared is not None:
+            features = self._shared.act(features)
+        value = None if self.value is None else self._value.act(features)
+        outputs = self._combine(self._advantage.act(features), value)
+        if self.num_atoms > 1:
+            outputs = self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
+        return Categorical(outputs), {}, {}
+
+    def _combine(self, advantage: Any, value: Any) -> Any:
+        if self.num_atoms > 1:
+            advantage = advantage.reshape(-1, self.num_actions, self.num_atoms)
+            value = None if value is None else value.reshape(-1, 1, self.num_atoms)
+        if value is None:
+            return advantage
+        return advantage + (value - advantage.mean(1, keepdims=True))
+
+
+def _stream(
+    features: int, hiddens: list[int], num_outputs: int, sigma0: float | None
+) -> nn.Sequential:
+    def layer(width_in: int, width_out: int) -> nn.Module:
+        if sigma0 is not None:
+            return NoisyLinear(width_in, width_out, sigma0)
+        return nn.Linear(width_in, width_out)
+
+    layers: list[nn.Module] = []
+    for width in hiddens:
+        layers += [layer(features, width), nn.ReLU()]
+        features = width
+    return Layers(*layers, layer(features, num_outputs))
