@@ -45,6 +45,7 @@ SYNONYMS = {
     "capacity": "buffer_size",
     "num_envs": "num_envs_per_worker",
     "max_episode_steps": "horizon",
+    "clip_actions": "normalize_actions",
 }
 """What other libraries, and the classic API, call some of our keys; used for hints only."""
 

@@ -6,7 +6,13 @@ import os
 import sys
 import traceback
 
-from rlrun.core.errors import ConfigError, MissingExtraError, RlrunError, WorkerError
+from rlrun.core.errors import (
+    ConfigError,
+    MissingExtraError,
+    ResourceError,
+    RlrunError,
+    WorkerError,
+)
 
 USER_WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
 """What the user has set, before `rlrun.cli.train` sets the variable for Hydra."""
@@ -19,7 +25,7 @@ def report(error: Exception, full_error: bool | None = None) -> int:
     everything with `full_error` (null: where the user has set HYDRA_FULL_ERROR).
     """
     full_error = USER_WANTS_TRACEBACKS if full_error is None else full_error
-    is_config_error = isinstance(error, ConfigError | MissingExtraError)
+    is_refusal = isinstance(error, ConfigError | MissingExtraError | ResourceError)
     if isinstance(error, MemoryError):
         error = RlrunError(
             f"The memory does not suffice: {error}. Batches (algo.train_batch_size), replay "
@@ -34,4 +40,4 @@ def report(error: Exception, full_error: bool | None = None) -> int:
         # An env or worker failed: its own traceback says where.
         traceback.print_exception(error.__cause__)
     sys.stderr.write(f"rlrun: {error}\n")
-    return 2 if is_config_error else 1
+    return 2 if is_refusal else 1

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
@@ -18,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from rlrun.core import seeding
@@ -36,6 +33,7 @@ from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
+from rlrun.progress import Progress
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
@@ -95,22 +93,8 @@ class Trainer:
                 self.evaluation.workers(self.algorithms)
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
-            self.iteration = 0
-            self.time_total_s = 0.0
-            self.num_env_steps_trained = 0
-            self._began_at: int | None = None
-            """Env steps sampled before the iteration that is under way; None between two."""
-            self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
-            experiment_id = f"{seeding.integer_seed(seed, 'id', time.time_ns()):x}"
-            self._facts = {
-                "pid": os.getpid(),
-                "hostname": socket.gethostname(),
-                "node_ip": _node_ip(),
-                "experiment_id": experiment_id,
-                "trial_id": experiment_id,
-                "experiment_tag": "",
-                "warmup_time": time.perf_counter() - started,
-            }
+            self.progress = Progress(seed)
+            self.progress.warmup_time = time.perf_counter() - started
             for policy_id, algorithm in self.algorithms.items():
                 logger.info(
                     "%s (%s) on %s: observations %s, actions %s, %d parameters on %s, "
@@ -144,6 +128,11 @@ class Trainer:
 
     # Training
 
+    @property
+    def iteration(self) -> int:
+        """How many iterations are over."""
+        return self.progress.iteration
+
     def train(self) -> dict[str, Any]:
         """One training iteration, with an evaluation if one is due; its result by classic names.
 
@@ -159,24 +148,27 @@ class Trainer:
     def _train(self, started: float) -> dict[str, Any]:
         self._run_loop()
         interval = self.config.evaluation.interval
-        self.iteration += 1
+        self.progress.iteration += 1
         is_due = interval is not None and self.iteration % interval == 0
         if is_due:
             try:
                 self.evaluate()
             except Interrupted:
-                self.iteration -= 1
+                self.progress.iteration -= 1
                 raise
         result = self.episodes.add(self.workers.take_metrics())
         if is_due or self.config.evaluation.always_attach_results:
             result["evaluation"] = self.evaluation_metrics
-        elapsed = time.perf_counter() - started
-        new_steps = self.workers.num_env_steps_sampled - (self._began_at or 0)
-        self._began_at = None
-        self._count(elapsed, new_steps)
-        result |= self._counters(elapsed, new_steps)
+        result |= self.progress.end_iteration(
+            time.perf_counter() - started,
+            self.workers.num_env_steps_sampled,
+            sum(algorithm.num_rows_trained for algorithm in self.algorithms.values()),
+        )
+        result["episodes_total"] = self.episodes.episodes_total
+        result["sampler_perf"] = self.workers.take_perf()
+        result["timers"] = self.timers.flush()
         result |= self._learner_info()
-        result |= self._facts | {"config": self.config.plain}
+        result["config"] = self.config.plain
         logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
         self.callbacks.on_train_result(trainer=self, result=result)
         return result
@@ -215,54 +207,14 @@ class Trainer:
     def _run_loop(self) -> None:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
         some_algorithm = next(iter(self.algorithms.values()))
-        if self._began_at is None:
-            self._began_at = self.workers.num_env_steps_sampled
-        end = self._began_at + max(some_algorithm.timesteps_per_iteration, 1)
+        if self.progress.began_at is None:
+            self.progress.began_at = self.workers.num_env_steps_sampled
+        end = self.progress.began_at + max(some_algorithm.timesteps_per_iteration, 1)
         with self.timers.measure("training_iteration"):
             while self.workers.num_env_steps_sampled < end or self.workers.is_gathering:
                 some_algorithm.loop(self.algorithms, self.workers)
                 if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
                     raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
-
-    def _count(self, elapsed: float, new_steps: int) -> None:
-        self.time_total_s += elapsed
-        self._since_restore["iterations"] += 1
-        self._since_restore["timesteps"] += new_steps
-        self._since_restore["time_s"] += elapsed
-
-    def _counters(self, elapsed: float, new_steps: int) -> dict[str, Any]:
-        sampled = self.workers.num_env_steps_sampled
-        trained = sum(algorithm.num_rows_trained for algorithm in self.algorithms.values())
-        new_trained = trained - self.num_env_steps_trained
-        self.num_env_steps_trained = trained
-        counters = {
-            "num_env_steps_sampled": sampled,
-            "num_env_steps_trained": trained,
-        }
-        return {
-            "training_iteration": self.iteration,
-            "timesteps_total": sampled,
-            "timesteps_this_iter": new_steps,
-            "episodes_total": self.episodes.episodes_total,
-            **counters,
-            "num_env_steps_sampled_this_iter": new_steps,
-            "num_env_steps_trained_this_iter": new_trained,
-            "counters": counters,
-            "sampler_perf": self.workers.take_perf(),
-            "perf": {
-                "cpu_util_percent": psutil.cpu_percent(),
-                "ram_util_percent": psutil.virtual_memory().percent,
-            },
-            "timers": self.timers.flush(),
-            "time_this_iter_s": elapsed,
-            "time_total_s": self.time_total_s,
-            "time_since_restore": self._since_restore["time_s"],
-            "iterations_since_restore": self._since_restore["iterations"],
-            "timesteps_since_restore": self._since_restore["timesteps"],
-            "timestamp": int(time.time()),
-            "date": time.strftime("%Y-%m-%d_%H-%M-%S"),
-            "done": False,
-        }
 
     def _learner_info(self) -> dict[str, Any]:
         learner = {}
@@ -406,15 +358,11 @@ class Trainer:
             },
             "workers": self.workers.state_dict(),
             "trainer": {
-                "iteration": self.iteration,
-                "time_total_s": self.time_total_s,
-                "num_env_steps_trained": self.num_env_steps_trained,
-                "began_at": self._began_at,
+                "progress": self.progress.state_dict(),
                 "episodes": self.episodes.state_dict(),
                 "evaluation_rounds": self.evaluation.num_rounds,
                 "evaluation_metrics": _plain(self.evaluation_metrics),
                 "process_rng": seeding.process_rng_state(),
-                "experiment_id": self._facts["experiment_id"],
             },
         }
         save_checkpoint(
@@ -457,14 +405,9 @@ class Trainer:
 
     def _restore_counters(self, state: dict[str, Any]) -> None:
         self.episodes.load_state_dict(state["episodes"])
-        self.iteration = int(state["iteration"])
-        self.time_total_s = float(state["time_total_s"])
-        self.num_env_steps_trained = int(state["num_env_steps_trained"])
-        self._began_at = state["began_at"]
+        self.progress.load_state_dict(state["progress"])
         self.evaluation.num_rounds = int(state["evaluation_rounds"])
         self.evaluation_metrics = state["evaluation_metrics"]
-        self._facts["experiment_id"] = self._facts["trial_id"] = state["experiment_id"]
-        self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
         seeding.restore_process_rng_state(state["process_rng"])
 
     # The end
@@ -487,16 +430,6 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def _node_ip() -> str:
-    """This machine's address on its network; no packet is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def _plain(tree: Any) -> Any:

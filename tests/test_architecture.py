@@ -32,6 +32,7 @@ FLOORS = {
     "error_report": 4,
     "validate": 4,
     "trainer": 3,
+    "progress": 3,
     "evaluation": 3,
     "loggers": 2,
     "algos": 1,

@@ -182,7 +182,7 @@ def test_a_missing_gpu_gives_status_1_and_says_what_was_asked_and_what_is_there(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     outcome = rlrun(f"resources.num_gpus={amount}", *ONE_ITERATION)
     assert_refused(
-        outcome, 1, f"num_gpus={amount} was asked for", "finds 0 GPUs", "resources.num_gpus=0"
+        outcome, 2, f"num_gpus={amount} was asked for", "finds 0 GPUs", "resources.num_gpus=0"
     )
     assert list(tmp_path.rglob("params.json")) == []
 

@@ -61,7 +61,7 @@ def test_a_cluster_that_does_not_answer_is_named_within_seconds(tmp_path, addres
     remote = (f"resources.ray_address={address}", "resources.num_workers=1")
     # A process of its own: this one may be connected to Ray already.
     outcome = console_script(tmp_path, *remote, *TINY, "stop.training_iteration=1")
-    assert outcome.status == 1
+    assert outcome.status == 2
     # Ray itself would try for minutes.
     assert time.monotonic() - started < 60.0
     assert f"rlrun: resources.ray_address={address}: no Ray cluster answers there" in outcome.stderr
@@ -71,6 +71,6 @@ def test_a_cluster_that_does_not_answer_is_named_within_seconds(tmp_path, addres
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
     remote = ("resources.num_workers=1", "stop.training_iteration=1", *TINY)
     outcome = console_script(tmp_path, *remote, HOME="/proc/nowhere")
-    assert outcome.status == 1
+    assert outcome.status == 2
     assert "Traceback" not in outcome.stderr
     assert "Set HOME to a folder that can" in outcome.stderr

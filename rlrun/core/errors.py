@@ -33,7 +33,7 @@ class CheckpointError(RlrunError, RuntimeError):
 
 
 class ResourceError(RlrunError, RuntimeError):
-    """A resource was asked for (a GPU, a cluster) that is not there."""
+    """A resource was asked for (a GPU, a cluster) that is not there (exit status 2)."""
 
 
 class MissingExtraError(RlrunError, ImportError):
