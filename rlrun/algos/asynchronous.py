@@ -1,4 +1,4 @@
-"""What IMPALA and APPO have in common: rows come when they come, and are corrected for their age."""
+"""What IMPALA and APPO have in common: a learner that takes rows as they come, however old."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.intake import Intake
 from rlrun.core.learner_thread import LearnerInTurn, LearnerThread
 from rlrun.core.networks import Model
-from rlrun.core.optim import FlatAdam, FlatOptimizer, FlatRMSProp
+from rlrun.core.optim import FlatOptimizer, FlatRMSProp
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
+from rlrun.core.vtrace import vtrace
 
 METRICS = (
     *("total_loss", "policy_loss", "vf_loss", "entropy", "grad_norm", "cur_lr", "entropy_coeff"),
@@ -180,6 +181,29 @@ class AsynchronousActorCritic(Algorithm):
             "learner_queue_size_mean": queue_size,
             "learner_queue_size_max": queue_size,
         }
+
+    def estimate(
+        self,
+        rows: Batch,
+        values: torch.Tensor,
+        log_ratios: torch.Tensor,
+        trace_lambda: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Value targets and advantages [S, L] by V-trace, from values [S, L + 1] and the ratios
+        log pi / mu [S, L] of the policy that they are for."""
+        return vtrace(
+            log_ratios,
+            rows["rewards"][:, :-1],
+            values[:, :-1],
+            values[:, 1:],
+            rows["terminated"][:, :-1],
+            rows["mask"][:, :-1],
+            gamma=self.gamma,
+            trace_lambda=trace_lambda,
+            clip_rho=self.vtrace_clip_rho_threshold,
+            clip_pg_rho=self.vtrace_clip_pg_rho_threshold,
+            clip_c=self.vtrace_clip_c_threshold,
+        )
 
     def stats(self) -> dict[str, Any]:
         share = self._idle_s / self._at_work_s if self._at_work_s else 0.0

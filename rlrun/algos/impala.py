@@ -9,9 +9,7 @@ import torch
 
 from rlrun.algos.asynchronous import AsynchronousActorCritic
 from rlrun.core.batch import Batch
-from rlrun.core.losses import explained_variance
 from rlrun.core.sequences import Unrolling
-from rlrun.core.vtrace import vtrace
 
 
 @dataclass(kw_only=True)
@@ -32,18 +30,8 @@ class Impala(AsynchronousActorCritic):
         log_probs = unrolling.real(dist.log_prob(unrolling.rows["actions"]))
         values = unrolling.spread(values)
         mask = unrolling.mask
-        value_targets, advantages = vtrace(
-            torch.where(mask, log_probs - rows["log_probs"][:, :-1], 0.0),
-            rows["rewards"][:, :-1],
-            values[:, :-1],
-            values[:, 1:],
-            rows["terminated"][:, :-1],
-            mask,
-            gamma=self.gamma,
-            clip_rho=self.vtrace_clip_rho_threshold,
-            clip_pg_rho=self.vtrace_clip_pg_rho_threshold,
-            clip_c=self.vtrace_clip_c_threshold,
-        )
+        log_ratios = torch.where(mask, log_probs - rows["log_probs"][:, :-1], 0.0)
+        value_targets, advantages = self.estimate(rows, values, log_ratios)
         policy_loss = -unrolling.mean(log_probs * advantages)
         vf_loss = unrolling.mean((values[:, :-1] - value_targets).square() * mask)
         entropy = unrolling.mean(unrolling.real(dist.entropy()))

@@ -33,8 +33,8 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
 
 
 def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
-    """Take in `train_batch_size` steps as fragments arrive, while a thread learns from those before;
-    whoever brought one gets new weights. Without remote workers both take turns."""
+    """Take in `train_batch_size` steps as fragments arrive, while a thread learns from those before
+    them; whoever brought one gets new weights. Without remote workers both take turns."""
     some_algorithm = next(iter(algorithms.values()))
     end = workers.num_env_steps_sampled + some_algorithm.train_batch_size
 

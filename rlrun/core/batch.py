@@ -87,7 +87,8 @@ class Batch(dict[str, Any]):
 def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
     """One batch with the rows of all NumPy `batches`, in order; those without columns are left out.
 
-    Sequences are padded with zeros to the longest. Raises BatchError if the batches do not have the same columns.
+    Sequences are padded with zeros to the longest. Raises BatchError if the batches do not have the
+    same columns.
     """
     batches = [batch for batch in batches if batch]
     if len(batches) == 1:

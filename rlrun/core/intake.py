@@ -109,7 +109,8 @@ class Intake:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave. Raises ValueError if the buffer had another size."""
         if len(state["buffer"]) != len(self._buffer):
-            raise ValueError(f"it was saved with algo.minibatch_buffer_size={len(state['buffer'])}.")
+            size = len(state["buffer"])
+            raise ValueError(f"it was saved with algo.minibatch_buffer_size={size}.")
         self.line = deque(map(Batch, state["line"]))
         self._parts = list(map(Batch, state["parts"]))
         self._replay = deque(map(Batch, state["replay"]), maxlen=self._replay.maxlen)

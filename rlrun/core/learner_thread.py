@@ -120,8 +120,7 @@ class LearnerThread:
                 self._changed.notify_all()
 
     def _next(self) -> Batch | None:
-        """The rows of the next update, when there are any and nobody wants rest; None at the end.
-        """
+        """The rows of the next update, once there are any and nobody rests; None at the end."""
         started = time.perf_counter()
         with self._changed:
             self._is_learning = False

@@ -1,4 +1,4 @@
-"""Sequences with a bootstrap step, as a learner sees them (see `Algorithm.learns_from_sequences`)."""
+"""Sequences with a bootstrap step (`Algorithm.learns_from_sequences`), as a learner sees them."""
 
 from __future__ import annotations
 

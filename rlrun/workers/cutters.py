@@ -120,8 +120,8 @@ def cut_sequences(
     2019, sec. 3). What is missing at its end is zero, and False in the column `mask`; columns of
     the state hold that at its start, [S, ...].
 
-    `bootstraps`: rows are as long as the longest sequence and one step more. Behind the last step of
-    each stands what followed it, the observation out of the column `next_obs` (which rows do not
+    `bootstraps`: rows are as long as the longest sequence and one step more. Behind the last step
+    of each stands what followed it, the observation out of the column `next_obs` (which rows do not
     have), where `mask` is False.
     """
     envs, times, starts, lengths = _sequences(ends, valid, max_seq_len, overlap)
@@ -163,8 +163,8 @@ def _sequences(
     counts = -(-np.maximum(episode_lengths - overlap, 1) // stride)
     numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     offsets = numbers * stride
-    starts = np.repeat(firsts, counts) + offsets
-    return envs, times, starts, np.minimum(np.repeat(episode_lengths, counts) - offsets, max_seq_len)
+    lengths = np.minimum(np.repeat(episode_lengths, counts) - offsets, max_seq_len)
+    return envs, times, np.repeat(firsts, counts) + offsets, lengths
 
 
 def _steps_of(parts: list[_Part]) -> Batch:

@@ -185,7 +185,8 @@ class RolloutWorker:
             )
         if valid is not None:
             valid = valid[: done.num_rows]
-        has_memory, bootstraps = actor.policy.initial_state(1), actor.algorithm.learns_from_sequences
+        has_memory = bool(actor.policy.initial_state(1))
+        bootstraps = actor.algorithm.learns_from_sequences
         if not (has_memory or bootstraps):
             return cut_steps(done, valid)
         longest = actor.algorithm.fragment_length(self.num_workers)

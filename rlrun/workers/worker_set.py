@@ -276,9 +276,7 @@ class WorkerSet:
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "weights_version": self.weights_version,
             "rounds": [_as_plain(sample) for sample in self._rounds],
-            "arrived": [
-                [position, _as_plain(sample)] for position, sample in self._under_way()
-            ],
+            "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [asdict(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
             "local": self._local.state_dict(),
