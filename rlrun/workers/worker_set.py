@@ -280,6 +280,7 @@ class WorkerSet:
             "episodes": [asdict(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
             "local": self._local.state_dict(),
+            "older_weights": self._older_weights(),
             "remote": [] if self._pool is None else self._pool.map("state_dict"),
         }
 
@@ -301,6 +302,9 @@ class WorkerSet:
         if self._pool is None:
             self._local.load_state_dict(state["local"])
             self.publish(algorithms)
+            if (older := state["older_weights"]) is not None:
+                self._local.set_weights(older["weights"], num_updates=older["num_updates"])
+                self._told[0] = int(older["told"])
             return
         self._local.callbacks.load_state_dict(state["local"]["callbacks"])
         known = state["remote"][: self.num_workers]
@@ -320,6 +324,17 @@ class WorkerSet:
         self._local.stop()
         if self._pool is not None:
             self._pool.stop()
+
+    def _older_weights(self) -> dict[str, Any] | None:
+        """What the local worker acts with, where that is not what the learners have by now."""
+        if self._pool is not None or not self.updates_since_told(0):
+            return None
+        local = self._local
+        return {
+            "weights": local.get_weights(),
+            "num_updates": local.num_updates,
+            "told": self._told.get(0, 0),
+        }
 
     def _publication(self) -> tuple[dict[str, Any], int, int, dict[str, int]]:
         local = self._local
