@@ -7,6 +7,7 @@ the same for 0 and for n workers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from rlrun.core.algorithm import Algorithm
@@ -29,3 +30,29 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
         for _ in range(algorithm.replay.num_updates_due(batch.num_steps, algorithm.timestep)):
             algorithm.learn_on_batch(algorithm.replay.sample(algorithm.timestep))
     workers.sync_weights(algorithms)
+
+
+def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Take in `train_batch_size` steps as fragments arrive, while a thread learns from those before
+    them; whoever brought one gets new weights. Without remote workers both take turns."""
+    some_algorithm = next(iter(algorithms.values()))
+    end = workers.num_env_steps_sampled + some_algorithm.train_batch_size
+
+    def is_over() -> bool:
+        return workers.is_interrupted or workers.num_env_steps_sampled >= end
+
+    with ExitStack() as stack:
+        learners = {
+            policy_id: stack.enter_context(algorithm.at_work(workers))
+            for policy_id, algorithm in algorithms.items()
+        }
+        in_flight = some_algorithm.max_sample_requests_in_flight_per_worker
+        for position, sample in workers.stream("sample", in_flight=in_flight, is_over=is_over):
+            workers.note(sample)
+            for policy_id, batch in sample.batches.items():
+                learners[policy_id].add(batch)
+            if workers.updates_since_told(position) >= some_algorithm.broadcast_interval:
+                with ExitStack() as rest:
+                    for learner in learners.values():
+                        rest.enter_context(learner.resting())
+                    workers.sync_weights(algorithms, to=position)

@@ -18,7 +18,7 @@ from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
-from rlrun.core.optim import FlatAdam
+from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
@@ -70,6 +70,12 @@ class Algorithm:
     )
     """Hyperparameters with which something is built, so that they cannot change later."""
 
+    learns_from_sequences: ClassVar[bool] = False
+    """Whether rows are sequences also where the policy has no memory: of up to a fragment's length
+    (policy.max_seq_len with memory), within one episode, with one step behind the last that holds
+    the real next observation. It needs the column next_obs, which rows then do not have; they have
+    sampled_at_update [S], how many updates the weights had seen that they were sampled with."""
+
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
         check_schedule_range("algo.lr", self.lr, low=0.0)
@@ -81,7 +87,7 @@ class Algorithm:
             check_range("rollout_fragment_length", self.rollout_fragment_length, low=1)
         check_range("timesteps_per_iteration", self.timesteps_per_iteration, low=0)
         self.policy: Policy
-        self.optimizer: FlatAdam
+        self.optimizer: FlatOptimizer
         self.device = torch.device("cpu")
         self.rng = np.random.default_rng(0)
         self.clock: Callable[[], int] = _at_the_start
@@ -164,8 +170,12 @@ class Algorithm:
         """Become a learner of `policy`, which is moved to `device`."""
         self.device = device
         self.policy = policy.to(device)
-        self.optimizer = FlatAdam(self.policy.flat, eps=self.adam_epsilon)
+        self.optimizer = self.make_optimizer()
         self.rng = seeding.generator(seed, "learner")
+
+    def make_optimizer(self) -> FlatOptimizer:
+        """The optimiser of `policy`."""
+        return FlatAdam(self.policy.flat, eps=self.adam_epsilon)
 
     @property
     def timestep(self) -> int:

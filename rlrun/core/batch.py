@@ -87,7 +87,8 @@ class Batch(dict[str, Any]):
 def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
     """One batch with the rows of all NumPy `batches`, in order; those without columns are left out.
 
-    Raises BatchError if the batches do not have the same columns.
+    Sequences are padded with zeros to the longest. Raises BatchError if the batches do not have the
+    same columns.
     """
     batches = [batch for batch in batches if batch]
     if len(batches) == 1:
@@ -99,7 +100,21 @@ def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
                 f"Batches with different columns cannot be joined: {sorted(names)} "
                 f"and {sorted(batch.keys())}."
             )
+    if "mask" in names and len({batch["mask"].shape[1] for batch in batches}) > 1:
+        width = max(batch["mask"].shape[1] for batch in batches)
+        batches = [_padded(batch, width) for batch in batches]
     return Batch({name: np.concatenate([batch[name] for batch in batches]) for name in names})
+
+
+def _padded(sequences: Mapping[str, Any], width: int) -> Mapping[str, Any]:
+    """Sequences [S, L, ...] as [S, width, ...]; columns with one entry a sequence stay."""
+    shape = sequences["mask"].shape
+    padded = dict(sequences)
+    for name, column in sequences.items():
+        if not name.startswith("state_in/") and column.shape[:2] == shape:
+            padded[name] = np.zeros((shape[0], width, *column.shape[2:]), column.dtype)
+            padded[name][:, : shape[1]] = column
+    return padded
 
 
 def _as_tensor(column: Any) -> torch.Tensor:

@@ -13,6 +13,9 @@ from rlrun.core.batch import Batch, concat
 STATE = "state_in/"
 """Columns of a policy's state begin with it."""
 
+FOLLOWING = {"obs": "next_obs", "prev_actions": "actions", "prev_rewards": "rewards"}
+"""Which columns of a step hold what others have in the step that follows it."""
+
 _Part = tuple[Batch, int, int, int]
 """(fragment [T, B, ...], env, first step, end): steps of one env."""
 
@@ -107,6 +110,7 @@ def cut_sequences(
     valid: np.ndarray | None,
     max_seq_len: int,
     overlap: int = 0,
+    bootstraps: bool = False,
 ) -> Batch:
     """[T, B, ...] -> rows [S, max_seq_len, ...], each a sequence within one episode.
 
@@ -115,30 +119,52 @@ def cut_sequences(
     learners may burn the policy's state in on the steps that they know already (Kapturowski et al.,
     2019, sec. 3). What is missing at its end is zero, and False in the column `mask`; columns of
     the state hold that at its start, [S, ...].
+
+    `bootstraps`: rows are as long as the longest sequence and one step more. Behind the last step
+    of each stands what followed it, the observation out of the column `next_obs` (which rows do not
+    have), where `mask` is False.
     """
-    places = []
-    for env in range(ends.shape[1]):
-        steps = np.arange(len(ends)) if valid is None else np.flatnonzero(valid[:, env])
-        for episode in np.split(steps, np.flatnonzero(ends[steps, env]) + 1):
-            # The last steps need no sequence of their own if the one before holds them already.
-            end = max(len(episode) - overlap, min(len(episode), 1))
-            for start in range(0, end, max_seq_len - overlap):
-                places.append((env, episode[start : start + max_seq_len]))
-    envs = np.array([env for env, _ in places], np.int64)
-    times = np.zeros((len(places), max_seq_len), np.int64)
-    mask = np.zeros((len(places), max_seq_len), bool)
-    for row, (_, steps) in enumerate(places):
-        times[row, : len(steps)] = steps
-        mask[row, : len(steps)] = True
+    envs, times, starts, lengths = _sequences(ends, valid, max_seq_len, overlap)
+    width = int(lengths.max(initial=0)) + 1 if bootstraps else max_seq_len
+    steps = np.arange(width)
+    mask = steps < lengths[:, None]
+    # Up to the last step, which is repeated.
+    places = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
+    when, where = times[places], envs[starts]
+    is_padding = steps >= (lengths + bootstraps)[:, None]
+    has_padding = bool(is_padding.any())
     rows = Batch()
     for name, column in trajectory.items():
         if name.startswith(STATE):
-            rows[name] = column[times[:, 0], envs]
-        else:
-            rows[name] = column[times, envs[:, None]]
-            rows[name][~mask] = 0
+            rows[name] = column[when[:, 0], where]
+        elif not (bootstraps and name == "next_obs"):
+            rows[name] = found = column[when, where[:, None]]
+            if bootstraps and name in FOLLOWING:
+                last = np.arange(len(starts)), lengths
+                found[last] = trajectory[FOLLOWING[name]][when[last], where]
+            if has_padding:
+                found[is_padding] = 0
     rows["mask"] = mask
     return rows
+
+
+def _sequences(
+    ends: np.ndarray, valid: np.ndarray | None, max_seq_len: int, overlap: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(envs [N], times [N]) of all steps, episode after episode, and (first step, length) [S] of
+    the sequences among them."""
+    envs, times = np.nonzero(np.ones(ends.shape[::-1], bool) if valid is None else valid.T)
+    begins = np.ones(len(envs), bool)
+    begins[1:] = ends[times[:-1], envs[:-1]] | (envs[1:] != envs[:-1])
+    firsts = np.flatnonzero(begins)
+    episode_lengths = np.diff(firsts, append=len(envs))
+    stride = max_seq_len - overlap
+    # The last steps need no sequence of their own if the one before holds them already.
+    counts = -(-np.maximum(episode_lengths - overlap, 1) // stride)
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    offsets = numbers * stride
+    lengths = np.minimum(np.repeat(episode_lengths, counts) - offsets, max_seq_len)
+    return envs, times, np.repeat(firsts, counts) + offsets, lengths
 
 
 def _steps_of(parts: list[_Part]) -> Batch:

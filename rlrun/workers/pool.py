@@ -9,7 +9,9 @@ import socket
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlrun.core.errors import ResourceError, RlrunError, WorkerError
@@ -22,6 +24,9 @@ ANSWER_TIMEOUT_S = 8.0
 
 CREATION_TIMEOUT_S = 300.0
 """How long a worker may wait for its resources before that is an error."""
+
+LOOK_INTERVAL_S = 1.0
+"""How long a stream waits for results before it asks whether it is over."""
 
 
 Task = str | Callable[..., Any]
@@ -52,7 +57,7 @@ class RemotePool:
         self._make = ray.cloudpickle.dumps(make)
         self._threads = max(int(resources.num_cpus_per_worker), 1)
         self._unconfirmed: list[tuple[int, Any]] = []
-        self._streams: dict[Task, dict[Any, int]] = {}
+        self._streams: dict[Task, _Stream] = {}
         self._generations = [0] * num_workers
         self.actors = [self._start(position) for position in range(num_workers)]
         try:
@@ -79,19 +84,41 @@ class RemotePool:
         """`task` of one worker."""
         return self._confirmed([(position, self.actors[position].call.remote(task, *args))])[0]
 
-    def stream(self, task: Task, *args: Any) -> Iterator[tuple[int, Any]]:
-        """(position, result) as workers finish; each goes on with the same task when the caller
-        asks for more. What is still under way when the caller stops comes first the next time."""
-        under_way = self._streams.setdefault(task, {})
-        idle = [p for p in range(len(self.actors)) if p not in under_way.values()]
-        while True:
-            for position in idle:
-                under_way[self.actors[position].call.remote(task, *args)] = position
-            (ref, *_), _ = self._ray.wait(list(under_way), num_returns=1)
-            position = under_way.pop(ref)
-            result = self._get([(position, ref)])[0]
-            yield position, result
-            idle = [position] if position not in under_way.values() else []
+    def stream(
+        self,
+        task: Task,
+        *args: Any,
+        in_flight: int = 1,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, Any]]:
+        """(position, result) as workers finish; each goes on with the same task, of which it has
+        `in_flight` calls before it, when the caller asks for more. Ends when `is_over` says so,
+        which is asked before each result and every second. What is still under way when the caller
+        stops comes first the next time."""
+        stream = self._streams.setdefault(task, _Stream())
+        while not is_over():
+            for position, actor in enumerate(self.actors):
+                for _ in range(in_flight - stream.num_under_way(position)):
+                    stream.under_way[actor.call.remote(task, *args)] = position
+            if stream.arrived:
+                yield stream.arrived.popleft()
+                continue
+            refs = list(stream.under_way)
+            ready, _ = self._ray.wait(refs, num_returns=1, timeout=LOOK_INTERVAL_S)
+            self._confirm_what_is_done()
+            for ref in ready:
+                position = stream.under_way.pop(ref)
+                stream.arrived.append((position, self._get([(position, ref)])[0]))
+
+    def settle(self, task: Task) -> deque[tuple[int, Any]]:
+        """Wait for what is under way of a stream's task; all results that its caller has not had
+        yet, in the order of their calls. The stream goes on with those that are left in it."""
+        stream = self._streams.setdefault(task, _Stream())
+        while stream.under_way:
+            ref = next(iter(stream.under_way))
+            position = stream.under_way.pop(ref)
+            stream.arrived.append((position, self._get([(position, ref)])[0]))
+        return stream.arrived
 
     def send(self, position: int, task: Task, *args: Any) -> None:
         """Tell one worker without waiting. If it fails in that, the next call says so."""
@@ -107,9 +134,8 @@ class RemotePool:
         """Put a new worker in the place of one, which is ended if it still lives."""
         self._ray.kill(self.actors[position])
         self._unconfirmed = [each for each in self._unconfirmed if each[0] != position]
-        for under_way in self._streams.values():
-            for ref in [ref for ref, place in under_way.items() if place == position]:
-                del under_way[ref]
+        for stream in self._streams.values():
+            stream.forget(position)
         self._generations[position] += 1
         self.actors[position] = self._start(position)
         self._finish_start([position])
@@ -138,6 +164,14 @@ class RemotePool:
         sent, self._unconfirmed = self._unconfirmed, []
         return self._get([*sent, *calls])[len(sent) :]
 
+    def _confirm_what_is_done(self) -> None:
+        """Raise what failed of what was sent, and forget what did not."""
+        refs = [ref for _, ref in self._unconfirmed]
+        if refs:
+            done = set(self._ray.wait(refs, num_returns=len(refs), timeout=0.0)[0])
+            self._get([each for each in self._unconfirmed if each[1] in done])
+            self._unconfirmed = [each for each in self._unconfirmed if each[1] not in done]
+
     def _get(self, calls: list[tuple[int, Any]], timeout_s: float | None = None) -> list[Any]:
         """Results of (position of the worker, reference). Raises WorkerError, ResourceError."""
         results = []
@@ -158,6 +192,24 @@ class RemotePool:
                     f"`rlrun resume` goes on from the newest checkpoint."
                 ) from error
         return results
+
+
+@dataclass
+class _Stream:
+    """What has been asked for, and has not come to the caller yet."""
+
+    under_way: dict[Any, int] = field(default_factory=dict)
+    """Positions of workers by reference, in the order of the calls."""
+    arrived: deque[tuple[int, Any]] = field(default_factory=deque)
+    """(position, result)."""
+
+    def num_under_way(self, position: int) -> int:
+        """How many calls one worker has before it."""
+        return sum(place == position for place in self.under_way.values())
+
+    def forget(self, position: int) -> None:
+        """One worker will not answer any more."""
+        self.under_way = {ref: at for ref, at in self.under_way.items() if at != position}
 
 
 class _Actor:

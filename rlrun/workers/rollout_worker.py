@@ -97,6 +97,8 @@ class RolloutWorker:
         """Env steps of all workers, as far as this one knows."""
         self.weights_version = 0
         """Which publication of the learner's weights the actors have."""
+        self.num_updates: dict[str, int] = {}
+        """How many updates these weights have seen, by policy id."""
         self.purpose: Purpose = "evaluation" if config.in_evaluation else "rollout"
         self.env: VectorEnv | None = None
         if spaces_of_env is None:
@@ -183,9 +185,18 @@ class RolloutWorker:
             )
         if valid is not None:
             valid = valid[: done.num_rows]
-        if not actor.policy.initial_state(1):
+        has_memory = bool(actor.policy.initial_state(1))
+        bootstraps = actor.algorithm.learns_from_sequences
+        if not (has_memory or bootstraps):
             return cut_steps(done, valid)
-        return cut_sequences(done, ends[: done.num_rows], valid, actor.policy.max_seq_len)
+        longest = actor.algorithm.fragment_length(self.num_workers)
+        if has_memory:
+            longest = actor.policy.max_seq_len
+        rows = cut_sequences(done, ends[: done.num_rows], valid, longest, bootstraps=bootstraps)
+        if bootstraps:
+            num_updates = self.num_updates.get(actor.policy_id, 0)
+            rows["sampled_at_update"] = np.full(rows.num_rows, num_updates, np.int64)
+        return rows
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
@@ -252,14 +263,18 @@ class RolloutWorker:
         weights: Mapping[str, Mapping[str, np.ndarray]],
         timestep: int | None = None,
         version: int | None = None,
+        num_updates: Mapping[str, int] | None = None,
     ) -> None:
-        """Take over weights, the global count of env steps, and which publication they are."""
+        """Take over weights, the global count of env steps, which publication they are, and how
+        many updates they have seen."""
         for policy_id, policy_weights in weights.items():
             self.actors[policy_id].policy.set_weights(dict(policy_weights))
         if timestep is not None:
             self.timestep = timestep
         if version is not None:
             self.weights_version = version
+        if num_updates is not None:
+            self.num_updates = dict(num_updates)
 
     def set_hyperparameters(self, policy_id: str, values: Mapping[str, Any]) -> None:
         """Take over hyperparameters that changed in the learner."""

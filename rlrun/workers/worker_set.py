@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -53,6 +54,10 @@ class WorkerSet:
         """Whose policies' filters get what workers gather; the trainer puts them here."""
         self.timers = Timers()
         self._rounds: list[Sample] = []
+        self._arrived: deque[tuple[int, Sample]] = deque()
+        """What was under way to a stream when a checkpoint was made."""
+        self._told: dict[int, int] = {}
+        """How many updates in all the weights have seen that a worker was sent last."""
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
         self._seconds: dict[str, float] = {}
@@ -96,12 +101,23 @@ class WorkerSet:
             return [_do(self._local, task, args)]
         return self._pool.map(task, *args)
 
-    def stream(self, task: Task, *args: Any) -> Iterator[tuple[int, Any]]:
-        """(position, result) as sampling workers finish; each does its task again when the caller
-        asks for more, so that what was sent to it in between counts. Ends never by itself."""
+    def stream(
+        self,
+        task: Task,
+        *args: Any,
+        in_flight: int = 1,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, Any]]:
+        """(position, result) as sampling workers finish, until `is_over`; each does its task again
+        when the caller asks for more, so that what was sent to it in between counts. Remote workers
+        have `in_flight` calls before them, and go on while nobody asks; what they do then comes
+        first the next time, and is saved in checkpoints if the task is "sample"."""
+        while self._arrived and task == "sample" and not is_over():
+            yield self._arrived.popleft()
         if self._pool is not None:
-            yield from self._pool.stream(task, *args)
-        while True:
+            yield from self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
+            return
+        while not is_over():
             yield 0, _do(self._local, task, args)
 
     def send(self, position: int, task: Task, *args: Any) -> None:
@@ -130,7 +146,7 @@ class WorkerSet:
         while True:
             for sample in self.map("sample"):
                 self.note(sample)
-                self._rounds.append(sample)
+                self._rounds.append(Sample(sample.batches, 0, void_steps=sample.void_steps))
                 num_steps += _steps_in(sample)
             if num_steps >= min_steps or min_steps <= 1:
                 break
@@ -180,12 +196,19 @@ class WorkerSet:
         of env steps."""
         self._local.timestep = self.num_env_steps_sampled
         self._local.weights_version = self.weights_version
+        self._local.num_updates = {id_: each.num_updates for id_, each in algorithms.items()}
+        told = range(max(self.num_workers, 1)) if to is None else (to,)
+        self._told |= dict.fromkeys(told, self._num_updates())
         for policy_id, algorithm in algorithms.items():
             self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
         if self._pool is not None and to is None:
             self._pool.send_all("set_weights", *self._publication())
         elif self._pool is not None:
             self._pool.send(to, "set_weights", *self._publication())
+
+    def updates_since_told(self, position: int) -> int:
+        """How many updates the worker at `position` does not know of yet."""
+        return self._num_updates() - self._told.get(position, 0)
 
     def take_metrics(self) -> list[EpisodeReport]:
         """Episodes that ended since the last call, as workers reported them."""
@@ -252,16 +275,12 @@ class WorkerSet:
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "weights_version": self.weights_version,
-            "rounds": [
-                {
-                    "batches": {id_: dict(batch) for id_, batch in sample.batches.items()},
-                    "void_steps": sample.void_steps,
-                }
-                for sample in self._rounds
-            ],
+            "rounds": [_as_plain(sample) for sample in self._rounds],
+            "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [asdict(report) for report in self._episodes],
-            "gathered": {id_: moments.state_dict() for id_, moments in self._gathered.items()},
+            "gathered": _moments_as_plain(self._gathered),
             "local": self._local.state_dict(),
+            "older_weights": self._older_weights(),
             "remote": [] if self._pool is None else self._pool.map("state_dict"),
         }
 
@@ -270,22 +289,22 @@ class WorkerSet:
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
         self.weights_version = int(state["weights_version"])
-        self._rounds = [
-            Sample(
-                {id_: Batch(batch) for id_, batch in sample["batches"].items()},
-                env_steps=0,  # They have been counted.
-                void_steps=int(sample["void_steps"]),
-            )
-            for sample in state["rounds"]
-        ]
+        self._rounds = [_as_sample(sample) for sample in state["rounds"]]
+        if self._pool is not None:
+            self._pool.settle("sample").clear()
+        last_position = max(self.num_workers, 1) - 1
+        self._arrived = deque(
+            (min(int(position), last_position), _as_sample(sample))
+            for position, sample in state["arrived"]
+        )
         self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
-        self._gathered = {}
-        for policy_id, moments in state["gathered"].items():
-            self._gathered[policy_id] = RunningMoments(moments["mean"].shape)
-            self._gathered[policy_id].load_state_dict(moments)
+        self._gathered = _as_moments(state["gathered"])
         if self._pool is None:
             self._local.load_state_dict(state["local"])
             self.publish(algorithms)
+            if (older := state["older_weights"]) is not None:
+                self._local.set_weights(older["weights"], num_updates=older["num_updates"])
+                self._told[0] = int(older["told"])
             return
         self._local.callbacks.load_state_dict(state["local"]["callbacks"])
         known = state["remote"][: self.num_workers]
@@ -306,13 +325,64 @@ class WorkerSet:
         if self._pool is not None:
             self._pool.stop()
 
-    def _publication(self) -> tuple[dict[str, Any], int, int]:
-        return self._local.get_weights(), self.num_env_steps_sampled, self.weights_version
+    def _older_weights(self) -> dict[str, Any] | None:
+        """What the local worker acts with, where that is not what the learners have by now."""
+        if self._pool is not None or not self.updates_since_told(0):
+            return None
+        local = self._local
+        return {
+            "weights": local.get_weights(),
+            "num_updates": local.num_updates,
+            "told": self._told.get(0, 0),
+        }
+
+    def _publication(self) -> tuple[dict[str, Any], int, int, dict[str, int]]:
+        local = self._local
+        return local.get_weights(), local.timestep, local.weights_version, local.num_updates
+
+    def _under_way(self) -> list[tuple[int, Sample]]:
+        """What workers have sampled, or are about to, and no stream has given yet."""
+        return [*self._arrived, *([] if self._pool is None else self._pool.settle("sample"))]
+
+    def _num_updates(self) -> int:
+        return sum(learner.num_updates for learner in self.learners.values())
 
 
 def _steps_in(sample: Sample) -> int:
     # Void steps count, or they would call for a whole second round.
     return sample.void_steps + sum(batch.num_steps for batch in sample.batches.values())
+
+
+def _as_plain(sample: Sample) -> dict[str, Any]:
+    """What a checkpoint holds of a sample."""
+    return {
+        **vars(sample),
+        "batches": {id_: dict(batch) for id_, batch in sample.batches.items()},
+        "episodes": [asdict(report) for report in sample.episodes],
+        "gathered": _moments_as_plain(sample.gathered),
+    }
+
+
+def _as_sample(plain: Mapping[str, Any]) -> Sample:
+    return Sample(
+        **{
+            **plain,
+            "batches": {id_: Batch(batch) for id_, batch in plain["batches"].items()},
+            "episodes": [EpisodeReport(**report) for report in plain["episodes"]],
+            "gathered": _as_moments(plain["gathered"]),
+        }
+    )
+
+
+def _moments_as_plain(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:
+    return {policy_id: moments.state_dict() for policy_id, moments in gathered.items()}
+
+
+def _as_moments(plain: Mapping[str, Any]) -> dict[str, RunningMoments]:
+    found = {policy_id: RunningMoments(state["mean"].shape) for policy_id, state in plain.items()}
+    for policy_id, moments in found.items():
+        moments.load_state_dict(plain[policy_id])
+    return found
 
 
 def _do(worker: RolloutWorker, task: Task, args: tuple[Any, ...]) -> Any:

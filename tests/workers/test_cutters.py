@@ -122,3 +122,59 @@ def test_rows_that_only_reset_are_in_no_sequence():
     valid = np.array([1, 1, 0, 1, 1], bool)[:, None]
     rows = cut_sequences(Batch(x=x), ends, valid, max_seq_len=3)
     assert rows["x"].tolist() == [[0, 1, 0], [3, 4, 0]]
+
+
+def test_a_bootstrap_step_stands_behind_each_sequence_and_nothing_is_longer_than_need_be():
+    x = np.arange(1, 8)[:, None]
+    trajectory = Batch(
+        {
+            "obs": x,
+            "next_obs": 100 * x,
+            "actions": 10 * x,
+            "prev_actions": 10 * x - 10,
+            "rewards": 0.5 * x,
+            "prev_rewards": 0.5 * x - 0.5,
+            "state_in/h": 1.0 * x,
+        }
+    )
+    ends = np.array([0, 0, 1, 0, 1, 0, 0], bool)[:, None]
+    rows = cut_sequences(trajectory, ends, None, max_seq_len=50, bootstraps=True)
+    # Also what was observed last in an episode, not the first observation of the next one.
+    assert rows["obs"].tolist() == [[1, 2, 3, 300], [4, 5, 500, 0], [6, 7, 700, 0]]
+    assert rows["mask"].sum(1).tolist() == [3, 2, 2]
+    assert rows["prev_actions"].tolist() == [[0, 10, 20, 30], [30, 40, 50, 0], [50, 60, 70, 0]]
+    assert rows["prev_rewards"][0].tolist() == [0.0, 0.5, 1.0, 1.5]
+    # An action that can be taken, as its log-probability is computed, and counts for nothing.
+    assert rows["actions"].tolist() == [[10, 20, 30, 30], [40, 50, 50, 0], [60, 70, 70, 0]]
+    assert rows["state_in/h"].tolist() == [1.0, 4.0, 6.0]
+    assert "next_obs" not in rows
+
+
+def test_long_episodes_are_cut_with_a_bootstrap_step_behind_each_part():
+    x = np.arange(7)[:, None]
+    trajectory = Batch(obs=x, next_obs=x + 1)
+    rows = cut_sequences(trajectory, np.zeros((7, 1), bool), None, max_seq_len=3, bootstraps=True)
+    assert rows["obs"].tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 0, 0]]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 2])
+def test_sequences_are_those_of_a_plain_loop_over_episodes(overlap):
+    rng = np.random.default_rng(overlap)
+    for _ in range(20):
+        steps, envs = rng.integers(1, 12, 2)
+        ends, valid = rng.random((steps, envs)) < 0.3, rng.random((steps, envs)) < 0.9
+        x = np.arange(1, steps * envs + 1).reshape(steps, envs)
+        expected = []
+        for env in range(envs):
+            episodes: list[list[int]] = [[]]
+            for t in np.flatnonzero(valid[:, env]):
+                episodes[-1].append(int(x[t, env]))
+                if ends[t, env]:
+                    episodes.append([])
+            for episode in filter(None, episodes):
+                for start in range(0, max(len(episode) - overlap, 1), 3 - overlap):
+                    part = episode[start : start + 3]
+                    expected.append(part + [0] * (3 - len(part)))
+        found = cut_sequences(Batch(x=x), ends, valid, max_seq_len=3, overlap=overlap)
+        assert found["x"].tolist() == expected
+        assert found["mask"].tolist() == [[number > 0 for number in row] for row in expected]
