@@ -99,5 +99,10 @@ def categorical_projection(
 
 def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function."""
-    variance = targets.var(correction=0)
-    return (1.0 - (targets - predictions).var(correction=0) / variance.clamp(min=1e-8)).clamp(-1.0)
+    # torch's own variance takes 70 us for 40 numbers, as long as a forward pass.
+    variance = _variance(targets).clamp(min=1e-8)
+    return (1.0 - _variance(targets - predictions) / variance).clamp(-1.0)
+
+
+def _variance(numbers: Tensor) -> Tensor:
+    return (numbers - numbers.mean()).square().mean()
