@@ -15,7 +15,8 @@ FOLD_AFTER = 512
 class LearnerStats:
     """Means over all updates since the last `take`; of vectors also the least and largest entry.
 
-    Names that begin with `cur_` keep their last value. Adding looks at no number, so that a GPU
+    Names that begin with `cur_` keep their last value, those that end with `_max` their largest.
+    Adding looks at no number, so that a GPU
     need not be waited for.
     """
 
@@ -58,6 +59,8 @@ class LearnerStats:
             values = [metrics[name] for metrics in pending if name in metrics]
             if name.startswith("cur_"):
                 self._note(name, "last", float(values[-1]), 1)
+            elif name.endswith("_max"):
+                self._note(name, "max", float(_joined(values).max()), 1)
             elif np.ndim(values[0]) == 0:
                 self._note(name, "mean", float(_joined(values).sum(dtype=np.float64)), len(values))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
+from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
@@ -113,6 +114,8 @@ class RolloutWorker:
             config.algorithm.lookahead_steps,
             config.algorithm.num_envs_per_worker,
         )
+        self._learners: dict[str, Algorithm] = {}
+        """Copies of the learners by policy id, where they compute gradients here."""
         self._evaluation: EvaluationRound | None = None
         if _global_worker is None or not config.in_evaluation:
             self._become_global()
@@ -156,16 +159,21 @@ class RolloutWorker:
         batch = concat([self._rows(actor, part) for part in self._cutter.complete(fragment)])
         if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
+        batches, gradients = {actor.policy_id: batch}, {}
+        if actor.algorithm.learns_on_workers:
+            gradients = {id_: self._gradient(id_, rows) for id_, rows in batches.items() if rows}
+            batches = {}
         gathered = actor.take_gathered()
         seconds, vector_steps = self.input.take_seconds()
         return Sample(
-            {actor.policy_id: batch},
+            batches,
             env_steps,
             void_steps=void_steps,
             episodes=self.input.take_finished(),
             gathered={} if gathered is None else {actor.policy_id: gathered},
             seconds=seconds,
             vector_steps=vector_steps,
+            gradients=gradients,
             weights_version=self.weights_version,
         )
 
@@ -186,6 +194,21 @@ class RolloutWorker:
         if not actor.policy.initial_state(1):
             return cut_steps(done, valid)
         return cut_sequences(done, ends[: done.num_rows], valid, actor.policy.max_seq_len)
+
+    def _gradient(self, policy_id: str, rows: Batch) -> Gradient:
+        """The gradient of rows by a copy of the learner, with the weights that act."""
+        policy = self.actors[policy_id].policy
+        if policy_id not in self._learners:
+            learner = replace(self.actors[policy_id].algorithm)
+            device = policy.flat.values.device
+            learner.setup(self.actors[policy_id].make_policy(), device, self.seed)
+            learner.clock = lambda: self.timestep
+            if self.callbacks.overrides("on_learn_on_batch"):
+                learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
+            self._learners[policy_id] = learner
+        learner = self._learners[policy_id]
+        learner.policy.copy_weights(policy)
+        return gradient_of(learner, rows)
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
@@ -264,6 +287,8 @@ class RolloutWorker:
     def set_hyperparameters(self, policy_id: str, values: Mapping[str, Any]) -> None:
         """Take over hyperparameters that changed in the learner."""
         self.actors[policy_id].algorithm.set_hyperparameters(**values)
+        if policy_id in self._learners:
+            self._learners[policy_id].set_hyperparameters(**values)
 
     def _become_global(self) -> None:
         global _global_worker
