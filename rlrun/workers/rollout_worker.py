@@ -15,6 +15,7 @@ from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
+from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
@@ -159,11 +160,12 @@ class RolloutWorker:
         batch = concat([self._rows(actor, part) for part in self._cutter.complete(fragment)])
         if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
+        gathered = actor.take_gathered()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
-            gradients = {id_: self._gradient(id_, rows) for id_, rows in batches.items() if rows}
             batches = {}
-        gathered = actor.take_gathered()
+            if batch:
+                gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
         return Sample(
             batches,
@@ -195,20 +197,24 @@ class RolloutWorker:
             return cut_steps(done, valid)
         return cut_sequences(done, ends[: done.num_rows], valid, actor.policy.max_seq_len)
 
-    def _gradient(self, policy_id: str, rows: Batch) -> Gradient:
+    def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
-        policy = self.actors[policy_id].policy
-        if policy_id not in self._learners:
-            learner = replace(self.actors[policy_id].algorithm)
-            device = policy.flat.values.device
-            learner.setup(self.actors[policy_id].make_policy(), device, self.seed)
-            learner.clock = lambda: self.timestep
-            if self.callbacks.overrides("on_learn_on_batch"):
-                learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
-            self._learners[policy_id] = learner
-        learner = self._learners[policy_id]
-        learner.policy.copy_weights(policy)
+        if actor.policy_id not in self._learners:
+            self._learners[actor.policy_id] = self._make_learner(actor)
+        learner = self._learners[actor.policy_id]
+        learner.policy.copy_weights(actor.policy)
+        if gathered is not None and not learner.policy.observation_filter.has_statistics:
+            # As the driver's learner does with its first rows.
+            learner.policy.observation_filter.merge(gathered)
         return gradient_of(learner, rows)
+
+    def _make_learner(self, actor: Actor) -> Algorithm:
+        learner = replace(actor.algorithm)
+        learner.setup(actor.make_policy(), actor.policy.flat.values.device, self.seed)
+        learner.clock = lambda: self.timestep
+        if self.callbacks.overrides("on_learn_on_batch"):
+            learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
+        return learner
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
