@@ -46,6 +46,13 @@ TASKS = {
         "algo.timesteps_per_iteration=1000 exploration.epsilon_timesteps=6000 "
         "exploration.final_epsilon=0.05 model.fcnet_hiddens=[120,84] model.fcnet_activation=relu",
     ),
+    "a2c_cartpole": (
+        40_000,
+        "algo=a2c tuned=none env=cartpole algo.lr=7e-4 algo.gamma=0.99 algo.gae_lambda=1.0 "
+        "algo.num_envs_per_worker=8 algo.train_batch_size=40 algo.vf_coeff=0.5 "
+        "algo.entropy_coeff=0.01 algo.grad_clip=0.5 algo.timesteps_per_iteration=1000 "
+        "model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh",
+    ),
     "ppo_halfcheetah": (
         16_384,
         COMMON_PPO + "env=halfcheetah algo.train_batch_size=2048 algo.minibatch_size=64 "
@@ -83,7 +90,8 @@ def main() -> None:
 
 def measure(command: list[str]) -> dict[str, float]:
     """The figures that one side prints. Raises RuntimeError with its output if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:
         command = [command[0], str(HERE / command[1]), *command[2:]]
         done = subprocess.run(

@@ -14,7 +14,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from stable_baselines3 import DQN, PPO
+    from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -44,6 +44,9 @@ def main() -> None:
         model = PPO(
             "MlpPolicy", env, n_steps=128, batch_size=2048, n_epochs=4, ent_coef=0.01, **common
         )
+    elif TASK == "a2c_cartpole":
+        env = make_vec_env("CartPole-v1", 8)
+        model = A2C("MlpPolicy", env, n_steps=5, ent_coef=0.01, use_rms_prop=False, **common)
     elif TASK == "ppo_halfcheetah":
         env = make_vec_env("HalfCheetah-v5", 8)
         model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, **common)

@@ -37,6 +37,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
+  rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
 
   -v, -vv                   say more (log_level=INFO, DEBUG)
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         "resume": resume,
         "rollout": rollout,
         "list": list_choices,
+        "check": check,
     }
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
@@ -215,6 +217,19 @@ def list_choices(arguments: list[str]) -> int:
         for choice, path in sorted(choices.items()):
             print(f"  {choice:<26} {_first_sentence(path)}")
     return 0
+
+
+def check(arguments: list[str]) -> int:
+    """rlrun check FILE|DIR|GLOB ... [--seeds N] [--jobs N] [--out FILE.md]
+
+    Replay tuned examples to their pass marks and print a table; status 1 if any fails. Each runs
+    with its own seed and, with --seeds N, the N - 1 that follow; --jobs N runs N processes at once.
+    The table is also written as markdown, if --out names no other file to results/check_<time>.md.
+    """
+    from rlrun.check import check as check_all
+    from rlrun.check import read_request
+
+    return check_all(read_request(arguments))
 
 
 def execute(run: Any) -> int:

@@ -31,7 +31,7 @@ def use_file(path: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]
     it.
     """
     file = find_file(path)
-    node = _load(file, path)
+    node = load_file(file, path)
     name = f"replay_{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)}"
     if all(isinstance(node.get(group), DictConfig) for group in OF_A_WHOLE_CONFIG):
         _store(_whole_config(node, path, overrides), name, path)
@@ -40,10 +40,10 @@ def use_file(path: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]
     return [], [f"tuned_examples={name}"]
 
 
-def find_file(path: str) -> Path:
+def find_file(path: str, said_by: str = "-f") -> Path:
     """The file that `-f path` means: as given, or among the shipped tuned examples.
 
-    Raises ConfigError if there is none.
+    Raises ConfigError if there is none; it begins with `said_by`.
     """
     shipped = conf_dir() / "tuned_examples"
     given = Path(path)
@@ -56,7 +56,9 @@ def find_file(path: str) -> Path:
     names = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
     near = difflib.get_close_matches(str(inner).removesuffix(".yaml"), names, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(f"-f {path}: there is no such file.{hint} Shipped are: {', '.join(names)}.")
+    raise ConfigError(
+        f"{said_by} {path}: there is no such file.{hint} Shipped are: {', '.join(names)}."
+    )
 
 
 def file_that_sets(key: str, choice: str) -> tuple[str, str] | None:
@@ -76,19 +78,20 @@ def file_that_sets(key: str, choice: str) -> tuple[str, str] | None:
     return name, next((str(each) for each in algo if each), "another algorithm")
 
 
-def _load(file: Path, path: str) -> DictConfig:
+def load_file(file: Path, path: str, said_by: str = "-f") -> DictConfig:
+    """What a YAML or JSON file holds, which the user has named `path`. Raises ConfigError."""
     try:
         text = file.read_text(encoding="utf-8")
         node = OmegaConf.create(json.loads(text) if file.suffix == ".json" else text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"-f {path} is not text in UTF-8: {error}") from error
+        raise ConfigError(f"{said_by} {path} is not text in UTF-8: {error}") from error
     except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-        raise ConfigError(f"-f {path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{said_by} {path} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig) or not text.strip():
         what = "must hold a mapping" if text.strip() else "is empty; it should hold a mapping"
-        raise ConfigError(f"-f {path} {what}: defaults, stop, pass_mark and overrides.")
+        raise ConfigError(f"{said_by} {path} {what}: defaults, stop, pass_mark and overrides.")
     if not node:
-        raise ConfigError(f"-f {path} sets nothing: it needs defaults, stop or other keys.")
+        raise ConfigError(f"{said_by} {path} sets nothing: it needs defaults, stop or other keys.")
     return node
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from rlrun.core.algorithm import Algorithm
+from rlrun.core.gradients import learn_from
 
 
 def on_policy(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
@@ -56,3 +57,17 @@ def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
                     for learner in learners.values():
                         rest.enter_context(learner.resting())
                     workers.sync_weights(algorithms, to=position)
+
+
+def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
+    """Apply the first gradient that arrives; only the worker that sent it gets the new weights."""
+    position, sample = next(workers.stream("sample"))
+    workers.note(sample)
+    # Each publication follows one update.
+    lag = workers.weights_version - sample.weights_version
+    for policy_id, gradient in sample.gradients.items():
+        learn_from(algorithms[policy_id], gradient, lag)
+    if sample.gradients:
+        workers.sync_weights(algorithms, to=position)
+    else:  # No episode was whole yet.
+        workers.publish(algorithms, to=position)

@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algos import loops
-from rlrun.core import losses, returns
+from rlrun.core import losses
 from rlrun.core.actor_critic import make_actor_critic
+from rlrun.core.advantages import with_advantages
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
@@ -88,21 +89,7 @@ class PPO(Algorithm):
 
     def postprocess(self, policy: Policy, trajectory: Batch) -> Batch:
         """Add `advantages` and `value_targets`; drop what the loss does not read."""
-        trajectory.require("rewards", "values", "next_values", "terminated", "truncated")
-        advantages, value_targets = returns.generalized_advantages(
-            trajectory["rewards"],
-            trajectory["values"],
-            trajectory["next_values"],
-            trajectory["terminated"],
-            trajectory["truncated"],
-            self.gamma,
-            self.gae_lambda,
-        )
-        unread = ("rewards", "next_values", "terminated", "truncated")
-        kept = Batch({name: trajectory[name] for name in trajectory if name not in unread})
-        kept["advantages"] = advantages
-        kept["value_targets"] = value_targets
-        return kept
+        return with_advantages(trajectory, self.gamma, self.gae_lambda)
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)

@@ -75,6 +75,8 @@ class Algorithm:
     (policy.max_seq_len with memory), within one episode, with one step behind the last that holds
     the real next observation. It needs the column next_obs, which rows then do not have; they have
     sampled_at_update [S], how many updates the weights had seen that they were sampled with."""
+    learns_on_workers: ClassVar[bool] = False
+    """Whether workers send the gradients of their fragments in place of rows."""
 
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
@@ -217,12 +219,17 @@ class Algorithm:
         """One call of `learn` on a NumPy batch, with the hook on_learn_on_batch before it."""
         self.num_rows_trained += batch.num_steps
         if self.on_learn_on_batch is not None:
-            custom_metrics: dict[str, Any] = {}
-            self.on_learn_on_batch(policy=self.policy, train_batch=batch, result=custom_metrics)
-            self.custom_stats.add(custom_metrics)
+            self.custom_stats.add(self.run_hook(batch))
         started = time.perf_counter()
         self.learner_stats.add(self.learn(batch.to(self.device)))
         self.timers.add("learn", started)
+
+    def run_hook(self, batch: Batch) -> dict[str, Any]:
+        """Call on_learn_on_batch, if there is one; returns its custom metrics."""
+        custom_metrics: dict[str, Any] = {}
+        if self.on_learn_on_batch is not None:
+            self.on_learn_on_batch(policy=self.policy, train_batch=batch, result=custom_metrics)
+        return custom_metrics
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         """Update the policy from rows of torch tensors on the learner's device; returns learner

@@ -12,6 +12,21 @@ _NONE, _MEAN = 0, 1
 """How torch's own operations name the reduction of a loss."""
 
 
+def policy_gradient(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """-mean(log pi(a|s) A), whose gradient is the policy gradient with its sign turned (Williams,
+    1992, doi:10.1007/BF00992696; Mnih et al., 2016, arXiv:1602.01783, sec. 4). Both are [N]."""
+    return -(log_probs * advantages).mean()
+
+
+def normalized(advantages: Tensor, real: Tensor) -> Tensor:
+    """Advantages of any shape, shifted and scaled so that the `real` ones among them, [N], have
+    mean 0 and standard deviation 1; a single one stays as it is."""
+    if len(real) < 2:
+        return advantages
+    std, mean = torch.std_mean(real)
+    return (advantages - mean) / (std + 1e-8)
+
+
 def clipped_surrogate(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_range: float
 ) -> Tensor:
@@ -39,6 +54,11 @@ def clipped_value_loss(
         moved = (values - old_values).clamp(-vf_clip_range, vf_clip_range)
         errors = torch.max(errors, (old_values + moved - value_targets).square())
     return errors.mean()
+
+
+def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (prediction - target)^2, without a factor 1/2; both are [N]."""
+    return (predictions - targets).square().mean()
 
 
 def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -79,5 +99,10 @@ def categorical_projection(
 
 def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function."""
-    variance = targets.var(correction=0)
-    return (1.0 - (targets - predictions).var(correction=0) / variance.clamp(min=1e-8)).clamp(-1.0)
+    # torch's own variance takes 70 us for 40 numbers, as long as a forward pass.
+    variance = _variance(targets).clamp(min=1e-8)
+    return (1.0 - _variance(targets - predictions) / variance).clamp(-1.0)
+
+
+def _variance(numbers: Tensor) -> Tensor:
+    return (numbers - numbers.mean()).square().mean()

@@ -26,11 +26,7 @@ class FlatOptimizer:
 
     def compute_gradients(self, loss: torch.Tensor) -> None:
         """Put the gradient of `loss` (a scalar) into `flat.grad`."""
-        if self.flat.bind():
-            self._inputs = self.flat.trainable
-            for part in self.flat.frozen():
-                # What was on its way before they were frozen would move them on.
-                self._forget_momentum(part)
+        self._bind()
         self.flat.grad.zero_()
         # What loss.backward(inputs=...) comes to; its checks take longer than the backward pass of
         # a small layer (35 us).
@@ -43,6 +39,20 @@ class FlatOptimizer:
             allow_unreachable=True,
             accumulate_grad=True,
         )
+
+    def take_gradients(self, grad: torch.Tensor) -> None:
+        """Put a gradient [P] that was computed elsewhere into `flat.grad`, less what is frozen."""
+        self._bind()
+        self.flat.grad.copy_(grad)
+        for part in self.flat.frozen():
+            self.flat.grad[part] = 0.0
+
+    def _bind(self) -> None:
+        if self.flat.bind():
+            self._inputs = self.flat.trainable
+            for part in self.flat.frozen():
+                # What was on its way before they were frozen would move them on.
+                self._forget_momentum(part)
 
     def apply_gradients(self, lr: float, grad_clip: float | None = None) -> torch.Tensor:
         """Step along `flat.grad`, which `grad_clip` first scales down to that L2 norm as a whole;

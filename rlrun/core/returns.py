@@ -38,6 +38,17 @@ def generalized_advantages(
     return advantages, advantages + values.astype(np.float32, copy=False)
 
 
+def rewards_to_go(rewards: Array, ended: Array, gamma: float) -> Array:
+    """Discounted sum of the rewards from each step to its episode's end (Sutton & Barto, 2018,
+    eq. 3.8).
+
+    rewards, ended: [T, ...]; `ended` marks the last step of each episode. Nothing counts beyond
+    the trajectory's end. Returns [T, ...], float32.
+    """
+    nothing = np.zeros(rewards.shape, np.float32)
+    return generalized_advantages(rewards, nothing, nothing, ended, ended, gamma, 1.0)[0]
+
+
 def n_step_transitions(
     rewards: Array, terminated: Array, truncated: Array, gamma: float, n_step: int
 ) -> tuple[Array, Array, Array]:

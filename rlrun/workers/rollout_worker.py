@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
+from rlrun.core.filters import RunningMoments
+from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
@@ -115,6 +117,8 @@ class RolloutWorker:
             config.algorithm.lookahead_steps,
             config.algorithm.num_envs_per_worker,
         )
+        self._learners: dict[str, Algorithm] = {}
+        """Copies of the learners by policy id, where they compute gradients here."""
         self._evaluation: EvaluationRound | None = None
         if _global_worker is None or not config.in_evaluation:
             self._become_global()
@@ -159,15 +163,21 @@ class RolloutWorker:
         if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
         gathered = actor.take_gathered()
+        batches, gradients = {actor.policy_id: batch}, {}
+        if actor.algorithm.learns_on_workers:
+            batches = {}
+            if batch:
+                gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
         return Sample(
-            {actor.policy_id: batch},
+            batches,
             env_steps,
             void_steps=void_steps,
             episodes=self.input.take_finished(),
             gathered={} if gathered is None else {actor.policy_id: gathered},
             seconds=seconds,
             vector_steps=vector_steps,
+            gradients=gradients,
             weights_version=self.weights_version,
         )
 
@@ -197,6 +207,25 @@ class RolloutWorker:
             num_updates = self.num_updates.get(actor.policy_id, 0)
             rows["sampled_at_update"] = np.full(rows.num_rows, num_updates, np.int64)
         return rows
+
+    def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
+        """The gradient of rows by a copy of the learner, with the weights that act."""
+        if actor.policy_id not in self._learners:
+            self._learners[actor.policy_id] = self._make_learner(actor)
+        learner = self._learners[actor.policy_id]
+        learner.policy.copy_weights(actor.policy)
+        if gathered is not None and not learner.policy.observation_filter.has_statistics:
+            # As the driver's learner does with its first rows.
+            learner.policy.observation_filter.merge(gathered)
+        return gradient_of(learner, rows)
+
+    def _make_learner(self, actor: Actor) -> Algorithm:
+        learner = replace(actor.algorithm)
+        learner.setup(actor.make_policy(), actor.policy.flat.values.device, self.seed)
+        learner.clock = lambda: self.timestep
+        if self.callbacks.overrides("on_learn_on_batch"):
+            learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
+        return learner
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
@@ -279,6 +308,8 @@ class RolloutWorker:
     def set_hyperparameters(self, policy_id: str, values: Mapping[str, Any]) -> None:
         """Take over hyperparameters that changed in the learner."""
         self.actors[policy_id].algorithm.set_hyperparameters(**values)
+        if policy_id in self._learners:
+            self._learners[policy_id].set_hyperparameters(**values)
 
     def _become_global(self) -> None:
         global _global_worker

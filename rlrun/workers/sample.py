@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rlrun.core.batch import Batch
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.filters import RunningMoments
+from rlrun.core.gradients import Gradient
 
 
 @dataclass
@@ -27,5 +28,7 @@ class Sample:
     """Where the time went, by phase; see `env_sampler.PHASES`."""
     vector_steps: int = 0
     """Steps of the vector of envs that took this time."""
+    gradients: dict[str, Gradient] = field(default_factory=dict)
+    """In place of rows, where the algorithm learns on its workers, by policy id."""
     weights_version: int = 0
     """Which publication of the weights it acted with."""

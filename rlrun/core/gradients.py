@@ -1,0 +1,53 @@
+"""A gradient's way from the worker that computed it to the learner that applies it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.batch import Batch
+
+Gradient = dict[str, Any]
+"""Plain numbers and arrays: `values` [P], float32, laid out as the network's flat vector; the
+`num_steps` that they are the mean of; `metrics` and `custom_metrics` of the update."""
+
+
+def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
+    """On a worker: the gradient of a NumPy batch, with the hook on_learn_on_batch before it."""
+    custom_metrics = learner.run_hook(batch)
+    metrics = learner.compute_gradients(batch.to(learner.device))
+    return {
+        "values": learner.policy.flat.grad.cpu().numpy().copy(),
+        "num_steps": batch.num_steps,
+        "metrics": {name: _plain(value) for name, value in metrics.items()},
+        "custom_metrics": custom_metrics,
+    }
+
+
+def learn_from(learner: Algorithm, gradient: Gradient, lag: int) -> None:
+    """One optimiser step along a worker's gradient, whose weights had seen `lag` updates less."""
+    started = time.perf_counter()
+    learner.num_rows_trained += gradient["num_steps"]
+    if gradient["custom_metrics"]:
+        learner.custom_stats.add(gradient["custom_metrics"])
+    learner.optimizer.take_gradients(torch.from_numpy(np.require(gradient["values"], None, "W")))
+    learner.learner_stats.add(
+        {
+            **gradient["metrics"],
+            **learner.apply_gradients(),
+            "policy_lag_mean": lag,
+            "policy_lag_max": lag,
+        }
+    )
+    learner.timers.add("learn", started)
+
+
+def _plain(value: Any) -> Any:
+    """A number or tensor as what travels and can be saved."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.ndim == 0 else value.cpu().numpy()
+    return value
