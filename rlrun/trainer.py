@@ -32,6 +32,7 @@ from rlrun.core.checkpoint import (
 )
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError
 from rlrun.core.metrics import EpisodeWindow
+from rlrun.core.peers import node_address
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
@@ -105,7 +106,7 @@ class Trainer:
             self._facts = {
                 "pid": os.getpid(),
                 "hostname": socket.gethostname(),
-                "node_ip": _node_ip(),
+                "node_ip": node_address(),
                 "experiment_id": experiment_id,
                 "trial_id": experiment_id,
                 "experiment_tag": "",
@@ -219,10 +220,15 @@ class Trainer:
             self._began_at = self.workers.num_env_steps_sampled
         end = self._began_at + max(some_algorithm.timesteps_per_iteration, 1)
         with self.timers.measure("training_iteration"):
-            while self.workers.num_env_steps_sampled < end or self.workers.is_gathering:
+            is_cut = False
+            while not is_cut and (
+                self.workers.num_env_steps_sampled < end or self.workers.is_gathering
+            ):
                 some_algorithm.loop(self.algorithms, self.workers)
-                if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
-                    raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
+                is_cut = self.workers.is_interrupted and self.workers.num_env_steps_sampled < end
+            some_algorithm.end_iteration(self.algorithms, self.workers)
+        if is_cut:
+            raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
 
     def _count(self, elapsed: float, new_steps: int) -> None:
         self.time_total_s += elapsed
@@ -487,16 +493,6 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def _node_ip() -> str:
-    """This machine's address on its network; no packet is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def _plain(tree: Any) -> Any:

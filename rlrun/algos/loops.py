@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlrun.algos import peer_learning
 from rlrun.core.algorithm import Algorithm
 
 
@@ -29,3 +30,15 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
         for _ in range(algorithm.replay.num_updates_due(batch.num_steps, algorithm.timestep)):
             algorithm.learn_on_batch(algorithm.replay.sample(algorithm.timestep))
     workers.sync_weights(algorithms)
+
+
+def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Every worker gathers rows and learns from them itself, in step with the others, with which it
+    shares gradients; here come only reports."""
+    peer_learning.begin(algorithms, workers)
+    done = workers.map(peer_learning.learn_on_own_rows, workers.num_env_steps_sampled)
+    for samples, reports in done:
+        for sample in samples:
+            workers.note(sample)
+        for policy_id, report in reports.items():
+            algorithms[policy_id].note(report)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rlrun.core.errors import ResourceError, RlrunError, WorkerError
+from rlrun.core.errors import PeerLostError, ResourceError, RlrunError, WorkerError
 from rlrun.core.resources import Resources
 
 logger = logging.getLogger("rlrun.workers")
@@ -23,6 +23,11 @@ ANSWER_TIMEOUT_S = 8.0
 CREATION_TIMEOUT_S = 300.0
 """How long a worker may wait for its resources before that is an error."""
 
+STOP_TIMEOUT_S = 10.0
+"""How long workers may take to close their envs before they are killed."""
+
+PEER_GRACE_S = 5.0
+"""How long to wait, once a worker has lost one that it learns with, for what became of that one."""
 
 Task = str | Callable[..., Any]
 """What a worker is to do: a method by name, or function(worker, *args)."""
@@ -125,9 +130,12 @@ class RemotePool:
 
     def stop(self) -> None:
         """Close the workers and end their processes."""
-        for actor in self.actors:
+        stopped = [actor.call.remote("stop") for actor in self.actors]
+        # All at once: those that hang, as they wait for one that died, cost that time once.
+        self._ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S)
+        for actor, ref in zip(self.actors, stopped, strict=True):
             try:
-                self._ray.get(actor.call.remote("stop"), timeout=10.0)
+                self._ray.get(ref, timeout=0)
             except (self._ray.exceptions.RayError, TimeoutError) as error:
                 logger.debug("A worker could not be closed in order: %s", error)
             self._ray.kill(actor)
@@ -140,24 +148,48 @@ class RemotePool:
 
     def _get(self, calls: list[tuple[int, Any]], timeout_s: float | None = None) -> list[Any]:
         """Results of (position of the worker, reference). Raises WorkerError, ResourceError."""
-        results = []
-        for position, ref in calls:
-            try:
-                results.append(self._ray.get(ref, timeout=timeout_s))
-            except self._ray.exceptions.RayTaskError as error:
-                failure = _as_worker_error(error, position + 1)
-                raise failure from failure.__cause__
-            except self._ray.exceptions.GetTimeoutError as error:
-                raise ResourceError(
-                    f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no "
-                    f"free resources for it. Lower resources.num_workers, or see `ray status`."
-                ) from error
-            except self._ray.exceptions.RayActorError as error:
-                raise WorkerError(
-                    f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
-                    f"`rlrun resume` goes on from the newest checkpoint."
-                ) from error
-        return results
+        try:
+            # All in one call: it ends at the first failure, whatever the others are waiting for.
+            return list(self._ray.get([ref for _, ref in calls], timeout=timeout_s))
+        except self._ray.exceptions.RayError as error:
+            failure = self._first_failure(calls, 0.0, timeout_s)
+            if isinstance(failure, PeerLostError):
+                failure = self._first_failure(calls, PEER_GRACE_S, timeout_s)
+            raise failure from failure.__cause__ or error
+
+    def _first_failure(
+        self, calls: list[tuple[int, Any]], grace_s: float, timeout_s: float | None
+    ) -> RlrunError:
+        """What went wrong within `grace_s`; rather not that a worker has lost another."""
+        refs = [ref for _, ref in calls]
+        done, waiting = self._ray.wait(refs, num_returns=len(refs), timeout=grace_s)
+        found = [self._failure(position, ref) for position, ref in calls if ref in done]
+        failures = sorted(
+            (failure for failure in found if failure is not None),
+            key=lambda failure: isinstance(failure, PeerLostError),
+        )
+        if failures:
+            return failures[0]
+        late = next(position for position, ref in calls if ref in waiting)
+        return ResourceError(
+            f"Worker {late + 1} did not start within {timeout_s:.0f} s: Ray has no free resources "
+            f"for it. Lower resources.num_workers, or see `ray status`."
+        )
+
+    def _failure(self, position: int, ref: Any) -> RlrunError | None:
+        """How a call that is done failed, or None."""
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            return _as_worker_error(error, position + 1)
+        except self._ray.exceptions.RayActorError as error:
+            failure = WorkerError(
+                f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
+                f"`rlrun resume` goes on from the newest checkpoint."
+            )
+            failure.__cause__ = error
+            return failure
+        return None
 
 
 class _Actor:

@@ -107,6 +107,8 @@ class RolloutWorker:
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
         self.spaces = spaces_of_env
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
+        self.learners: dict[str, Algorithm] = {}
+        """Learners that live here, by policy id: of algorithms that learn in the workers."""
         self.input: Input | None = None if self.env is None else self._make_sampler(self.env)
         self._cutter = TrajectoryCutter(
             config.algorithm.batch_mode,
@@ -264,6 +266,8 @@ class RolloutWorker:
     def set_hyperparameters(self, policy_id: str, values: Mapping[str, Any]) -> None:
         """Take over hyperparameters that changed in the learner."""
         self.actors[policy_id].algorithm.set_hyperparameters(**values)
+        if policy_id in self.learners:
+            self.learners[policy_id].set_hyperparameters(**values)
 
     def _become_global(self) -> None:
         global _global_worker
