@@ -76,8 +76,8 @@ class DDPPO(PPO):
             raise ConfigError(
                 f"algo.torch_distributed_backend=nccl needs a GPU for each worker, and "
                 f"resources.num_workers={resources.num_workers}, "
-                f"num_gpus_per_worker={resources.num_gpus_per_worker:g}. Set num_gpus_per_worker=1, "
-                f"or use gloo."
+                f"num_gpus_per_worker={resources.num_gpus_per_worker:g}. Use gloo, or "
+                f"num_gpus_per_worker=1."
             )
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
@@ -85,7 +85,8 @@ class DDPPO(PPO):
         self.seed = seed
         self.peers = Peers()
         self.is_shared = False
-        """In the driver: whether the workers' learners have all that this one was given."""
+        """In the driver: whether the workers' learners have all that this one was given since it
+        last heard of them."""
 
     # The learner, in a worker
 
@@ -128,6 +129,7 @@ class DDPPO(PPO):
         self.num_rows_trained += report["num_rows"]
         self.learner_stats.merge(report["learner_stats"])
         self.custom_stats.merge(report["custom_stats"])
+        self.is_shared = True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -140,4 +142,6 @@ class DDPPO(PPO):
 def _copied(part: Any) -> Any:
     if isinstance(part, torch.Tensor):
         return part.detach().cpu().clone()
-    return {name: _copied(each) for name, each in part.items()} if isinstance(part, Mapping) else part
+    return (
+        {name: _copied(each) for name, each in part.items()} if isinstance(part, Mapping) else part
+    )

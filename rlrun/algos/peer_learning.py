@@ -1,7 +1,8 @@
 """Learning in the workers, in step: what the driver tells them, and what each does.
 
 The driver's learner is told what has become of them by `bring_home`. What it is given in between,
-by a checkpoint or the user, `begin` hands to all of them before the next round.
+by a checkpoint or the user, goes to all of them with `begin`, before the next round. So does what
+it knew last, after a round that failed.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from rlrun.core.filters import RunningMoments
 
 
 def begin(algorithms: Mapping[str, Any], workers: Any) -> None:
-    """Let the workers' learners, which are made if there are none yet, go on from the driver's."""
-    if all(algorithm.is_shared for algorithm in algorithms.values()):
-        return
-    states = {policy_id: algorithm.shared_state() for policy_id, algorithm in algorithms.items()}
-    address = workers.map(_open_store)[0]
-    workers.map(_take_over, states, address)
+    """Make learners like the driver's in the workers, if those are not the same by now."""
+    if not all(algorithm.is_shared for algorithm in algorithms.values()):
+        states = {id_: algorithm.shared_state() for id_, algorithm in algorithms.items()}
+        address = workers.map(_disband)[0]
+        workers.map(_make_learners, states, address)
     for algorithm in algorithms.values():
-        algorithm.is_shared = True
+        algorithm.is_shared = False  # Until the round is over.
 
 
 def bring_home(algorithms: Mapping[str, Any], workers: Any) -> None:
@@ -131,48 +131,50 @@ def _report(learner: Any) -> dict[str, Any]:
     return report
 
 
-def _open_store(worker: Any) -> tuple[str, int] | None:
-    """In the first of several workers, before any learns: where they are to meet."""
-    if worker.worker_index != 1 or worker.learners:
+def _disband(worker: Any) -> tuple[str, int] | None:
+    """Forget what was learned here; in the first of several workers, say where all are to meet."""
+    for learner in worker.learners.values():
+        learner.peers.leave()
+    worker.learners = {}
+    worker.store = None
+    if worker.worker_index != 1:
         return None
-    worker.store, *address = peers.open_store()
-    return tuple(address)
+    worker.store, host, port = peers.open_store()
+    return host, port
 
 
-def _take_over(
+def _make_learners(
     worker: Any, states: Mapping[str, Mapping[str, Any]], address: tuple[str, int] | None
 ) -> None:
-    if not worker.learners:
-        worker.learners = _make_learners(worker, address)
-    for policy_id, learner in worker.learners.items():
-        learner.take_over(states[policy_id])
-        worker.actors[policy_id].policy.copy_weights(learner.policy)
-
-
-def _make_learners(worker: Any, address: tuple[str, int] | None) -> dict[str, Any]:
+    """Learners that go on from `states`, connected with those of the workers that meet at
+    `address`."""
     config = worker.config
     device = torch.device(config.device if worker.worker_index else config.local_device)
-    learners = {}
-    for policy_id, actor in worker.actors.items():
+    group = peers.Peers() if address is None else _join(worker, address, device)
+    for policy_id, state in states.items():
+        actor = worker.actors[policy_id]
         # The actor's stays a bundle of hyperparameters.
-        learner = learners[policy_id] = replace(actor.algorithm)
+        learner = worker.learners[policy_id] = replace(actor.algorithm)
         learner.setup(actor.make_policy(), device, config.seed)
+        learner.peers = group
         learner.clock = lambda: worker.timestep
         if worker.callbacks.overrides("on_learn_on_batch"):
             learner.on_learn_on_batch = worker.callbacks.on_learn_on_batch
-    if address is not None:
-        group = peers.join(
-            getattr(worker, "store", None),
-            address,
-            worker.worker_index - 1,
-            worker.num_workers,
-            backend=learner.torch_distributed_backend,
-            device=device,
-            timeout_s=learner.peer_timeout_s,
-        )
-        for learner in learners.values():
-            learner.peers = group
-    return learners
+        learner.take_over(state)
+        actor.policy.copy_weights(learner.policy)
+
+
+def _join(worker: Any, address: tuple[str, int], device: torch.device) -> peers.Peers:
+    algorithm = worker.config.algorithm
+    return peers.join(
+        worker.store,
+        address,
+        worker.worker_index - 1,
+        worker.num_workers,
+        backend=algorithm.torch_distributed_backend,
+        device=device,
+        timeout_s=algorithm.peer_timeout_s,
+    )
 
 
 def _shared_states(worker: Any) -> tuple[dict[str, Any] | None, dict[str, int]]:

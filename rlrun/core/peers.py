@@ -52,7 +52,13 @@ class DistributedPeers(Peers):
     """
 
     def __init__(
-        self, store: Any, rank: int, size: int, backend: Backend, device: torch.device, timeout_s: float
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        backend: Backend,
+        device: torch.device,
+        timeout_s: float,
     ) -> None:
         import torch.distributed as dist
 
@@ -62,7 +68,11 @@ class DistributedPeers(Peers):
         self._device = device if backend == "nccl" else torch.device("cpu")
         with self._alert():
             dist.init_process_group(
-                backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s)
+                backend,
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=timeout_s),
             )
 
     def average(self, vector: torch.Tensor) -> None:
@@ -125,8 +135,8 @@ def join(
     device: torch.device,
     timeout_s: float,
 ) -> DistributedPeers:
-    """Become the peer `rank` of `size` that meet at `address`, where the first, whose `store` it is,
-    waits for them. Raises PeerLostError if they do not all come."""
+    """Become the peer `rank` of `size` that meet at `address`, that of the first one's `store` (None in
+    the others). Raises PeerLostError if they do not all come."""
     import torch.distributed as dist
 
     try:
@@ -139,7 +149,7 @@ def join(
             os.environ.setdefault(name, _interface_toward(*address))
     except RuntimeError as error:
         raise PeerLostError(
-            f"Worker {rank + 1} cannot reach the first one at {address[0]}:{address[1]}, where those "
+            f"Worker {rank + 1} cannot reach the first one at {address[0]}:{address[1]}, where all "
             f"that learn together meet: {error}"
         ) from error
     return DistributedPeers(store, rank, size, backend, device, timeout_s)
