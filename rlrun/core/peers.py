@@ -64,6 +64,7 @@ class DistributedPeers(Peers):
 
         self.rank = rank
         self.size = size
+        self._timeout_s = timeout_s
         # Numbers travel from where the backend can take them.
         self._device = device if backend == "nccl" else torch.device("cpu")
         with self._alert():
@@ -109,7 +110,8 @@ class DistributedPeers(Peers):
             yield
         except RuntimeError as error:
             raise PeerLostError(
-                f"Worker {self.rank + 1} lost the workers that it learns with: {error}"
+                f"Worker {self.rank + 1} lost a worker that it learns with, which has ended, or "
+                f"said nothing for {self._timeout_s:g} s."
             ) from error
 
 
@@ -135,8 +137,8 @@ def join(
     device: torch.device,
     timeout_s: float,
 ) -> DistributedPeers:
-    """Become the peer `rank` of `size` that meet at `address`, that of the first one's `store` (None in
-    the others). Raises PeerLostError if they do not all come."""
+    """Become the peer `rank` of `size` that meet at `address`, which is that of `store` in the first
+    (None in the others). Raises PeerLostError if they do not all come."""
     import torch.distributed as dist
 
     try:

@@ -26,7 +26,7 @@ CREATION_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 """How long workers may take to close their envs before they are killed."""
 
-PEER_GRACE_S = 5.0
+PEER_GRACE_S = 20.0
 """How long to wait, once a worker has lost one that it learns with, for what became of that one."""
 
 Task = str | Callable[..., Any]
@@ -57,6 +57,8 @@ class RemotePool:
         self._make = ray.cloudpickle.dumps(make)
         self._threads = max(int(resources.num_cpus_per_worker), 1)
         self._unconfirmed: list[tuple[int, Any]] = []
+        self._unheard: list[Any] = []
+        """What was under way when another worker failed; Ray prints errors that nobody looks at."""
         self._streams: dict[Task, dict[Any, int]] = {}
         self._generations = [0] * num_workers
         self.actors = [self._start(position) for position in range(num_workers)]
@@ -133,11 +135,12 @@ class RemotePool:
         stopped = [actor.call.remote("stop") for actor in self.actors]
         # All at once: those that hang, as they wait for one that died, cost that time once.
         self._ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S)
-        for actor, ref in zip(self.actors, stopped, strict=True):
+        for ref in (*stopped, *self._unheard):
             try:
                 self._ray.get(ref, timeout=0)
             except (self._ray.exceptions.RayError, TimeoutError) as error:
                 logger.debug("A worker could not be closed in order: %s", error)
+        for actor in self.actors:
             self._ray.kill(actor)
         self.actors = []
 
@@ -148,33 +151,33 @@ class RemotePool:
 
     def _get(self, calls: list[tuple[int, Any]], timeout_s: float | None = None) -> list[Any]:
         """Results of (position of the worker, reference). Raises WorkerError, ResourceError."""
+        refs = [ref for _, ref in calls]
         try:
             # All in one call: it ends at the first failure, whatever the others are waiting for.
-            return list(self._ray.get([ref for _, ref in calls], timeout=timeout_s))
-        except self._ray.exceptions.RayError as error:
-            failure = self._first_failure(calls, 0.0, timeout_s)
+            return list(self._ray.get(refs, timeout=timeout_s))
+        except self._ray.exceptions.GetTimeoutError as error:
+            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+            position = next(position for position, ref in calls if ref in late)
+            raise ResourceError(
+                f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no free "
+                f"resources for it. Lower resources.num_workers, or see `ray status`."
+            ) from error
+        except self._ray.exceptions.RayError:
+            failure = self._first_failure(calls, 0.0)
             if isinstance(failure, PeerLostError):
-                failure = self._first_failure(calls, PEER_GRACE_S, timeout_s)
-            raise failure from failure.__cause__ or error
+                failure = self._first_failure(calls, PEER_GRACE_S)
+            if failure is None:
+                raise
+            raise failure from failure.__cause__
 
-    def _first_failure(
-        self, calls: list[tuple[int, Any]], grace_s: float, timeout_s: float | None
-    ) -> RlrunError:
-        """What went wrong within `grace_s`; rather not that a worker has lost another."""
+    def _first_failure(self, calls: list[tuple[int, Any]], grace_s: float) -> RlrunError | None:
+        """What went wrong within `grace_s`; if possible not that a worker has lost another."""
         refs = [ref for _, ref in calls]
-        done, waiting = self._ray.wait(refs, num_returns=len(refs), timeout=grace_s)
+        done, self._unheard = self._ray.wait(refs, num_returns=len(refs), timeout=grace_s)
         found = [self._failure(position, ref) for position, ref in calls if ref in done]
-        failures = sorted(
-            (failure for failure in found if failure is not None),
-            key=lambda failure: isinstance(failure, PeerLostError),
-        )
-        if failures:
-            return failures[0]
-        late = next(position for position, ref in calls if ref in waiting)
-        return ResourceError(
-            f"Worker {late + 1} did not start within {timeout_s:.0f} s: Ray has no free resources "
-            f"for it. Lower resources.num_workers, or see `ray status`."
-        )
+        failures = [failure for failure in found if failure is not None]
+        failures.sort(key=lambda failure: isinstance(failure, PeerLostError))
+        return failures[0] if failures else None
 
     def _failure(self, position: int, ref: Any) -> RlrunError | None:
         """How a call that is done failed, or None."""

@@ -140,7 +140,7 @@ def test_two_workers_equal_one_process_on_the_same_rows(pair, num_rows):
     num_steps = 2 * min(round(sum(num_rows) / 2 / 16), *num_rows)
     assert len(first_steps) == len(other_steps) == num_steps
     for steps, count in zip((first_steps, other_steps), num_rows, strict=True):
-        assert sorted(sum(steps, [])) == sorted([*range(count)] * 2)
+        assert sorted(row for step in steps for row in step) == sorted([*range(count)] * 2)
     batches = [random_rows(rank, num_rows[rank]) for rank in (0, 1)]
     for pair_of_steps in zip(first_steps, other_steps, strict=True):
         rows = [batch.take(step) for batch, step in zip(batches, pair_of_steps, strict=True)]
@@ -179,8 +179,8 @@ def test_the_kl_coefficient_follows_the_mean_kl_of_all_workers(others, coeff):
 
 def test_a_worker_orders_its_rows_otherwise_than_others_and_in_each_batch(pair):
     steps = [pair.workers.map(learn_noting_steps, [48, 48]) for _ in range(2)]
-    orders = [sum(found, []) for both in steps for found, _ in both]
-    assert len({tuple(order) for order in orders}) == 4
+    orders = {str(found) for both in steps for found, _ in both}
+    assert len(orders) == 4
 
 
 # A run
