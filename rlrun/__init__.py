@@ -20,11 +20,12 @@ _PUBLIC = {
     "Exploration": "rlrun.core.exploration",
     "Logger": "rlrun.loggers.base",
     "PPO": "rlrun.algos.ppo",
+    "DDPPO": "rlrun.algos.ddppo",
     "DQN": "rlrun.algos.dqn",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 
-_BUILDS_TRAINERS = ("Algorithm", "PPO", "DQN")
+_BUILDS_TRAINERS = ("Algorithm", "PPO", "DDPPO", "DQN")
 """Classes with a method `build`, which lies below what builds."""
 
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604

@@ -67,6 +67,7 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
             f"resources.num_gpus_per_worker={resources.num_gpus_per_worker:g} is for remote "
             f"workers, and resources.num_workers=0. Use resources.num_gpus for this process."
         )
+    worker.algorithm.check_resources(resources)
     num_remote = resources.num_workers + evaluation.num_workers
     if resources.ray_address is not None and not num_remote:
         raise ConfigError(

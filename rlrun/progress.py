@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from rlrun.core import seeding
+from rlrun.core.peers import node_address
 
 
 class Progress:
@@ -29,7 +30,7 @@ class Progress:
         self._process = {
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
-            "node_ip": _node_ip(),
+            "node_ip": node_address(),
         }
         self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
 
@@ -97,13 +98,3 @@ class Progress:
         self.num_env_steps_trained = int(state["num_env_steps_trained"])
         self.experiment_id = str(state["experiment_id"])
         self._since_restore = {"iterations": 0, "timesteps": 0, "time_s": 0.0}
-
-
-def _node_ip() -> str:
-    """This machine's address on its network; no packet is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])

@@ -211,10 +211,15 @@ class Trainer:
             self.progress.began_at = self.workers.num_env_steps_sampled
         end = self.progress.began_at + max(some_algorithm.timesteps_per_iteration, 1)
         with self.timers.measure("training_iteration"):
-            while self.workers.num_env_steps_sampled < end or self.workers.is_gathering:
+            is_cut = False
+            while not is_cut and (
+                self.workers.num_env_steps_sampled < end or self.workers.is_gathering
+            ):
                 some_algorithm.loop(self.algorithms, self.workers)
-                if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
-                    raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
+                is_cut = self.workers.is_interrupted and self.workers.num_env_steps_sampled < end
+            some_algorithm.end_iteration(self.algorithms, self.workers)
+        if is_cut:
+            raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
 
     def _learner_info(self) -> dict[str, Any]:
         learner = {}

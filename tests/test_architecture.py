@@ -86,6 +86,7 @@ IMPORTS_IN_FUNCTIONS = {
     },
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.networks": {"rlrun.core.imports"},
+    "core.peers": {"torch.distributed"},
     "core.process": {"torch", "threadpoolctl"},
     "core.resources": {"torch"},
     "core.seeding": {"torch"},

@@ -639,7 +639,7 @@ def test_the_defaults_are_shown_without_loading_anything_heavy(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("rlrun algo=", ["algo=dqn", "algo=ppo", "algo=rainbow"]),
+        ("rlrun algo=", ["algo=ddppo", "algo=dqn", "algo=ppo", "algo=rainbow"]),
         ("rlrun algo=dqn algo.dou", ["algo.double_q="]),
     ],
 )
@@ -659,7 +659,12 @@ def test_the_shell_completes_choices_and_keys_without_torch(tmp_path, line, expe
 def test_help_shows_commands_and_keys(rlrun, tmp_path):
     outcome = rlrun("--help")
     assert (outcome.status, outcome.stderr) == (0, "")
-    for word in ("rlrun resume RUN_DIR", "rlrun list", "algo: dqn, ppo", "train_batch_size: "):
+    for word in (
+        "rlrun resume RUN_DIR",
+        "rlrun list",
+        "algo: ddppo, dqn, ppo",
+        "train_batch_size: ",
+    ):
         assert word in outcome.stdout
     assert top_folders(tmp_path) == set()
 
@@ -680,7 +685,7 @@ def test_list_shows_the_users_own_choices_and_groups(rlrun, tmp_path):
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     (tmp_path / "mine" / "algo" / "awr.yaml").write_text("# My algorithm. More.\nlr: 1\n")
     lines = rlrun("list", "algo", "--config-dir", "mine").stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["awr", "dqn", "ppo", "rainbow"]
+    assert [line.split()[0] for line in lines[1:]] == ["awr", "ddppo", "dqn", "ppo", "rainbow"]
     assert lines[1].endswith("  My algorithm")
     assert_refused(rlrun("list", "--config-dir", "nowhere"), 2, "needs a folder")
 

@@ -42,6 +42,21 @@ def test_a_checkpoint_from_the_gpu_goes_on_there(tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("backend", "num_workers"), [("gloo", 2), ("nccl", 1)])
+def test_workers_that_learn_have_the_gpu_that_was_asked_for(backend, num_workers, ray_cluster):
+    """With gloo two share one; nccl wants one for each."""
+    overrides = [
+        f"algo.torch_distributed_backend={backend}",
+        f"resources.num_workers={num_workers}",
+        f"resources.num_gpus_per_worker={1 / num_workers}",
+    ]
+    with make_trainer("ddppo", env="cartpole", overrides=overrides, seed=1) as trainer:
+        trainer.train()
+        found = trainer.workers.map(lambda worker: worker.learners["default_policy"].device.type)
+        assert found == ["cuda"] * num_workers
+
+
+@pytest.mark.gpu
 def test_without_num_gpus_everything_stays_on_the_cpu_of_a_gpu_machine():
     with make_trainer("ppo", env="cartpole", overrides=SMALL["ppo"], seed=1) as trainer:
         trainer.train()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from rlrun.algos import peer_learning
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.gradients import learn_from
 
@@ -71,3 +72,15 @@ def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) ->
         workers.sync_weights(algorithms, to=position)
     else:  # No episode was whole yet.
         workers.publish(algorithms, to=position)
+
+
+def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Every worker gathers rows and learns from them itself, in step with the others, with which it
+    shares gradients; here come only reports."""
+    peer_learning.begin(algorithms, workers)
+    done = workers.map(peer_learning.learn_on_own_rows, workers.num_env_steps_sampled)
+    for samples, reports in done:
+        for sample in samples:
+            workers.note(sample)
+        for policy_id, report in reports.items():
+            algorithms[policy_id].note(report)

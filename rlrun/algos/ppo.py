@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,7 +98,7 @@ class PPO(Algorithm):
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         history: list[torch.Tensor] = []
-        for minibatch in rows.minibatches(self.minibatch_size, self.num_epochs, self.rng):
+        for minibatch in self.minibatches(rows):
             metrics = self.compute_gradients(minibatch) | self.apply_gradients()
             history += [metrics[name] for name in MINIBATCH_METRICS]
         means = torch.stack(history).view(-1, len(MINIBATCH_METRICS)).mean(0).tolist()
@@ -110,6 +111,10 @@ class PPO(Algorithm):
             "entropy_coeff": self.scheduled("entropy_coeff"),
             "cur_kl_coeff": self.current_kl_coeff if self.use_kl_loss else 0.0,
         }
+
+    def minibatches(self, rows: Batch) -> Iterator[Batch]:
+        """The rows of each gradient step."""
+        return rows.minibatches(self.minibatch_size, self.num_epochs, self.rng)
 
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """Equation 9, with the KL penalty of section 4 where `use_kl_loss` asks for it."""

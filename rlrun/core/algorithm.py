@@ -24,6 +24,7 @@ from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, m
 
 if TYPE_CHECKING:
     from rlrun.core.exploration import Exploration
+    from rlrun.core.resources import Resources
 
 BatchMode = Literal["truncate_episodes", "complete_episodes"]
 
@@ -142,6 +143,11 @@ class Algorithm:
         """
         raise NotImplementedError
 
+    @staticmethod
+    def end_iteration(algorithms: Mapping[str, Any], workers: Any) -> None:
+        """What follows the last round of an iteration, also where it is interrupted; before anybody
+        looks at the learners."""
+
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         """Raise SpaceError if the algorithm cannot act in the action space; `env` names the env."""
 
@@ -150,6 +156,9 @@ class Algorithm:
 
     def check_model(self, model: Model) -> None:
         """Raise ConfigError if the model has a value that the algorithm would ignore."""
+
+    def check_resources(self, resources: Resources) -> None:
+        """Raise ConfigError if the algorithm would leave something unused."""
 
     # On the workers
 

@@ -69,8 +69,14 @@ class Batch(dict[str, Any]):
         Parts are equal but for one row: a rest never makes a minibatch of its own, in which a few
         rows would count as much as hundreds elsewhere.
         """
+        num_parts = min(max(round(self.num_steps / size), 1), max(self.num_rows, 1))
+        return self.shuffled_parts(num_parts, num_epochs, rng)
+
+    def shuffled_parts(
+        self, num_parts: int, num_epochs: int, rng: np.random.Generator
+    ) -> Iterator[Batch]:
+        """`num_parts` minibatches an epoch, equal but for one row; at most as many as rows."""
         num_rows = self.num_rows
-        num_parts = min(max(round(self.num_steps / size), 1), max(num_rows, 1))
         bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
         for _ in range(num_epochs):
             order = torch.from_numpy(rng.permutation(num_rows))

@@ -24,6 +24,10 @@ class WorkerError(RlrunError, RuntimeError):
     """A rollout worker failed; the message says which one, in which env, and why."""
 
 
+class PeerLostError(WorkerError):
+    """A worker learns together with others, and one of them is gone; its own error says more."""
+
+
 class Interrupted(RlrunError):  # noqa: N818  # nothing is wrong
     """An iteration was asked to end early; a checkpoint taken now goes on in the middle of it."""
 

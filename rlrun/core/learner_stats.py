@@ -40,6 +40,12 @@ class LearnerStats:
         self._folded = {}
         return found
 
+    def merge(self, noted: Mapping[str, Any]) -> None:
+        """Count as well what others noted, as their `state_dict` tells it."""
+        self._fold()
+        for name, (kind, total, count) in noted.items():
+            self._note(name, str(kind), float(total), int(count))
+
     def state_dict(self) -> dict[str, Any]:
         """What was noted since the last `take`."""
         self._fold()

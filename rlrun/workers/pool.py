@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlrun.core.errors import ResourceError, RlrunError, WorkerError
+from rlrun.core.errors import PeerLostError, ResourceError, RlrunError, WorkerError
 from rlrun.core.resources import Resources
 
 logger = logging.getLogger("rlrun.workers")
@@ -28,6 +28,11 @@ CREATION_TIMEOUT_S = 300.0
 LOOK_INTERVAL_S = 1.0
 """How long a stream waits for results before it asks whether it is over."""
 
+STOP_TIMEOUT_S = 10.0
+"""How long workers may take to close their envs before they are killed."""
+
+PEER_GRACE_S = 20.0
+"""How long to wait, once a worker has lost one that it learns with, for what became of that one."""
 
 Task = str | Callable[..., Any]
 """What a worker is to do: a method by name, or function(worker, *args)."""
@@ -58,6 +63,8 @@ class RemotePool:
         self._threads = max(int(resources.num_cpus_per_worker), 1)
         self._unconfirmed: list[tuple[int, Any]] = []
         self._streams: dict[Task, _Stream] = {}
+        self._unheard: list[Any] = []
+        """What was under way when another worker failed; Ray prints errors that nobody looks at."""
         self._generations = [0] * num_workers
         self.actors = [self._start(position) for position in range(num_workers)]
         try:
@@ -151,11 +158,15 @@ class RemotePool:
 
     def stop(self) -> None:
         """Close the workers and end their processes."""
-        for actor in self.actors:
+        stopped = [actor.call.remote("stop") for actor in self.actors]
+        # All at once: those that hang, as they wait for one that died, cost that time once.
+        self._ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S)
+        for ref in (*stopped, *self._unheard):
             try:
-                self._ray.get(actor.call.remote("stop"), timeout=10.0)
+                self._ray.get(ref, timeout=0)
             except (self._ray.exceptions.RayError, TimeoutError) as error:
                 logger.debug("A worker could not be closed in order: %s", error)
+        for actor in self.actors:
             self._ray.kill(actor)
         self.actors = []
 
@@ -174,24 +185,48 @@ class RemotePool:
 
     def _get(self, calls: list[tuple[int, Any]], timeout_s: float | None = None) -> list[Any]:
         """Results of (position of the worker, reference). Raises WorkerError, ResourceError."""
-        results = []
-        for position, ref in calls:
-            try:
-                results.append(self._ray.get(ref, timeout=timeout_s))
-            except self._ray.exceptions.RayTaskError as error:
-                failure = _as_worker_error(error, position + 1)
-                raise failure from failure.__cause__
-            except self._ray.exceptions.GetTimeoutError as error:
-                raise ResourceError(
-                    f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no "
-                    f"free resources for it. Lower resources.num_workers, or see `ray status`."
-                ) from error
-            except self._ray.exceptions.RayActorError as error:
-                raise WorkerError(
-                    f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
-                    f"`rlrun resume` goes on from the newest checkpoint."
-                ) from error
-        return results
+        refs = [ref for _, ref in calls]
+        try:
+            # All in one call: it ends at the first failure, whatever the others are waiting for.
+            return list(self._ray.get(refs, timeout=timeout_s))
+        except self._ray.exceptions.GetTimeoutError as error:
+            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+            position = next(position for position, ref in calls if ref in late)
+            raise ResourceError(
+                f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no free "
+                f"resources for it. Lower resources.num_workers, or see `ray status`."
+            ) from error
+        except self._ray.exceptions.RayError:
+            failure = self._first_failure(calls, 0.0)
+            if isinstance(failure, PeerLostError):
+                failure = self._first_failure(calls, PEER_GRACE_S)
+            if failure is None:
+                raise
+            raise failure from failure.__cause__
+
+    def _first_failure(self, calls: list[tuple[int, Any]], grace_s: float) -> RlrunError | None:
+        """What went wrong within `grace_s`; if possible not that a worker has lost another."""
+        refs = [ref for _, ref in calls]
+        done, self._unheard = self._ray.wait(refs, num_returns=len(refs), timeout=grace_s)
+        found = [self._failure(position, ref) for position, ref in calls if ref in done]
+        failures = [failure for failure in found if failure is not None]
+        failures.sort(key=lambda failure: isinstance(failure, PeerLostError))
+        return failures[0] if failures else None
+
+    def _failure(self, position: int, ref: Any) -> RlrunError | None:
+        """How a call that is done failed, or None."""
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            return _as_worker_error(error, position + 1)
+        except self._ray.exceptions.RayActorError as error:
+            failure = WorkerError(
+                f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
+                f"`rlrun resume` goes on from the newest checkpoint."
+            )
+            failure.__cause__ = error
+            return failure
+        return None
 
 
 @dataclass

@@ -111,14 +111,15 @@ class RolloutWorker:
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
         self.spaces = spaces_of_env
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
+        self.learners: dict[str, Algorithm] = {}
+        """Learners that live here, by policy id: of algorithms that learn, or compute gradients, in the
+        workers."""
         self.input: Input | None = None if self.env is None else self._make_sampler(self.env)
         self._cutter = TrajectoryCutter(
             config.algorithm.batch_mode,
             config.algorithm.lookahead_steps,
             config.algorithm.num_envs_per_worker,
         )
-        self._learners: dict[str, Algorithm] = {}
-        """Copies of the learners by policy id, where they compute gradients here."""
         self._evaluation: EvaluationRound | None = None
         if _global_worker is None or not config.in_evaluation:
             self._become_global()
@@ -210,9 +211,9 @@ class RolloutWorker:
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
-        if actor.policy_id not in self._learners:
-            self._learners[actor.policy_id] = self._make_learner(actor)
-        learner = self._learners[actor.policy_id]
+        if actor.policy_id not in self.learners:
+            self.learners[actor.policy_id] = self._make_learner(actor)
+        learner = self.learners[actor.policy_id]
         learner.policy.copy_weights(actor.policy)
         if gathered is not None and not learner.policy.observation_filter.has_statistics:
             # As the driver's learner does with its first rows.
@@ -308,8 +309,8 @@ class RolloutWorker:
     def set_hyperparameters(self, policy_id: str, values: Mapping[str, Any]) -> None:
         """Take over hyperparameters that changed in the learner."""
         self.actors[policy_id].algorithm.set_hyperparameters(**values)
-        if policy_id in self._learners:
-            self._learners[policy_id].set_hyperparameters(**values)
+        if policy_id in self.learners:
+            self.learners[policy_id].set_hyperparameters(**values)
 
     def _become_global(self) -> None:
         global _global_worker
