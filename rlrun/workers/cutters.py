@@ -116,26 +116,26 @@ def cut_sequences(
     2019, sec. 3). What is missing at its end is zero, and False in the column `mask`; columns of
     the state hold that at its start, [S, ...].
     """
-    places = []
-    for env in range(ends.shape[1]):
-        steps = np.arange(len(ends)) if valid is None else np.flatnonzero(valid[:, env])
-        for episode in np.split(steps, np.flatnonzero(ends[steps, env]) + 1):
-            # The last steps need no sequence of their own if the one before holds them already.
-            end = max(len(episode) - overlap, min(len(episode), 1))
-            for start in range(0, end, max_seq_len - overlap):
-                places.append((env, episode[start : start + max_seq_len]))
-    envs = np.array([env for env, _ in places], np.int64)
-    times = np.zeros((len(places), max_seq_len), np.int64)
-    mask = np.zeros((len(places), max_seq_len), bool)
-    for row, (_, steps) in enumerate(places):
-        times[row, : len(steps)] = steps
-        mask[row, : len(steps)] = True
+    # All real steps one after the other, env by env, and of each its episode and place therein.
+    envs, times = np.nonzero(np.ones(ends.T.shape, bool) if valid is None else valid.T)
+    numbers = np.arange(len(envs))
+    is_first = np.ones(len(envs), bool)
+    is_first[1:] = (envs[1:] != envs[:-1]) | ends[times[:-1], envs[:-1]]
+    episodes = is_first.cumsum() - 1
+    places = numbers - numbers[is_first][episodes]
+    lengths = np.bincount(episodes)[episodes]
+    # The last steps need no sequence of their own if the one before holds them already.
+    begins = (places % (max_seq_len - overlap) == 0) & (places < np.maximum(lengths - overlap, 1))
+    starts = numbers[begins]
+    steps = np.arange(max_seq_len)
+    mask = steps < (lengths - places)[begins, None]
+    index = np.where(mask, starts[:, None] + steps, 0)
     rows = Batch()
     for name, column in trajectory.items():
         if name.startswith(STATE):
-            rows[name] = column[times[:, 0], envs]
+            rows[name] = column[times[starts], envs[starts]]
         else:
-            rows[name] = column[times, envs[:, None]]
+            rows[name] = column[times[index], envs[index]]
             rows[name][~mask] = 0
     rows["mask"] = mask
     return rows
