@@ -79,7 +79,7 @@ class LSTMMemory(Memory):
         }
 
     def step(self, features: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-        device = next(self.lstm.parameters()).device
+        device = self._weights[0].device
         if device.type == "cpu" and self.runs_in_numpy:
             return self._step_in_numpy(features, state)
         with torch.inference_mode():
@@ -95,16 +95,18 @@ class LSTMMemory(Memory):
     @property
     def runs_in_numpy(self) -> bool:
         # Exactly this class: a subclass, or a parametrised one, has a forward of its own.
-        is_plain = (
-            type(self.lstm) is nn.LSTM and next(self.lstm.parameters()).dtype == torch.float32
-        )
+        is_plain = type(self.lstm) is nn.LSTM and self._weights[0].dtype == torch.float32
         return is_plain and self.output_size <= MAX_NUMPY_CELL_SIZE and not any(self._hooks())
+
+    @property
+    def _weights(self) -> list[Any]:
+        """The present parameters: of the input, of the state, and a bias each. (In place of
+        `parameters()`, which takes as long as a step of a small cell.)"""
+        return self.lstm._flat_weights
 
     def _step_in_numpy(self, features: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         size = self.output_size
-        weight_x, weight_h, bias_x, bias_h = (
-            parameter.detach().numpy() for parameter in self.lstm.parameters()
-        )
+        weight_x, weight_h, bias_x, bias_h = (each.detach().numpy() for each in self._weights)
         gates = features @ weight_x.T
         gates += state["h"] @ weight_h.T
         gates += bias_x
