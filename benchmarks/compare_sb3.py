@@ -37,6 +37,11 @@ TASKS = {
         "algo.train_batch_size=8192 algo.minibatch_size=2048 algo.num_epochs=4 "
         "algo.entropy_coeff=0.01",
     ),
+    "ppo_lstm_cartpole": (
+        16_384,
+        COMMON_PPO + "env=cartpole algo.train_batch_size=1024 algo.minibatch_size=256 "
+        "algo.num_epochs=4 algo.entropy_coeff=0.01 model.use_lstm=true",
+    ),
     "dqn_cartpole": (
         12_000,
         "algo=dqn tuned=none env=cartpole algo.lr=2.5e-4 algo.train_batch_size=128 "
@@ -64,7 +69,9 @@ FIGURES = ("steps_per_s", "first_iteration_s", "total_s", "peak_memory_mb")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sb3-python", default=sys.executable, help="a Python that has SB3")
+    parser.add_argument(
+        "--sb3-python", default=sys.executable, help="a Python that has SB3 and sb3-contrib"
+    )
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     arguments = parser.parse_args()

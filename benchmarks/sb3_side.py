@@ -47,6 +47,14 @@ def main() -> None:
     elif TASK == "a2c_cartpole":
         env = make_vec_env("CartPole-v1", 8)
         model = A2C("MlpPolicy", env, n_steps=5, ent_coef=0.01, use_rms_prop=False, **common)
+    elif TASK == "ppo_lstm_cartpole":
+        from sb3_contrib import RecurrentPPO
+
+        env = make_vec_env("CartPole-v1", 8)
+        # As ours by default: an LSTM of 256 cells for the policy, and one for the values.
+        model = RecurrentPPO(
+            "MlpLstmPolicy", env, n_steps=128, batch_size=256, n_epochs=4, ent_coef=0.01, **common
+        )
     elif TASK == "ppo_halfcheetah":
         env = make_vec_env("HalfCheetah-v5", 8)
         model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, **common)

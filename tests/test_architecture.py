@@ -39,11 +39,12 @@ FLOORS = {
     "loggers": 2,
     "algos": 1,
     "workers": 1,
+    "envs": 1,
     "core": 0,
 }
 """Floor of each module or package of rlrun; the root, which only names others, has none."""
 
-SIBLINGS = {"algos", "workers"}
+SIBLINGS = {"algos", "envs", "workers"}
 """Packages of one floor that know nothing of each other."""
 
 IMPORTS_IN_FUNCTIONS = {
@@ -235,11 +236,11 @@ def test_modules_import_only_from_their_own_floor_and_lower_ones():
     assert upward == []
 
 
-def test_algorithms_and_workers_know_nothing_of_each_other():
+def test_algorithms_envs_and_workers_know_nothing_of_each_other():
     crossing = [
         (each.by, each.module)
         for each in OURS
-        if {top(each.by), top(inner_name(each.module))} == SIBLINGS
+        if len({top(each.by), top(inner_name(each.module))} & SIBLINGS) == 2
     ]
     assert crossing == []
 
@@ -281,7 +282,7 @@ def test_a_heavy_package_is_never_imported_together_with_a_module(package):
     assert [each.by for each in AT_THE_TOP if top(each.module) == package] == []
 
 
-def test_only_workers_import_gymnasium_beyond_its_spaces():
+def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
     importers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -294,7 +295,7 @@ def test_only_workers_import_gymnasium_beyond_its_spaces():
             names = [name for name in names if top(name) == "gymnasium"]
             if any(not name.startswith("gymnasium.spaces") for name in names):
                 importers.add(top(name_of(path)))
-    assert importers == {"workers"}
+    assert importers == {"envs", "workers"}
 
 
 @pytest.mark.parametrize("module", ["cli", "compose", "config"])

@@ -1,5 +1,5 @@
-"""What comes through the doors of the house, once each: memory, many policies, asynchronous
-learners, evolution strategies. The product's own versions are elsewhere."""
+"""What comes through the doors of the house, once each: many policies, asynchronous learners,
+evolution strategies. The product's own versions are elsewhere, and so is memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from torch import nn
 
 from rlrun.algos.ppo import PPO
 from rlrun.core.actor_critic import ActorCritic
@@ -30,147 +27,6 @@ SMALL_PPO = [
     "algo.timesteps_per_iteration=0",
     "algo.entropy_coeff=0.01",
 ]
-
-
-# A policy with memory: PPO with an LSTM
-
-
-class RememberEnv(gym.Env):
-    """Shows a cue (obs [1, cue, 0]) at the first step, nothing for four steps, and asks for it at
-    the sixth ([0, 0, 1]): reward 1 if the action is the cue. A policy without memory gets 0.5."""
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
-        self.action_space = spaces.Discrete(2)
-        self.steps = 0
-        self.cue = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.steps = 0
-        self.cue = int(self.np_random.integers(2))
-        return np.array([1.0, self.cue, 0.0], np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.steps += 1
-        reward = float(self.steps == 6 and action == self.cue)
-        observation = np.array([0.0, 0.0, float(self.steps == 5)], np.float32)
-        return observation, reward, self.steps == 6, False, {}
-
-
-class LSTMActorCritic(ActorCritic):
-    """An LSTM between the encoder and both heads (Hausknecht & Stone, 2015, arXiv:1507.06527)."""
-
-    def __init__(self, obs_space, action_space, model, max_seq_len) -> None:
-        super().__init__(obs_space, action_space, model)
-        self.max_seq_len = max_seq_len
-        self.lstm = nn.LSTM(self.pi_encoder.output_size, 32, batch_first=True)
-        self.pi_head, self.vf_head = nn.Linear(32, self.family.num_inputs), nn.Linear(32, 1)
-
-    def initial_state(self, num_rows):
-        return {name: np.zeros((num_rows, 32), np.float32) for name in ("h", "c")}
-
-    def unroll(self, obs, state):
-        """obs [S, L, ...], state [S, 32] -> features [S, L, 32] and the state behind them."""
-        features = self.pi_encoder(self.observation_filter(obs))
-        features, (h, c) = self.lstm(features, (state["h"][None], state["c"][None]))
-        return features, {"h": h[0].numpy(), "c": c[0].numpy()} if not h.requires_grad else {}
-
-    @torch.inference_mode()
-    def act(self, obs, state=None, previous=None, explore=True):
-        features, state = self.unroll(torch.from_numpy(obs)[:, None], _tensors(state))
-        outputs, values = self.pi_head(features)[:, 0].numpy(), self.vf_head(features)[:, 0, 0]
-        return self.family(outputs), {"values": values.numpy()}, state
-
-    def values(self, obs, state=None, previous=None):
-        return self.act(obs, state)[1]["values"]
-
-    def forward(self, rows):
-        features, _ = self.unroll(rows["obs"], {k: rows[f"state_in/{k}"] for k in ("h", "c")})
-        return self.family(self.pi_head(features)), self.vf_head(features).squeeze(-1)
-
-
-def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(part) for name, part in state.items()}
-
-
-@dataclass(kw_only=True)
-class MemoryPPO(PPO):
-    """PPO whose policy remembers."""
-
-    max_seq_len: int = 8
-
-    def make_policy(self, obs_space, action_space, model):
-        return LSTMActorCritic(obs_space, action_space, model, self.max_seq_len)
-
-
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_lstm_policy_solves_what_needs_memory(vectorization):
-    overrides = [*SMALL_PPO, "algo._target_=test_doors.MemoryPPO", "algo.gae_lambda=0.95"]
-    overrides.append(f"env.vectorization={vectorization}")
-    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
-        for _ in range(40 if vectorization == "sync" else 2):
-            result = trainer.train()
-        rewards = result["hist_stats"]["episode_reward"]
-        assert vectorization == "async" or np.mean(rewards) > 0.95
-        policy = trainer.get_policy()
-        state = policy.get_initial_state()
-        for cue in (0, 1):
-            for obs in ([1.0, cue, 0.0], *[[0.0, 0.0, 0.0]] * 4, [0.0, 0.0, 1.0]):
-                action, state, _ = trainer.compute_action(
-                    np.array(obs, np.float32), state, explore=False
-                )
-            assert vectorization == "async" or action == cue
-            state = policy.get_initial_state()
-
-
-def test_sequences_carry_the_state_over_the_cut_and_forget_it_at_the_end_of_an_episode():
-    overrides = [
-        *SMALL_PPO,
-        "algo._target_=test_doors.MemoryPPO",
-        "+algo.max_seq_len=4",
-        "algo.train_batch_size=96",
-        "algo.minibatch_size=32",
-    ]
-    with make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1) as trainer:
-        rows = trainer.workers.sample()["default_policy"]
-        learner = trainer.algorithms["default_policy"]
-        # Twelve steps of eight envs: two episodes of six steps, each a sequence of four and of two.
-        assert rows["mask"].sum(1).tolist() == [4, 2] * 16
-        assert not rows["state_in/h"][::2].any()
-        assert np.abs(rows["state_in/h"][1::2]).min(1).max() > 0
-        with torch.no_grad():
-            dist, values = learner.policy(rows.to())
-        tensors = rows.to()
-        for name, found in (("values", values), ("log_probs", dist.log_prob(tensors["actions"]))):
-            torch.testing.assert_close(
-                tensors.real(found), tensors.real(tensors[name]), rtol=1e-4, atol=1e-5
-            )
-
-
-def test_a_run_with_memory_goes_on_as_if_never_stopped(tmp_path):
-    overrides = [
-        *SMALL_PPO,
-        "algo._target_=test_doors.MemoryPPO",
-        "algo.train_batch_size=80",
-        "algo.minibatch_size=32",
-    ]
-
-    def make():
-        return make_trainer("ppo", env="test_doors.RememberEnv", overrides=overrides, seed=1)
-
-    with make() as trainer:
-        trainer.train()
-        folder = trainer.save(tmp_path)
-        expected = [trainer.train() for _ in range(2)]
-    with make() as resumed:
-        resumed.restore(folder)
-        found = [resumed.train() for _ in range(2)]
-    for one, other in zip(found, expected, strict=True):
-        assert one["hist_stats"] == other["hist_stats"]
-        assert one["info"] == other["info"]
 
 
 # Asynchronous learners

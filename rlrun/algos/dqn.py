@@ -149,12 +149,18 @@ class DQN(Algorithm):
             )
 
     def check_model(self, model: Model) -> None:
+        if model.has_memory:
+            raise ConfigError(
+                "algo=dqn learns from single steps, and a policy with memory needs sequences. Use "
+                "a model without (model.use_lstm=false, or model=mlp in place of model=gtrxl), or "
+                "algo=ppo."
+            )
         for each in fields(Model):
             default, value = getattr(type(model), each.name), getattr(model, each.name)
             if value != default:
                 raise ConfigError(
-                    f"model.{each.name}={value} is for policies with a value function or a "
-                    f"Gaussian, and algo=dqn has neither. Leave it at {default}."
+                    f"model.{each.name}={value} is for actor-critics, and algo=dqn is "
+                    f"none. Leave it at {default}."
                 )
 
     def make_policy(

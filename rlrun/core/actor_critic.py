@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import nn
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution, DistributionFamily
-from rlrun.core.networks import Model, linear
+from rlrun.core.heads import make_heads
+from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.recurrent import RecurrentActorCritic
 from rlrun.core.stack import Stack
 
 
 def make_actor_critic(
     obs_space: spaces.Box, action_space: spaces.Space, model: Model
-) -> ActorCritic:
+) -> ActorCritic | RecurrentActorCritic:
     """The actor-critic that `model` asks for, with fresh weights from torch's global generator."""
+    if model.has_memory:
+        return RecurrentActorCritic(obs_space, action_space, model)
     return ActorCritic(obs_space, action_space, model)
 
 
@@ -31,16 +34,9 @@ class ActorCritic(Policy):
         self.family = DistributionFamily(action_space)
         self.pi_encoder: Any = model.encoder(obs_space)
         self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
-        num_outputs = self.family.num_inputs
-        self.log_std: nn.Parameter | None = None
-        if isinstance(action_space, spaces.Box) and model.free_log_std:
-            num_outputs //= 2
-            self.log_std = nn.Parameter(torch.full((num_outputs,), model.log_std_init))
-        features = self.pi_encoder.output_size
-        # A small last layer makes the first policy nearly uniform (Andrychowicz et al., 2021,
-        # arXiv:2006.05990, sec. 3.2).
-        self.pi_head = linear(features, num_outputs, gain=0.01)
-        self.vf_head = linear(features, 1, gain=1.0)
+        self.pi_head, self.vf_head, self.log_std = make_heads(
+            self.family, model, self.pi_encoder.output_size
+        )
         self._shared: Stack | None = None
         if self.vf_encoder is None:
             self._shared = Stack(self, "pi_encoder")

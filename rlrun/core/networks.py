@@ -17,6 +17,7 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.memory import LSTMMemory, Memory
 from rlrun.core.spaces import PixelScale, is_image
 
 Activation = Literal["tanh", "relu", "silu", "elu", "linear"]
@@ -60,6 +61,43 @@ class Model:
     """Whether a Gaussian's log standard deviation is a parameter, or a network output."""
     log_std_init: float = 0.0
     """Initial value of a free log standard deviation."""
+    use_lstm: bool = False
+    """Whether an LSTM between encoder and heads remembers what was observed."""
+    lstm_cell_size: int = 256
+    """Width of the LSTM's state."""
+    max_seq_len: int = 20
+    """Steps of the sequences that a policy with memory learns from."""
+    lstm_use_prev_action: bool = False
+    """Whether the LSTM sees the previous action beside the encoded observation."""
+    lstm_use_prev_reward: bool = False
+    """Whether it sees the previous reward."""
+
+    def __post_init__(self) -> None:
+        for name in ("lstm_cell_size", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1.")
+        for name in ("lstm_use_prev_action", "lstm_use_prev_reward"):
+            if getattr(self, name) and not self.use_lstm:
+                raise ConfigError(f"model.{name}=true needs model.use_lstm=true.")
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether policies of this model remember."""
+        return self.use_lstm
+
+    @property
+    def uses_prev_action(self) -> bool:
+        """Whether the memory sees the previous action."""
+        return self.lstm_use_prev_action
+
+    @property
+    def uses_prev_reward(self) -> bool:
+        """Whether the memory sees the previous reward."""
+        return self.lstm_use_prev_reward
+
+    def memory(self, input_size: int) -> Memory:
+        """The memory behind an encoder, where `has_memory` says that there is one."""
+        return LSTMMemory(input_size, self.lstm_cell_size)
 
     def encoder(self, obs_space: spaces.Box) -> Encoder:
         """Observations [N, *obs_space.shape] -> features [N, output_size]. Raises SpaceError."""
@@ -76,6 +114,7 @@ class MLP(Model):
     """Non-linearity after each hidden layer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_widths("model.fcnet_hiddens", self.fcnet_hiddens)
 
     def encoder(self, obs_space: spaces.Box) -> Encoder:
@@ -102,6 +141,7 @@ class CNN(Model):
     vf_share_layers: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_widths("model.post_fcnet_hiddens", self.post_fcnet_hiddens)
         for layer in self.conv_filters or []:
             if len(layer) != 3 or min(layer) < 1:

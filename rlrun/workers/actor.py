@@ -103,6 +103,11 @@ class Actor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.integer_seed(config.weights_seed, "weights", *self._path))
             policy = self.algorithm.make_policy(self.obs_space, self.action_space, config.model)
+        if config.model.has_memory and not policy.initial_state(1):
+            raise ConfigError(
+                f"{type(self.algorithm).__name__} makes policies without memory, and the model "
+                f"asks for one. Use model.use_lstm=false, or model=mlp in place of model=gtrxl."
+            )
         policy.observation_filter = make_filter(config.observation_filter, self.obs_space.shape)
         return policy
 
