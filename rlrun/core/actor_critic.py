@@ -11,6 +11,8 @@ from torch import nn
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution, DistributionFamily
+from rlrun.core.errors import ConfigError
+from rlrun.core.masks import action_mask
 from rlrun.core.networks import Model, linear
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.stack import Stack
@@ -23,19 +25,41 @@ def make_actor_critic(
     return ActorCritic(obs_space, action_space, model)
 
 
+def make_family(action_space: spaces.Space, model: Model) -> DistributionFamily:
+    """The distributions that `model` asks for. Raises SpaceError where they do not fit the action
+    space, ConfigError for settings of a Gaussian where there is none."""
+    family = DistributionFamily(action_space, model.action_distribution)
+    for name in ("free_log_std", "log_std_init"):
+        default, value = getattr(type(model), name), getattr(model, name)
+        is_used = family.num_log_stds and (name == "free_log_std" or model.free_log_std)
+        if value != default and not is_used:
+            raise ConfigError(
+                f"model.{name}={value} has no effect: "
+                + (
+                    "model.free_log_std=false makes it a network output."
+                    if family.num_log_stds
+                    else f"no part of the actions {action_space} is drawn from a Gaussian."
+                )
+                + f" Leave it at {default}."
+            )
+    return family
+
+
 class ActorCritic(Policy):
     """A distribution over actions and a state value (PPO and its relatives)."""
 
     def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
         super().__init__(obs_space, action_space)
-        self.family = DistributionFamily(action_space)
+        self.family = make_family(action_space, model)
+        self.action_mask = action_mask(obs_space, action_space)
         self.pi_encoder: Any = model.encoder(obs_space)
         self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
         num_outputs = self.family.num_inputs
         self.log_std: nn.Parameter | None = None
-        if isinstance(action_space, spaces.Box) and model.free_log_std:
-            num_outputs //= 2
-            self.log_std = nn.Parameter(torch.full((num_outputs,), model.log_std_init))
+        if self.family.num_log_stds and model.free_log_std:
+            num_outputs -= self.family.num_log_stds
+            free = torch.full((self.family.num_log_stds,), model.log_std_init)
+            self.log_std = nn.Parameter(free)
         features = self.pi_encoder.output_size
         # A small last layer makes the first policy nearly uniform (Andrychowicz et al., 2021,
         # arXiv:2006.05990, sec. 3.2).
@@ -56,6 +80,8 @@ class ActorCritic(Policy):
         if self._shared is not None:
             features = self._shared(features)
         outputs, values = self._pi(features), self._vf(features)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values.squeeze(-1)
 
     def act(
@@ -67,6 +93,8 @@ class ActorCritic(Policy):
     ) -> tuple[Distribution, Extras, State]:
         features = self._features(obs)
         outputs, values = self._pi.act(features), self._vf.act(features)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, obs)
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
         return self.family(outputs, log_std), {"values": values[:, 0]}, {}
 
