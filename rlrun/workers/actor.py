@@ -115,6 +115,11 @@ class Actor:
             policy = self.algorithm.make_policy(
                 self.obs_space, self.converter.policy_space, config.model
             )
+        if config.model.mask_actions and getattr(policy, "action_mask", None) is None:
+            raise ConfigError(
+                f"model.mask_actions=true has no effect: {type(policy).__name__} does not look at "
+                f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
+            )
         policy.observation_filter = make_filter(
             config.observation_filter, self.obs_space.shape, self.preprocessor.layout
         )
