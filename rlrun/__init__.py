@@ -18,6 +18,7 @@ _PUBLIC = {
     "Algorithm": "rlrun.core.algorithm",
     "Batch": "rlrun.core.batch",
     "Exploration": "rlrun.core.exploration",
+    "Simplex": "rlrun.core.actions",
     "Logger": "rlrun.loggers.base",
     "PPO": "rlrun.algos.ppo",
     "DDPPO": "rlrun.algos.ddppo",

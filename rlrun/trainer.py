@@ -29,6 +29,7 @@ from rlrun.core.checkpoint import (
 )
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError
 from rlrun.core.metrics import EpisodeWindow
+from rlrun.core.nested import row_of
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
@@ -266,7 +267,7 @@ class Trainer:
             None if prev_reward is None else [prev_reward],
             explore,
         )
-        action = decision.env_actions[0]
+        action = row_of(decision.env_actions, 0)
         if not full_fetch and state is None:
             return action
         extras = {name: column[0] for name, column in decision.columns.items()}
@@ -285,13 +286,15 @@ class Trainer:
         full_fetch: bool = False,
         explore: bool | None = None,
     ) -> Any:
-        """Env actions for several raw observations: a list gives an array [N, ...], a dict (by
-        agent) a dict. `state` holds arrays [N, ...]. With it, or with `full_fetch`, returns
-        (actions, state, extras by column name)."""
+        """Env actions for several raw observations: a list gives an array [N, ...] (of Dict and
+        Tuple actions a list), a dict (by agent) a dict. `state` holds arrays [N, ...]. With it, or
+        with `full_fetch`, returns (actions, state, extras by column name)."""
         by_agent = isinstance(observations, dict)
         rows = list(observations.values()) if by_agent else list(observations)
         decision = self._decide(rows, policy_id, state, prev_action, prev_reward, explore)
         actions = decision.env_actions
+        if not isinstance(actions, np.ndarray):
+            actions = [row_of(actions, index) for index in range(len(rows))]
         found = dict(zip(observations, actions, strict=True)) if by_agent else actions
         if not full_fetch and state is None:
             return found

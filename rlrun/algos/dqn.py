@@ -15,7 +15,7 @@ from rlrun.algos import loops
 from rlrun.core import losses, returns, seeding
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.errors import ConfigError, RlrunError, SpaceError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
@@ -157,10 +157,10 @@ class DQN(Algorithm):
             )
         for each in fields(Model):
             default, value = getattr(type(model), each.name), getattr(model, each.name)
-            if value != default:
+            if value != default and each.name != "mask_actions":
                 raise ConfigError(
-                    f"model.{each.name}={value} is for actor-critics, and algo=dqn is "
-                    f"none. Leave it at {default}."
+                    f"model.{each.name}={value} is for policies with a value function or a "
+                    f"distribution, and algo=dqn has neither. Leave it at {default}."
                 )
 
     def make_policy(
@@ -188,7 +188,7 @@ class DQN(Algorithm):
             columns = ("obs", "actions", "rewards", "next_obs")
             transitions = Batch({name: trajectory[name] for name in columns})
             transitions["discounts"] = np.float32(self.gamma) * ~trajectory["terminated"]
-            return transitions
+            return _with_next_actions(policy, transitions)
         rewards, last, discounts = returns.n_step_transitions(
             trajectory["rewards"],
             trajectory["terminated"],
@@ -198,13 +198,14 @@ class DQN(Algorithm):
         )
         envs = np.arange(rewards.shape[1])
         starts = slice(0, len(rewards))
-        return Batch(
+        transitions = Batch(
             obs=trajectory["obs"][starts],
             actions=trajectory["actions"][starts],
             rewards=rewards,
             next_obs=trajectory["next_obs"][last, envs],
             discounts=discounts * ~trajectory["terminated"][last, envs],
         )
+        return _with_next_actions(policy, transitions)
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
@@ -263,10 +264,11 @@ class DQN(Algorithm):
             next_rows = Batch(obs=rows["next_obs"])
             next_q = self.target.network(next_rows)
             if self.double_q:
-                best = self.network(next_rows).argmax(1, keepdim=True)
+                choosers = self.network.masked(self.network(next_rows), rows["next_obs"])
+                best = choosers.argmax(1, keepdim=True)
                 next_values = next_q.gather(1, best).squeeze(1)
             else:
-                next_values = next_q.amax(1)
+                next_values = self.network.masked(next_q, rows["next_obs"]).amax(1)
         targets = (rows["rewards"] + rows["discounts"] * next_values).unsqueeze(1)
         q_values = self.network(rows).gather(1, rows["actions"].unsqueeze(1))
         # Huber with delta 1 clips the gradient of an error at 1 (Mnih et al., 2015, methods).
@@ -283,7 +285,8 @@ class DQN(Algorithm):
             next_rows = Batch(obs=rows["next_obs"])
             next_logits = self.target.network(next_rows)
             chooser_logits = self.network(next_rows) if self.double_q else next_logits
-        best = self.network.q_values(chooser_logits).argmax(1)
+        choosers = self.network.masked(self.network.q_values(chooser_logits), rows["next_obs"])
+        best = choosers.argmax(1)
         targets = losses.categorical_projection(
             next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
         )
@@ -319,3 +322,18 @@ class DQN(Algorithm):
         super().load_state_dict(state)
         self.target.load_state_dict(state["target"])
         self.replay.load_state_dict(state["replay"])
+
+
+def _with_next_actions(policy: Policy, transitions: Batch) -> Batch:
+    """The same transitions. Raises RlrunError if one is to be bootstrapped from a state in which
+    no action may be taken, whose value nobody can tell."""
+    mask = getattr(policy, "action_mask", None)
+    if mask is not None:
+        is_stuck = (transitions["discounts"] > 0.0) & ~mask.allows_any(transitions["next_obs"])
+        if is_stuck.any():
+            raise RlrunError(
+                "The env's action_mask allows no action in a state that it does not call terminal "
+                "(a truncated episode's last one counts too). Only where an episode terminates may "
+                "it be all zeros."
+            )
+    return transitions

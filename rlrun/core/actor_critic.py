@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core.batch import Batch
-from rlrun.core.distributions import Distribution, DistributionFamily
-from rlrun.core.heads import make_heads
+from rlrun.core.distributions import Distribution
+from rlrun.core.heads import make_family, make_heads
+from rlrun.core.masks import action_mask
 from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.recurrent import RecurrentActorCritic
@@ -31,7 +32,8 @@ class ActorCritic(Policy):
 
     def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
         super().__init__(obs_space, action_space)
-        self.family = DistributionFamily(action_space)
+        self.family = make_family(action_space, model)
+        self.action_mask = action_mask(obs_space, action_space)
         self.pi_encoder: Any = model.encoder(obs_space)
         self.vf_encoder: Any = None if model.vf_share_layers else model.encoder(obs_space)
         self.pi_head, self.vf_head, self.log_std = make_heads(
@@ -52,6 +54,8 @@ class ActorCritic(Policy):
         if self._shared is not None:
             features = self._shared(features)
         outputs, values = self._pi(features), self._vf(features)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values.squeeze(-1)
 
     def act(
@@ -63,6 +67,8 @@ class ActorCritic(Policy):
     ) -> tuple[Distribution, Extras, State]:
         features = self._features(obs)
         outputs, values = self._pi.act(features), self._vf.act(features)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, obs)
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
         return self.family(outputs, log_std), {"values": values[:, 0]}, {}
 

@@ -8,45 +8,20 @@ acting (NumPy); `log_prob`, `entropy` and `kl` work on either kind.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
+from rlrun.core.actions import ActionDistribution, Simplex
+from rlrun.core.distribution_base import Array, Distribution
 from rlrun.core.errors import SpaceError
-
-Array = Any
-"""A NumPy array or a torch tensor."""
+from rlrun.core.product_distributions import Bernoulli, Beta, Dirichlet, Leaf, Product
 
 LOG_2PI = math.log(2.0 * math.pi)
 LEAST_FLOAT = float(np.finfo(np.float32).min)
-
-
-class Distribution:
-    """Base of all action distributions."""
-
-    inputs: Array
-
-    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Random actions [...] and their log-probabilities [...], float32."""
-        raise NotImplementedError
-
-    def mode(self) -> np.ndarray:
-        """The most likely actions."""
-        raise NotImplementedError
-
-    def log_prob(self, actions: Array) -> Array:
-        """Log-probability (density) of `actions`, summed over action dimensions: [...]."""
-        raise NotImplementedError
-
-    def entropy(self) -> Array:
-        """Entropy in nats, [...]."""
-        raise NotImplementedError
-
-    def kl(self, other: Distribution) -> Array:
-        """KL(self || other) in nats, [...]; `other` is of the same class."""
-        raise NotImplementedError
 
 
 class Categorical(Distribution):
@@ -176,32 +151,70 @@ class DiagGaussian(Distribution):
 
 
 class DistributionFamily:
-    """Which distribution an action space takes, and how many network outputs it needs."""
+    """Which distribution an action space takes, and how many network outputs it needs.
 
-    def __init__(self, action_space: spaces.Space) -> None:
+    The space is in the policy's terms: see ActionConverter.policy_space. `choice` is that of
+    `model.action_distribution`. Raises SpaceError where it fits nothing.
+    """
+
+    def __init__(self, action_space: spaces.Space, choice: ActionDistribution = "auto") -> None:
         self.action_space = action_space
-        self.nvec: list[int] = []
-        if isinstance(action_space, spaces.Discrete):
-            self.num_inputs = int(action_space.n)
-        elif isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
-            self.nvec = [int(n) for n in action_space.nvec]
-            self.num_inputs = sum(self.nvec)
-        elif is_float_vector(action_space):
-            self.num_inputs = 2 * int(action_space.shape[0])  # type: ignore[index]
-        else:
+        parts = action_space.spaces if isinstance(action_space, spaces.Tuple) else [action_space]
+        self.leaves = [_leaf_of(part, choice) for part in parts]
+        if choice != "auto" and not any(leaf.is_chosen for leaf in self.leaves):
             raise SpaceError(
-                f"No action distribution for {action_space}. Supported are Discrete, "
-                f"MultiDiscrete with one axis, and Box of floats with one axis; "
-                f"wrap the env so that it has one of these."
+                f"model.action_distribution={choice} draws Boxes of floats, and the action space "
+                f"{action_space} has none. Use model.action_distribution=auto."
             )
+        self.num_inputs = sum(leaf.num_inputs for leaf in self.leaves)
+        self.num_log_stds = sum(leaf.num_log_stds for leaf in self.leaves)
+        """Of these, the log standard deviations, which may be parameters of their own instead."""
+        self.nvec: list[int] = []
+        if isinstance(action_space, spaces.MultiDiscrete):
+            self.nvec = [int(n) for n in action_space.nvec]
+        first = self.leaves[0]
+        self._make: Callable[..., Distribution] = first.kind if first.num_log_stds else first.make
+        if isinstance(action_space, spaces.Tuple):
+            self._make = partial(Product, leaves=self.leaves)
+        self._is_discrete = isinstance(action_space, spaces.Discrete)
 
     def __call__(self, inputs: Array, log_std: Array = None) -> Distribution:
-        """The distribution that `inputs` [..., num_inputs] describe (Gaussians: see there)."""
-        if isinstance(self.action_space, spaces.Discrete):
+        """The distribution that `inputs` [..., num_inputs] describe; with `log_std` [num_log_stds],
+        for all rows, they come without these: [..., num_inputs - num_log_stds]."""
+        if self._is_discrete:
             return Categorical(inputs)
         if self.nvec:
             return MultiCategorical(inputs, self.nvec)
-        return DiagGaussian(inputs, log_std)
+        return self._make(inputs, log_std)
+
+
+def _leaf_of(space: spaces.Space, choice: ActionDistribution) -> Leaf:
+    """How a space that is no Tuple is drawn from."""
+    if isinstance(space, spaces.Discrete):
+        return Leaf(Categorical, int(space.n), is_discrete=True, is_number=True)
+    width = space.shape[0] if space.shape is not None and len(space.shape) == 1 else 0
+    if isinstance(space, spaces.MultiDiscrete) and width:
+        nvec = [int(n) for n in space.nvec]
+        return Leaf(MultiCategorical, sum(nvec), (nvec,), width=width, is_discrete=True)
+    if isinstance(space, spaces.MultiBinary) and width:
+        return Leaf(Bernoulli, width, width=width, is_discrete=True)
+    if isinstance(space, Simplex):
+        return Leaf(Dirichlet, width, width=width, is_chosen=choice == "dirichlet")
+    if not (isinstance(space, spaces.Box) and is_float_vector(space)) or choice == "dirichlet":
+        raise SpaceError(
+            f"No action distribution for {space}. A policy's action space is Discrete, or a "
+            f"MultiDiscrete, MultiBinary, Simplex or Box of floats with one axis, or a Tuple of "
+            f"these, as ActionConverter.policy_space gives it for any env."
+        )
+    if choice == "auto":
+        return Leaf(DiagGaussian, 2 * width, num_log_stds=width, width=width)
+    if not np.isfinite([space.low, space.high]).all() or np.any(space.low >= space.high):
+        raise SpaceError(
+            f"model.action_distribution=beta needs two bounds in every dimension, and the action "
+            f"space (in the policy's terms) is {space}. Use model.action_distribution=auto."
+        )
+    bounds = space.low.astype(np.float32), space.high.astype(np.float32)
+    return Leaf(Beta, 2 * width, bounds, width=width, is_chosen=True)
 
 
 def is_float_vector(space: spaces.Space | None) -> bool:

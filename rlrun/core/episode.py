@@ -28,7 +28,7 @@ class Episode:
     last_observation: np.ndarray | None = None
     """The newest raw observation (what the env gave)."""
     last_action: Any = None
-    """The action that led to it, as the policy chose it."""
+    """The action that led to it, as the policy chose it; of a Dict or Tuple what the env took."""
     last_reward: float = 0.0
     """The reward that came with it, unclipped."""
     last_terminated: bool = False

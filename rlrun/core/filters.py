@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlrun.core.errors import SpaceError
+from rlrun.core.layout import Layout
+
 FilterName = Literal["NoFilter", "MeanStdFilter"]
 
 
@@ -91,6 +94,44 @@ class MeanStdFilter(NoFilter):
             self.get_buffer(name).copy_(torch.as_tensor(value))
 
 
+class NoLayoutFilter(NoFilter):
+    """Gives what a network sees of rows with a layout; nothing is normalised."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.layout.seen(obs)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        return self.layout.seen(obs)
+
+
+class LayoutFilter(MeanStdFilter):
+    """The same, with the vector of the rows normalised; images and masks stay as they are."""
+
+    def __init__(self, layout: Layout, clip: float = 10.0) -> None:
+        super().__init__((layout.vector_size,), clip)
+        self.layout = layout
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        normalised = super().forward(self.layout.vector(obs))
+        if not self.layout.images:
+            return normalised
+        rows = obs.clone(memory_format=torch.contiguous_format)
+        self.layout.vector(rows).copy_(normalised)
+        return rows
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        normalised = super().act(self.layout.vector(obs))
+        if not self.layout.images:
+            return normalised
+        rows = obs.copy()
+        self.layout.vector(rows)[:] = normalised
+        return rows
+
+
 class RunningMoments:
     """Count, mean and summed squared deviations of rows seen one batch at a time, float64.
 
@@ -134,6 +175,18 @@ class RunningMoments:
         self.squares = np.asarray(state["squares"], np.float64)
 
 
-def make_filter(name: FilterName, shape: tuple[int, ...]) -> NoFilter:
-    """The filter of that name for observations of `shape`."""
-    return MeanStdFilter(shape) if name == "MeanStdFilter" else NoFilter()
+def make_filter(name: FilterName, shape: tuple[int, ...], layout: Layout | None = None) -> NoFilter:
+    """The filter of that name for observations of `shape`, or for rows of `layout`.
+
+    Raises SpaceError if there is nothing in the rows that it could normalise.
+    """
+    if layout is None:
+        return MeanStdFilter(shape) if name == "MeanStdFilter" else NoFilter()
+    if name == "NoFilter":
+        return NoLayoutFilter(layout)
+    if layout.vector_size == 0:
+        raise SpaceError(
+            "env.observation_filter=MeanStdFilter leaves images as they are, and these "
+            "observations hold nothing else. Use env.observation_filter=NoFilter."
+        )
+    return LayoutFilter(layout)

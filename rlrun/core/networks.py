@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
+from rlrun.core.actions import ActionDistribution
 from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.layout import Layout, layout_of
 from rlrun.core.memory import LSTMMemory, Memory
 from rlrun.core.spaces import PixelScale, is_image
 
@@ -61,6 +63,11 @@ class Model:
     """Whether a Gaussian's log standard deviation is a parameter, or a network output."""
     log_std_init: float = 0.0
     """Initial value of a free log standard deviation."""
+    action_distribution: ActionDistribution = "auto"
+    """How Boxes of floats are drawn: auto is a Gaussian; beta needs bounds; dirichlet gives weights
+    that sum to 1."""
+    mask_actions: bool = False
+    """Whether only actions are taken that the part `action_mask` of Dict observations allows."""
     use_lstm: bool = False
     """Whether an LSTM between encoder and heads remembers what was observed."""
     lstm_cell_size: int = 256
@@ -71,6 +78,9 @@ class Model:
     """Whether the LSTM sees the previous action beside the encoded observation."""
     lstm_use_prev_reward: bool = False
     """Whether it sees the previous reward."""
+
+    keeps_images: ClassVar[bool] = False
+    """Whether images within Dict and Tuple observations stay images, or become part of a vector."""
 
     def __post_init__(self) -> None:
         for name in ("lstm_cell_size", "max_seq_len"):
@@ -140,6 +150,8 @@ class CNN(Model):
     """Non-linearity after each of them."""
     vf_share_layers: bool = True
 
+    keeps_images = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_widths("model.post_fcnet_hiddens", self.post_fcnet_hiddens)
@@ -151,11 +163,14 @@ class CNN(Model):
                 )
 
     def encoder(self, obs_space: spaces.Box) -> Encoder:
+        layout = layout_of(obs_space)
+        if layout is not None and layout.images and not layout.is_lone_image:
+            return NestedEncoder(layout, self)
         if len(obs_space.shape) not in (2, 3):
             raise SpaceError(
                 f"model=cnn takes images of shape (height, width), (height, width, channels) or "
-                f"(channels, height, width); this env's observations have shape "
-                f"{obs_space.shape}. Try model=mlp."
+                f"(channels, height, width), alone or within a Dict or Tuple; this env's "
+                f"observations have shape {obs_space.shape}. Try model=mlp."
             )
         return ConvolutionalEncoder(obs_space, self)
 
@@ -253,6 +268,34 @@ class ConvolutionalEncoder(nn.Module):
         elif self.channels_last:
             images = images.permute(0, 3, 1, 2)
         return self.head(self.convolutions(images))
+
+
+class NestedEncoder(nn.Module):
+    """Rows of nested observations [..., width] -> features [..., output_size].
+
+    Each image goes through convolutions of its own; what comes out stands side by side, with the
+    vector of all other parts behind it, before the fully connected layers.
+    """
+
+    def __init__(self, layout: Layout, model: CNN) -> None:
+        super().__init__()
+        self.layout = layout
+        bare = replace(model, post_fcnet_hiddens=[])
+        self.images = nn.ModuleList(
+            ConvolutionalEncoder(image.space, bare) for image in layout.images
+        )
+        size = sum(cast(Encoder, image).output_size for image in self.images) + layout.vector_size
+        self.head = mlp(size, model.post_fcnet_hiddens, model.post_fcnet_activation)
+        self.output_size = self.head.output_size
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        rows = obs.reshape(-1, obs.shape[-1])
+        parts = [
+            encoder(self.layout.image(rows, image))
+            for encoder, image in zip(self.images, self.layout.images, strict=True)
+        ]
+        features = self.head(torch.cat([*parts, self.layout.vector(rows)], -1))
+        return features.reshape(*obs.shape[:-1], -1)
 
 
 class Layers(nn.Sequential):

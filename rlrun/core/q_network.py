@@ -11,6 +11,7 @@ from torch import nn
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Categorical, Distribution
+from rlrun.core.masks import action_mask
 from rlrun.core.networks import Layers, Model, NoisyLinear
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.stack import Stack
@@ -44,6 +45,7 @@ class QNetwork(Policy):
         super().__init__(obs_space, action_space)
         self.num_actions = int(action_space.n)
         self.num_atoms = num_atoms
+        self.action_mask = action_mask(obs_space, action_space)
         self.encoder: Any = model.encoder(obs_space)
         features = self.encoder.output_size
 
@@ -76,6 +78,10 @@ class QNetwork(Policy):
             return outputs
         return (outputs.softmax(-1) * self.support).sum(-1)
 
+    def masked(self, q_values: Any, obs: Any) -> Any:
+        """Action values [N, num_actions], with those lowest that must not be taken at `obs`."""
+        return q_values if self.action_mask is None else self.action_mask(q_values, obs)
+
     def act(
         self,
         obs: np.ndarray,
@@ -90,7 +96,7 @@ class QNetwork(Policy):
         outputs = self._combine(self._advantage.act(features), value)
         if self.num_atoms > 1:
             outputs = self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
-        return Categorical(outputs), {}, {}
+        return Categorical(self.masked(outputs, obs)), {}, {}
 
     def _combine(self, advantage: Any, value: Any) -> Any:
         if self.num_atoms > 1:

@@ -10,9 +10,10 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core.batch import Batch
-from rlrun.core.distributions import Distribution, DistributionFamily
+from rlrun.core.distributions import Distribution
 from rlrun.core.errors import SpaceError
-from rlrun.core.heads import make_heads
+from rlrun.core.heads import make_family, make_heads
+from rlrun.core.masks import action_mask
 from rlrun.core.memory import Memory
 from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State
@@ -28,7 +29,8 @@ class RecurrentActorCritic(Policy):
 
     def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
         super().__init__(obs_space, action_space)
-        self.family = DistributionFamily(action_space)
+        self.family = make_family(action_space, model)
+        self.action_mask = action_mask(obs_space, action_space)
         self.max_seq_len = model.max_seq_len
         self.previous_encoder = PreviousEncoder(
             action_space, model.uses_prev_action, model.uses_prev_reward
@@ -60,6 +62,8 @@ class RecurrentActorCritic(Policy):
         steps = [trunk.act(filtered, before, state) for trunk in self._trunks]
         outputs = self._pi.act(steps[0][0])
         values = self._vf.act(steps[-1][0])
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, obs)
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
         after = {name: part for _, parts in steps for name, part in parts.items()}
         return self.family(outputs, log_std), {"values": values[:, 0]}, after
@@ -84,6 +88,8 @@ class RecurrentActorCritic(Policy):
         outputs, values = self._pi(features[0]), self._vf(features[-1]).squeeze(-1)
         if are_steps:
             outputs, values = outputs.squeeze(1), values.squeeze(1)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values
 
     @property

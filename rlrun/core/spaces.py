@@ -1,27 +1,30 @@
-"""From an env's spaces to a network's: observations to arrays, actions back to the env's bounds."""
+"""From an env's observation space to a network's: observations to arrays."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from rlrun.core.distributions import is_float_vector
-from rlrun.core.errors import RlrunError, SpaceError
+from rlrun.core.errors import SpaceError
+from rlrun.core.layout import Layout, NestedBox, place_images
 from rlrun.core.membership import misfit
+from rlrun.core.nested import Path, at, leaves_of
 
 Transform = Callable[[Any], np.ndarray]
+
 MAX_PIXEL_RANGE = 2.0**24
 """Wider ranges of integers than float32 can tell apart are no bounds of an image."""
 
-ActionTransform = Callable[[np.ndarray], np.ndarray]
+
+ACTION_MASK = "action_mask"
+"""The key of a Dict observation that says which actions may be taken."""
 
 
 class Preprocessor:
-    """Turns a batch of raw observations into one array [N, *space.shape].
+    """Turns a batch of raw observations into one array [N, *row shape].
 
     Boxes become float32 and keep their scale, Discrete and MultiDiscrete become one-hot vectors,
     MultiBinary floats, and Dict and Tuple one flat vector of all their parts (Dict in the order of
@@ -29,16 +32,32 @@ class Preprocessor:
     Images (Boxes of integers with two or three axes) keep their integers, which take less memory,
     and ConvolutionalEncoder scales them from their bounds to [0, 1]; where they are flattened, or
     lie within a Dict or Tuple, that is done here. See `PixelScale`.
-    The array is always fresh memory: vector envs overwrite what they gave.
+    With `keeps_images`, those within a Dict or Tuple (there also Boxes of floats with three axes)
+    stay images, and with `masks_actions` the part `action_mask` of a Dict is set aside: then rows
+    have a `layout`. The array is always fresh memory: vector envs overwrite what they gave.
+    Raises SpaceError.
     """
 
     space: spaces.Box
+    """What a network sees, which is what rows hold, unless there is a layout."""
+    layout: Layout | None = None
 
-    def __init__(self, space: spaces.Space, *, flatten: bool = False) -> None:
+    def __init__(
+        self,
+        space: spaces.Space,
+        *,
+        flatten: bool = False,
+        keeps_images: bool = False,
+        masks_actions: bool = False,
+    ) -> None:
         self.original_space = space
-        if isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
+        keeps_images = keeps_images and not flatten
+        if masks_actions or (keeps_images and _has_images(space)):
+            self.layout, self._transform = _laid_out(space, flatten, keeps_images, masks_actions)
+            self.space = NestedBox(self.layout)
+        elif isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
             self.space = space if is_image(space) else _as_float32(space)
-            self._transform: Transform = _cast(self.space.dtype)
+            self._transform = _cast(self.space.dtype)
         else:
             size, self._transform = _flat(space)
             self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -54,6 +73,10 @@ class Preprocessor:
         if reason is not None:
             raise SpaceError(f"Cannot act: {reason}.")
         return self._transform(_add_axis(self.original_space, observation))
+
+    def floats(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers of preprocessed rows that may be no finite ones."""
+        return rows if self.layout is None else self.layout.floats(rows)
 
 
 def is_image(space: spaces.Box) -> bool:
@@ -87,80 +110,6 @@ def _one_number(array: np.ndarray) -> float | np.ndarray:
     return float(first) if (array == first).all() else array.astype(np.float32)
 
 
-class ActionConverter:
-    """Turns a policy's actions [N, ...] into what the env takes: always members of its space.
-
-    A Box of floats: with `normalize_actions` the policy acts in [-1, 1] in every dimension that is
-    bounded on both sides, which is stretched to the bounds; else actions are taken as they are.
-    Either way they are clipped to the bounds that there are. Discrete actions are counted from 0,
-    and shifted by the space's start. Raises RlrunError for an action that is nan.
-    """
-
-    policy_space: spaces.Space
-    """The action space in the policy's terms: what it may usefully give."""
-
-    def __init__(self, space: spaces.Space, *, normalize_actions: bool) -> None:
-        self.policy_space = space
-        self._convert: ActionTransform | None = None
-        self._invert: ActionTransform = np.asarray
-        if isinstance(space, spaces.Discrete):
-            self.policy_space = spaces.Discrete(int(space.n))
-            self._convert = _shifted(space)
-            self._invert = lambda actions: np.asarray(actions) - space.start
-        elif isinstance(space, spaces.MultiDiscrete):
-            self.policy_space = spaces.MultiDiscrete(space.nvec)
-            self._convert = _shifted(space)
-            self._invert = lambda actions: np.asarray(actions) - space.start
-        elif isinstance(space, spaces.Box) and is_float_vector(space):
-            self.policy_space, self._convert, self._invert = _bounded(space, normalize_actions)
-
-    def __call__(self, actions: np.ndarray) -> np.ndarray:
-        return actions if self._convert is None else self._convert(actions)
-
-    def invert(self, env_actions: Any) -> np.ndarray:
-        """What the policy would have had to give for these actions of the env, [N, ...]."""
-        return self._invert(env_actions)
-
-
-def _shifted(space: spaces.Discrete | spaces.MultiDiscrete) -> ActionTransform | None:
-    if not np.any(space.start) and space.dtype == np.int64:
-        return None
-    return lambda actions: (actions + space.start).astype(space.dtype)
-
-
-def _bounded(
-    space: spaces.Box, normalize: bool
-) -> tuple[spaces.Box, ActionTransform, ActionTransform]:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
-    start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
-    middle, half = (end + start) / 2, (end - start) / 2
-
-    def convert(actions: np.ndarray) -> np.ndarray:
-        stretched = middle + half * actions
-        # A quarter of the time of np.clip.
-        members = np.minimum(np.maximum(stretched, low), high)
-        flat = members.ravel()
-        if math.isnan(np.dot(flat, flat)):
-            raise RlrunError(
-                f"The policy gave the action {actions[np.isnan(members).any(-1)][0]}: learning has "
-                f"diverged. Go on from an earlier checkpoint, or start anew, with a lower algo.lr "
-                f"or algo.grad_clip."
-            )
-        return members.astype(space.dtype)
-
-    with np.errstate(over="ignore"):  # Bounds beyond float32 are none to a policy.
-        policy_low = np.where(is_stretched, -1.0, low).astype(np.float32)
-        policy_high = np.where(is_stretched, 1.0, high).astype(np.float32)
-
-    def invert(actions: np.ndarray) -> np.ndarray:
-        return ((np.asarray(actions) - middle) / np.where(half == 0.0, 1.0, half)).astype(
-            np.float32
-        )
-
-    return spaces.Box(policy_low, policy_high, dtype=np.float32), convert, invert
-
-
 def _as_float32(space: spaces.Box) -> spaces.Box:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)
@@ -191,6 +140,71 @@ def _flat(space: spaces.Space) -> tuple[int, Transform]:
         f"Observations of {space} cannot be turned into an array. Supported are Box, Discrete, "
         f"MultiDiscrete, MultiBinary, and Dict and Tuple of these; wrap the env to give one."
     )
+
+
+def _has_images(space: spaces.Space) -> bool:
+    """Whether an image lies within a Dict or Tuple."""
+    is_nested = isinstance(space, spaces.Dict | spaces.Tuple)
+    return is_nested and any(_is_nested_image(leaf) for _, leaf in leaves_of(space))
+
+
+def _is_nested_image(space: spaces.Space) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    return is_image(space) or len(space.shape) == 3
+
+
+def _laid_out(
+    space: spaces.Space, flatten: bool, keeps_images: bool, masks_actions: bool
+) -> tuple[Layout, Transform]:
+    """The layout of rows of a nested space, and the batched transform to them."""
+    mask_size, mask_parts, path = 0, [], ()
+    if masks_actions:
+        space, path, mask = _without_mask(space)
+        mask_size, to_mask = _flat(mask)
+        mask_parts = [((ACTION_MASK,), to_mask)]
+    # As without a mask: a Box keeps its shape, whatever the network makes of it.
+    is_alone = isinstance(space, spaces.Box) and len(space.shape) > 1 and not flatten
+    vector_size, vector_parts, images = 0, [], []
+    for place, leaf in leaves_of(space, path):
+        is_kept = is_alone or (keeps_images and _is_nested_image(leaf))
+        if is_kept and isinstance(leaf, spaces.Box):
+            images.append((place, leaf))
+        else:
+            size, to_floats = _flat(leaf)
+            vector_size += size
+            vector_parts.append((place, to_floats))
+    placed = place_images([leaf for _, leaf in images], vector_size + mask_size)
+    layout = Layout(vector_size, mask_size, tuple(placed))
+    pixels: dict[bool, list[tuple[Path, Transform]]] = {True: [], False: []}
+    for (place, _), image in zip(images, placed, strict=True):
+        dtype = np.dtype(np.uint8 if image.is_bytes else np.float32)
+        pixels[image.is_bytes].append((place, _cast(dtype)))
+    float_parts = [*vector_parts, *mask_parts, *pixels[False]]
+
+    def transform(values: Any) -> np.ndarray:
+        return layout.pack(
+            [part(at(values, place)) for place, part in float_parts],
+            [part(at(values, place)) for place, part in pixels[True]],
+        )
+
+    return layout, transform
+
+
+def _without_mask(space: spaces.Space) -> tuple[spaces.Space, Path, spaces.Space]:
+    """(what is left, its path, the mask) of an observation space with a mask."""
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
+    mask = parts.pop(ACTION_MASK, None)
+    if mask is None or not parts:
+        raise SpaceError(
+            f"model.mask_actions=true needs observations that are a Dict with the keys "
+            f"'{ACTION_MASK}' (1 for each action that may be taken, else 0) and 'observations'; "
+            f"this env's are {space}. Use model.mask_actions=false, or wrap the env."
+        )
+    if len(parts) == 1:
+        key, only = next(iter(parts.items()))
+        return only, (key,), mask
+    return spaces.Dict(parts), (), mask
 
 
 def _one_hot(nvec: np.ndarray, start: np.ndarray) -> Transform:

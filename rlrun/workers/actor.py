@@ -11,13 +11,15 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core import seeding
+from rlrun.core.actions import ActionConverter
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
+from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy, Previous, State
-from rlrun.core.spaces import ActionConverter, Preprocessor
+from rlrun.core.spaces import Preprocessor
 
 DEFAULT_POLICY_ID = "default_policy"
 
@@ -49,8 +51,9 @@ class Decision:
 
     actions: np.ndarray
     """In the policy's own terms, [N, ...]."""
-    env_actions: np.ndarray
-    """The same as the env takes them: members of its action space."""
+    env_actions: Any
+    """The same as vector envs take them: members of the action space, [N, ...], of a Dict or Tuple
+    space a dict or tuple of such arrays."""
     columns: dict[str, np.ndarray]
     """log_probs, dist_inputs and the policy's extras, [N] or [N, ...]."""
     state: State
@@ -77,14 +80,21 @@ class Actor:
         self.original_observation_space = original_observation_space
         self.action_space = action_space
         self.preprocessor = Preprocessor(
-            original_observation_space, flatten=config.flatten_observations
+            original_observation_space,
+            flatten=config.flatten_observations,
+            keeps_images=config.model.keeps_images,
+            masks_actions=config.model.mask_actions,
         )
         self.obs_space = self.preprocessor.space
-        if config.observation_filter != "NoFilter":
+        if config.observation_filter != "NoFilter" and self.preprocessor.layout is None:
             # What the network sees is no image any more.
             self.obs_space = spaces.Box(-np.inf, np.inf, self.obs_space.shape, np.float32)
-        self.converter = ActionConverter(action_space, normalize_actions=config.normalize_actions)
         self.algorithm.check_spaces(self.obs_space, action_space, env_name)
+        self.converter = ActionConverter(
+            action_space,
+            normalize_actions=config.normalize_actions,
+            distribution=config.model.action_distribution,
+        )
         self.policy = self.make_policy()
         self.policy.eval()
         if not self.policy.runs_in_numpy:
@@ -102,13 +112,22 @@ class Actor:
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.integer_seed(config.weights_seed, "weights", *self._path))
-            policy = self.algorithm.make_policy(self.obs_space, self.action_space, config.model)
+            policy = self.algorithm.make_policy(
+                self.obs_space, self.converter.policy_space, config.model
+            )
         if config.model.has_memory and not policy.initial_state(1):
             raise ConfigError(
                 f"{type(self.algorithm).__name__} makes policies without memory, and the model "
                 f"asks for one. Use model.use_lstm=false, or model=mlp in place of model=gtrxl."
             )
-        policy.observation_filter = make_filter(config.observation_filter, self.obs_space.shape)
+        if config.model.mask_actions and getattr(policy, "action_mask", None) is None:
+            raise ConfigError(
+                f"model.mask_actions=true has no effect: {type(policy).__name__} does not look at "
+                f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
+            )
+        policy.observation_filter = make_filter(
+            config.observation_filter, self.obs_space.shape, self.preprocessor.layout
+        )
         return policy
 
     def act(
@@ -164,9 +183,7 @@ class Actor:
         """What stands for the action and reward before an episode; None if nobody looks at them."""
         if not self.policy.uses_previous:
             return None
-        space = self.policy.action_space
-        actions = np.zeros((num_rows, *(space.shape or ())), space.dtype)
-        return Previous(actions, np.zeros(num_rows, np.float32))
+        return Previous(self.converter.zeros(num_rows), np.zeros(num_rows, np.float32))
 
     def _previous(self, num_rows: int, actions: Any, rewards: Any) -> Previous | None:
         previous = self.no_previous(num_rows)
@@ -178,14 +195,15 @@ class Actor:
                 )
             return None
         return Previous(
-            previous.actions if actions is None else self.converter.invert(np.asarray(actions)),
+            previous.actions if actions is None else self.converter.invert(actions),
             previous.rewards if rewards is None else np.asarray(rewards, np.float32),
         )
 
     def gather(self, obs: np.ndarray) -> None:
         """Count preprocessed observations [N, *shape] for the filter's statistics."""
         if self.gathered is not None:
-            self.gathered.add(obs)
+            layout = self.preprocessor.layout
+            self.gathered.add(obs if layout is None else layout.vector(obs))
 
     def take_gathered(self) -> RunningMoments | None:
         """The statistics of what was observed since the last call."""
@@ -194,8 +212,8 @@ class Actor:
 
     def check_fit(self, policy: Policy, env_name: str) -> None:
         """Raise SpaceError if a policy that was made for another env cannot act in this one."""
-        sees_the_same = policy.obs_space.shape == self.obs_space.shape
-        if not (sees_the_same and _take_same_actions(policy.action_space, self.action_space)):
+        takes_the_same = _take_same_actions(policy.action_space, self.converter.policy_space)
+        if not (_see_the_same(policy.obs_space, self.obs_space) and takes_the_same):
             raise SpaceError(
                 f"The policy is for observations of {policy.obs_space.shape} and actions of "
                 f"{policy.action_space}; {env_name!r} gives {self.obs_space.shape} and "
@@ -248,7 +266,17 @@ class Actor:
             )
 
 
+def _see_the_same(one: spaces.Box, other: spaces.Box) -> bool:
+    layouts = [layout_of(space) for space in (one, other)]
+    signatures = [None if layout is None else layout.signature for layout in layouts]
+    return one.shape == other.shape and signatures[0] == signatures[1]
+
+
 def _take_same_actions(one: spaces.Space, other: spaces.Space) -> bool:
+    """Whether two spaces in the policy's terms are of one kind and size."""
+    if isinstance(one, spaces.Tuple) and isinstance(other, spaces.Tuple):
+        same_size = len(one.spaces) == len(other.spaces)
+        return same_size and all(map(_take_same_actions, one.spaces, other.spaces))
     if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
         return one.shape == other.shape  # Bounds may differ: actions are stretched to them.
     return one == other

@@ -35,8 +35,9 @@ class VectorEnv:
         """Start every env anew; returns raw observations."""
         raise NotImplementedError
 
-    def step(self, actions: np.ndarray) -> StepResult:
-        """One step of every env. The arrays may be overwritten by the next step."""
+    def step(self, actions: Any) -> StepResult:
+        """One step of every env; actions are an array [B, ...], of a Dict or Tuple space a dict or
+        tuple of these. What it gives may be overwritten by the next step."""
         raise NotImplementedError
 
     def reset_done(self, done: np.ndarray) -> Any:
@@ -59,7 +60,7 @@ class VectorEnv:
         """How the running episode of each env began, and where it is; see SubEnv.save_episode."""
         raise NotImplementedError
 
-    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+    def restore_starts(self, saved: list[dict[str, Any]], actions: Sequence[Any]) -> Any:
         """Bring each env back to the start of the episode that `episode_starts` gave; `actions`
         are those since then. Returns the raw first observations."""
         raise NotImplementedError

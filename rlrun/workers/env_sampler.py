@@ -56,6 +56,7 @@ class EnvSampler:
         self.env = env
         self.actor = actor
         self.reward_clip = reward_clip
+        self._floats = actor.preprocessor.floats
         self.episodes = EpisodeTracker(env, callbacks, worker)
         self.worker_index: int = worker.worker_index
         self.seeds = seeds
@@ -70,7 +71,7 @@ class EnvSampler:
         self.previous: Previous | None = None
         self._columns: tuple[str, ...] = ()
         self._finished: list[EpisodeReport] = []
-        self._log = EpisodeLog(env, actor.preprocessor)
+        self._log = EpisodeLog(env, actor.preprocessor, actor.converter)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._one_step = np.ones(env.num_envs, np.int64)
@@ -236,14 +237,15 @@ class EnvSampler:
         if self.env.skips_reset_rows:
             row["valid"] = ~self._void_rows
         if self.learns:  # Evaluation is never resumed midway.
-            self._log.note(decision.env_actions)
+            self._log.note(decision.actions, decision.env_actions)
         self._returns += rewards
         self._lengths += row.get("valid", self._one_step)
         if self.episodes.is_on:
             self.episodes.start(raw, self._void_rows)
-            self.episodes.step(
-                raw, decision.actions, rewards, terminated, truncated, self._void_rows
-            )
+            chosen = decision.actions
+            if self.actor.converter.is_structured:
+                chosen = decision.env_actions
+            self.episodes.step(raw, chosen, rewards, terminated, truncated, self._void_rows)
         self.state = decision.state
         if self.previous is not None:
             rewards = row["rewards"].astype(np.float32)
@@ -265,7 +267,7 @@ class EnvSampler:
     ) -> np.ndarray:
         """Report and reset the envs of the mask `done`; returns the real next observations."""
         next_obs = self.actor.preprocessor(raw)
-        self._check_finite("observation", next_obs[done], 0, np.flatnonzero(done))
+        self._check_finite("observation", self._floats(next_obs[done]), 0, np.flatnonzero(done))
         for i in np.flatnonzero(truncated):
             rows = slice(i, i + 1)
             state = {name: part[rows].copy() for name, part in self.state.items()}
@@ -328,9 +330,9 @@ class EnvSampler:
         return following
 
     def _check_columns(self, columns: Batch) -> None:
-        for what, name in (("reward", "rewards"), ("observation", "obs")):
-            self._check_finite(what, columns[name], 1)
-        self._check_finite("observation", self.obs)
+        self._check_finite("reward", columns["rewards"], 1)
+        self._check_finite("observation", self._floats(columns["obs"]), 1)
+        self._check_finite("observation", self._floats(self.obs))
         longest = int(self._lengths.max())
         if longest > LONG_EPISODE_STEPS and not self._has_warned:
             self._has_warned = True

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rlrun.core.actions import ActionConverter
+from rlrun.core.nested import row_of
 from rlrun.core.spaces import Preprocessor
 from rlrun.workers.vector_env import VectorEnv
 
@@ -19,15 +21,20 @@ MAX_REPLAY_STEPS = 100_000
 class EpisodeLog:
     """The actions of every env since its running episode began. Lives in an env sampler."""
 
-    def __init__(self, env: VectorEnv, preprocessor: Preprocessor) -> None:
+    def __init__(
+        self, env: VectorEnv, preprocessor: Preprocessor, converter: ActionConverter
+    ) -> None:
         self.env = env
         self.preprocessor = preprocessor
+        self.converter = converter
         self._actions: list[np.ndarray] = []
 
-    def note(self, env_actions: np.ndarray) -> None:
-        """Keep the actions of one vector step, [B, ...] as the envs took them."""
+    def note(self, actions: np.ndarray, env_actions: Any) -> None:
+        """Keep the actions of one vector step, [B, ...] as the envs took them; of a Dict or Tuple
+        space as the policy chose them, in one array."""
         if self.env.can_replay:
-            self._actions.append(np.array(env_actions))
+            is_structured = self.converter.is_structured
+            self._actions.append(np.array(actions if is_structured else env_actions))
 
     def forget(self, lengths: np.ndarray) -> None:
         """Drop what lies before the longest of the running episodes, whose lengths are [B]."""
@@ -57,7 +64,8 @@ class EpisodeLog:
         if not (self.env.can_replay and state["can_replay"]):
             return None
         self._actions = _by_step(state["actions_taken"])
-        return self.env.restore_starts(state["episode_starts"], state["actions_taken"])
+        taken = [self._as_taken(actions) for actions in state["actions_taken"]]
+        return self.env.restore_starts(state["episode_starts"], taken)
 
     def play_again(self, state: dict[str, Any], expected: dict[str, np.ndarray]) -> np.ndarray:
         """Then bring it to where it was; returns the mask [B] of envs that came out elsewhere than
@@ -82,6 +90,13 @@ class EpisodeLog:
 
     def _is_at(self, observation: Any, obs: np.ndarray) -> bool:
         return np.array_equal(self.preprocessor.single(observation)[0], obs, equal_nan=True)
+
+    def _as_taken(self, actions: np.ndarray) -> Any:
+        """One env's actions as it took them, for each step."""
+        if not (self.converter.is_structured and len(actions)):
+            return actions
+        env_actions = self.converter(actions)
+        return [row_of(env_actions, step) for step in range(len(actions))]
 
     def _since_start(self, env_index: int, length: int) -> list[np.ndarray]:
         is_kept = 0 < length <= MAX_REPLAY_STEPS

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import Episode, EpisodeReport
+from rlrun.core.nested import row_of
 from rlrun.workers.vector_env import VectorEnv
 
 
@@ -48,7 +49,7 @@ class EpisodeTracker:
     def step(
         self,
         raw: Any,
-        actions: np.ndarray,
+        actions: Any,
         rewards: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
@@ -60,7 +61,7 @@ class EpisodeTracker:
             episode.length += 1
             episode.total_reward += float(rewards[i])
             episode.last_observation = _row(raw, i)
-            episode.last_action = actions[i]
+            episode.last_action = row_of(actions, i)
             episode.last_reward = float(rewards[i])
             episode.last_terminated = bool(terminated[i])
             episode.last_truncated = bool(truncated[i])

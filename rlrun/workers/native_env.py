@@ -43,7 +43,7 @@ class NativeVectorEnv(VectorEnv):
         self._observations = self._checked("reset", self.vector_env.reset(seed=seeds[0])[0])
         return self._observations
 
-    def step(self, actions: np.ndarray) -> StepResult:
+    def step(self, actions: Any) -> StepResult:
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
         self._observations = self._checked("step", observations)
         for name, given in (

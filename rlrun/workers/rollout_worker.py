@@ -112,8 +112,8 @@ class RolloutWorker:
         self.spaces = spaces_of_env
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
         self.learners: dict[str, Algorithm] = {}
-        """Learners that live here, by policy id: of algorithms that learn, or compute gradients, in the
-        workers."""
+        """Learners that live here, by policy id, where algorithms learn in the workers, or compute
+        gradients there."""
         self.input: Input | None = None if self.env is None else self._make_sampler(self.env)
         self._cutter = TrajectoryCutter(
             config.algorithm.batch_mode,

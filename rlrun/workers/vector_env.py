@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlrun.core import seeding
 from rlrun.core.errors import RlrunError, WorkerError
+from rlrun.core.nested import row_of
 from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
 from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
 from rlrun.workers.native_env import NativeVectorEnv
@@ -44,6 +45,9 @@ class SyncVectorEnv(VectorEnv):
         self.num_envs = len(envs)
         self.observation_space = envs[0].observation_space
         self.action_space = envs[0].action_space
+        self._has_structured_actions = isinstance(
+            self.action_space, gym.spaces.Dict | gym.spaces.Tuple
+        )
         self._observations: list[Any] = [None] * self.num_envs
         self._memory: Any = create_empty_array(self.observation_space, self.num_envs)
         self._is_array = isinstance(self._memory, np.ndarray)
@@ -56,7 +60,9 @@ class SyncVectorEnv(VectorEnv):
             self._observations[i], _ = env.reset(seed=seeds[i])
         return self._batch()
 
-    def step(self, actions: np.ndarray) -> StepResult:
+    def step(self, actions: Any) -> StepResult:
+        if self._has_structured_actions:
+            actions = [row_of(actions, i) for i in range(self.num_envs)]
         observations, rewards = self._observations, self._rewards
         terminated, truncated = self._terminated, self._truncated
         for i, env in enumerate(self.envs):
@@ -77,7 +83,7 @@ class SyncVectorEnv(VectorEnv):
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
 
-    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+    def restore_starts(self, saved: list[dict[str, Any]], actions: Sequence[Any]) -> Any:
         for i, env in enumerate(self.envs):
             env.pending_restore = {**saved[i], "actions": actions[i]}
             self._observations[i] = env.restore_start()
@@ -119,7 +125,7 @@ class AsyncVectorEnv(VectorEnv):
         with self._watched():
             return self.vector_env.reset(seed=list(seeds))[0]
 
-    def step(self, actions: np.ndarray) -> StepResult:
+    def step(self, actions: Any) -> StepResult:
         with self._watched():
             return self.vector_env.step(actions)[:4]
 
@@ -136,7 +142,7 @@ class AsyncVectorEnv(VectorEnv):
         with self._watched():
             return list(self.vector_env.call("save_episode"))
 
-    def restore_starts(self, saved: list[dict[str, Any]], actions: list[np.ndarray]) -> Any:
+    def restore_starts(self, saved: list[dict[str, Any]], actions: Sequence[Any]) -> Any:
         pending = [{**start, "actions": taken} for start, taken in zip(saved, actions, strict=True)]
         with self._watched():
             self.vector_env.set_attr("pending_restore", pending)

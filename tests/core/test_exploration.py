@@ -7,10 +7,10 @@ import pytest
 from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 
+from rlrun.core.actions import ActionConverter
 from rlrun.core.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
-from rlrun.core.spaces import ActionConverter
 
 ROWS = 20_000
 NO_ACTION = -np.inf

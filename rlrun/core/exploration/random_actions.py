@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from rlrun.core.distributions import Categorical, Distribution, MultiCategorical
 from rlrun.core.errors import RlrunError, SpaceError
+from rlrun.core.product_distributions import Bernoulli, Dirichlet, Product
 
 LEAST_INPUT = np.finfo(np.float32).min
 """Inputs from here down mark actions that must not be taken."""
@@ -30,7 +31,8 @@ def random_actions(
     Discrete actions are uniform over those that `dist` does not mask. Boxes are drawn as
     gymnasium's `sample` does, in each dimension: uniformly between two bounds, from the one bound
     on with an exponential distribution, and without bounds from the standard normal one; the log of
-    the density is theirs. A dimension whose bounds are equal is certain, and adds nothing.
+    the density is theirs. A dimension whose bounds are equal is certain, and adds nothing. Weights
+    of a Simplex are uniform over it, and the parts of a Tuple are drawn one after the other.
     Raises SpaceError if there is no way to draw from `space`.
     """
     if isinstance(dist, Categorical):
@@ -39,8 +41,20 @@ def random_actions(
         drawn = [random_choices(part.inputs, rng) for part in dist.parts]
         log_probs = np.sum([log_probs for _, log_probs in drawn], axis=0)
         return np.stack([choices for choices, _ in drawn], -1), log_probs
+    if isinstance(dist, Product) and isinstance(space, spaces.Tuple):
+        pairs = zip(space.spaces, dist.parts, strict=True)
+        drawn = [random_actions(part_space, part, rng) for part_space, part in pairs]
+        log_probs = np.sum([log_probs for _, log_probs in drawn], axis=0)
+        return dist.join([actions for actions, _ in drawn]), log_probs
+    num_rows, width = dist.inputs.shape[0], dist.inputs.shape[-1]
+    if isinstance(dist, Bernoulli):
+        flips = rng.integers(2, size=(num_rows, width))
+        return flips, np.full(num_rows, -width * math.log(2.0), np.float32)
+    if isinstance(dist, Dirichlet):
+        weights = rng.dirichlet(np.ones(width), num_rows).astype(np.float32)
+        return weights, np.full(num_rows, math.lgamma(width), np.float32)
     if isinstance(space, spaces.Box):
-        return _random_vectors(space, len(dist.inputs), rng)
+        return _random_vectors(space, num_rows, rng)
     raise SpaceError(f"There are no random actions for {space}.")
 
 
