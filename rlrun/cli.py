@@ -20,7 +20,7 @@ from rlrun import sweep
 from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
-from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError, RlrunError
+from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
 from rlrun.validate import take_or_read
@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         # A console script does not look for modules where the user stands; `python file.py` does.
         sys.path.insert(0, _working_directory())
         arguments = arguments[1:] if arguments[:1] == ["train"] else arguments
+        if arguments[:1] and arguments[0] in CONFIG_DIR and arguments[2:3] == ["list"]:
+            arguments = ["list", *arguments[3:], *arguments[:2]]
         name = arguments[0] if arguments else ""
         if name == "--version":
             from importlib import metadata
@@ -84,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.stderr.write("rlrun: interrupted at once; the newest checkpoint stays as it is.\n")
+        sys.stderr.write("rlrun: interrupted at once, without a checkpoint.\n")
         sys.exit(130)
     except Exception as error:
         sys.exit(report(error))
@@ -118,7 +120,7 @@ def train(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RlrunError(f"The run cannot start: {error}") from error
+        raise ConfigError(f"The run cannot start: {error}") from error
     except (ValueError, YAMLError) as error:
         if isinstance(error, ValueError) and "override" not in str(error):
             raise
@@ -240,7 +242,7 @@ def execute(run: Any) -> int:
         sys.stderr.write(f"rlrun: starting {num_remote} Ray worker(s), which takes some seconds\n")
     try:
         run.execute()
-    except (ConfigError, MissingExtraError, ResourceError):
+    except (ConfigError, MissingExtraError, ResourceError, KeyboardInterrupt):
         if run.is_folder_mine:
             remove_if_unused(run.folder)
         raise

@@ -50,6 +50,10 @@ SYNONYMS = {
 """What other libraries, and the classic API, call some of our keys; used for hints only."""
 
 
+COUNTS = {"timesteps_total", "training_iteration", "episodes_total", "time_total_s"}
+"""Result keys that begin at 0 and only grow."""
+
+
 def conf_dir() -> Path:
     """Where the YAML groups lie: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -99,6 +103,12 @@ class RunSettings:
             )
         self.stop = _flat_numbers("stop", self.stop)
         self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
+        for name in COUNTS & self.stop.keys():
+            if self.stop[name] <= 0:
+                raise ConfigError(
+                    f"stop.{name}={self.stop[name]:g} is met before anything happens. Set it to "
+                    f"what the run may take, or to null."
+                )
 
 
 def build(node: Any, key: str, *, target: Any = None, kind: type | None = None) -> Any:

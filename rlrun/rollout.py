@@ -104,8 +104,10 @@ def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
 def find_checkpoint(path: Path) -> Path:
     """`path` itself, or the newest complete checkpoint in the run's folder `path`.
 
-    Raises CheckpointError if there is none.
+    Raises ConfigError if nothing is there, CheckpointError if it holds none.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such checkpoint or run.")
     if checkpoint.FOLDER.fullmatch(path.name) or os.path.isfile(path / checkpoint.MANIFEST):
         return path
     try:

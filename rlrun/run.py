@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -20,7 +21,13 @@ from omegaconf import DictConfig
 from rlrun import run_folder
 from rlrun.compose import plain_config, set_value
 from rlrun.core import checkpoint
-from rlrun.core.errors import CheckpointError, ConfigError, Interrupted, RlrunError
+from rlrun.core.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    RlrunError,
+    WorkerDiedError,
+)
 from rlrun.key_watch import KeyWatch
 from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or_general
 from rlrun.loggers.files import CsvLogger, JsonLogger
@@ -125,8 +132,6 @@ class Run:
             logger.info("%s", tuned_or_general(self.settings.tuned))
             trainer = self._trainer = Trainer(self.parts.trainer)
             try:
-                if self._signal is not None:
-                    trainer.interrupt()
                 if not is_fresh:
                     self._restore(trainer)
                     if self._is_over():
@@ -180,6 +185,9 @@ class Run:
             is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
             if is_wanted or self._is_checkpoint_due(trainer.iteration):
                 self._save(trainer)
+        except WorkerDiedError:
+            self._save_without_the_dead(trainer)
+            raise
         finally:
             try:
                 _close_all(loggers, status)
@@ -188,6 +196,14 @@ class Run:
                     raise self._unwritable(error, "on closing") from error
                 # What made it fail is on its way.
                 logger.error("%s", self._unwritable(error, "on closing"))
+
+    def _save_without_the_dead(self, trainer: Trainer) -> None:
+        """What was learned outlives a worker."""
+        try:
+            trainer.workers.leave_dead()
+            self._save(trainer)
+        except RlrunError as error:
+            logger.error("No checkpoint could be made of what was learned: %s", error)
 
     def _check_keys(self, trainer: Trainer) -> None:
         try:
@@ -296,7 +312,19 @@ class Run:
         assert self._restored_from is not None
         if self._restored_from == self.folder:  # The newest by now, as nobody else writes any more.
             self._restored_from = checkpoint.list_checkpoints(self.folder)[-1]
-        trainer.restore(self._restored_from, keep=self._kept)
+        try:
+            trainer.restore(self._restored_from, keep=self._kept)
+        except CheckpointError as error:
+            older = [
+                path
+                for path in checkpoint.list_checkpoints(self.folder)
+                if checkpoint.iteration_of(path) < checkpoint.iteration_of(self._restored_from)
+            ]
+            if not older:
+                raise
+            raise CheckpointError(
+                f"{error} There is an older one: rlrun resume {shlex.quote(str(older[-1]))}"
+            ) from error
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
             self._note_result()
@@ -339,11 +367,10 @@ class Run:
         second one at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self._signal is not None:
+            is_second, self._signal = self._signal is not None, number
+            if is_second or self._trainer is None:  # While it starts there is nothing to keep.
                 raise KeyboardInterrupt
-            self._signal = number
-            if self._trainer is not None:
-                self._trainer.interrupt()
+            self._trainer.interrupt()
             logger.warning(
                 "Interrupted: the run ends after the round that is running, with a checkpoint. "
                 "Once more ends it now, without one."

@@ -27,7 +27,7 @@ from rlrun.core.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from rlrun.core.errors import CheckpointError, Interrupted, RlrunError
+from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
 from rlrun.core.policy import Policy, State
@@ -95,6 +95,7 @@ class Trainer:
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
             self.progress = Progress(seed)
+            self._is_stopped = False
             self.progress.warmup_time = time.perf_counter() - started
             for policy_id, algorithm in self.algorithms.items():
                 logger.info(
@@ -139,6 +140,8 @@ class Trainer:
 
         Raises Interrupted if `interrupt` was called before it was over; the next call goes on.
         """
+        if self._is_stopped:
+            raise RlrunError("The trainer was stopped. Make a new one, and `restore` a checkpoint.")
         started = time.perf_counter()
         try:
             return self._train(started)
@@ -154,7 +157,7 @@ class Trainer:
         if is_due:
             try:
                 self.evaluate()
-            except Interrupted:
+            except (Interrupted, WorkerDiedError):
                 self.progress.iteration -= 1
                 raise
         result = self.episodes.add(self.workers.take_metrics())
@@ -423,6 +426,7 @@ class Trainer:
     def stop(self) -> None:
         """End all workers, and give the process its random state and threads back. The trainer
         cannot be used afterwards."""
+        self._is_stopped = True
         with ExitStack() as stack:
             stack.callback(self._process.restore)
             stack.callback(self.workers.stop)

@@ -247,8 +247,7 @@ def _checked(folder: Path, name: str, manifest: dict[str, Any]) -> Path:
         raise CheckpointError(f"The checkpoint {folder} lacks the file {name}.")
     if path.stat().st_size != expected["size"] or _crc32(path) != expected["crc32"]:
         raise CheckpointError(
-            f"The checkpoint {folder} is damaged: {name} is not what was written. Use an older "
-            f"checkpoint of the run."
+            f"The checkpoint {folder} is damaged: {name} is not what was written."
         )
     return path
 

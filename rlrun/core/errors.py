@@ -24,6 +24,10 @@ class WorkerError(RlrunError, RuntimeError):
     """A rollout worker failed; the message says which one, in which env, and why."""
 
 
+class WorkerDiedError(WorkerError):
+    """The process of a rollout worker is gone."""
+
+
 class PeerLostError(WorkerError):
     """A worker learns together with others, and one of them is gone; its own error says more."""
 

@@ -149,5 +149,5 @@ def _is_point(point: Any) -> bool:
     return (
         isinstance(point, list | tuple)
         and len(point) == 2
-        and all(isinstance(part, int | float) for part in point)
+        and all(isinstance(part, int | float) and not math.isnan(part) for part in point)
     )

@@ -278,7 +278,7 @@ def _construct(config: EnvConfig, construct: Callable[[], Any]) -> Any:
             f"env.id={config.id!r} cannot be made: {str(error).rstrip('.')}."
             f"{hint if ':' in config.id else ''}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
             if "'max_episode_steps'" in str(error) and config.horizon is not None:
                 raise ConfigError(

@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlrun.core.errors import PeerLostError, ResourceError, RlrunError, WorkerError
+from rlrun.core.errors import (
+    PeerLostError,
+    ResourceError,
+    RlrunError,
+    WorkerDiedError,
+    WorkerError,
+)
 from rlrun.core.resources import Resources
 
 logger = logging.getLogger("rlrun.workers")
@@ -66,6 +72,7 @@ class RemotePool:
         self._unheard: list[Any] = []
         """What was under way when another worker failed; Ray prints errors that nobody looks at."""
         self._generations = [0] * num_workers
+        self._dead: set[int] = set()
         self.actors = [self._start(position) for position in range(num_workers)]
         try:
             self._finish_start(range(num_workers))
@@ -144,8 +151,30 @@ class RemotePool:
         for stream in self._streams.values():
             stream.forget(position)
         self._generations[position] += 1
+        self._dead.discard(position)
         self.actors[position] = self._start(position)
         self._finish_start([position])
+
+    def map_living(self, task: Task, *args: Any) -> list[Any]:
+        """`task` of every worker at once; None in the place of one that `leave_dead` found dead."""
+        calls = [
+            (position, actor.call.remote(task, *args))
+            for position, actor in enumerate(self.actors)
+            if position not in self._dead
+        ]
+        found = dict(zip((at for at, _ in calls), self._confirmed(calls), strict=True))
+        return [found.get(position) for position in range(len(self.actors))]
+
+    def leave_dead(self) -> None:
+        """Expect nothing more of the workers that have died."""
+        for position, actor in enumerate(self.actors):
+            if isinstance(
+                self._failure(position, actor.call.remote("get_spaces")), WorkerDiedError
+            ):
+                self._dead.add(position)
+                for stream in self._streams.values():
+                    stream.forget(position)
+        self._unconfirmed = [each for each in self._unconfirmed if each[0] not in self._dead]
 
     def _start(self, position: int) -> Any:
         return self._actor_class.remote(
@@ -220,7 +249,7 @@ class RemotePool:
         except self._ray.exceptions.RayTaskError as error:
             return _as_worker_error(error, position + 1)
         except self._ray.exceptions.RayActorError as error:
-            failure = WorkerError(
+            failure = WorkerDiedError(
                 f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
                 f"`rlrun resume` goes on from the newest checkpoint."
             )

@@ -281,7 +281,7 @@ class WorkerSet:
             "gathered": _moments_as_plain(self._gathered),
             "local": self._local.state_dict(),
             "older_weights": self._older_weights(),
-            "remote": [] if self._pool is None else self._pool.map("state_dict"),
+            "remote": [] if self._pool is None else self._pool.map_living("state_dict"),
         }
 
     def load_state_dict(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
@@ -316,8 +316,14 @@ class WorkerSet:
                 self.num_workers,
             )
         for position, worker_state in enumerate(known):
-            self._pool.call(position, "load_state_dict", worker_state)
+            if worker_state is not None:  # It had died.
+                self._pool.call(position, "load_state_dict", worker_state)
         self.publish(algorithms)
+
+    def leave_dead(self) -> None:
+        """A state that is taken from now on says nothing of remote workers that have died."""
+        if self._pool is not None:
+            self._pool.leave_dead()
 
     def stop(self) -> None:
         """Close all envs and end the remote processes."""
