@@ -36,6 +36,11 @@ def make(env: str, *overrides: str, algo: str = "impala") -> Trainer:
     return make_trainer(algo, env, [*SIZES, *overrides], seed=1)
 
 
+def train_long(trainer: Trainer) -> None:
+    for _ in range(20):
+        trainer.train()
+
+
 def own_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "rlrun learner"]
 
@@ -139,8 +144,7 @@ def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_pat
         assert learner["num_rows_dropped"] == 0
         trainer.set_hyperparameters(lr=1e-3)
         with pytest.raises(Interrupted):
-            for _ in range(20):
-                trainer.train()
+            train_long(trainer)
         assert own_threads() == []
         sampled = trainer.workers.num_env_steps_sampled
         assert sampled < 20 * 400
@@ -169,12 +173,9 @@ def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_pat
 
 
 def test_an_error_in_the_thread_ends_the_run_as_itself():
-    with (
-        pytest.raises(FloatingPointError, match="in the learner's thread"),
-        make("CartPole-v1", *interrupt_at(3, raises=True)) as trainer,
-    ):
-        for _ in range(20):
-            trainer.train()
+    with make("CartPole-v1", *interrupt_at(3, raises=True)) as trainer:
+        with pytest.raises(FloatingPointError, match="in the learner's thread"):
+            train_long(trainer)
     assert own_threads() == []
 
 
@@ -228,6 +229,5 @@ def test_a_slow_worker_slows_nobody():
 def test_a_dead_worker_ends_the_run_by_its_name():
     with make(f"{__name__}.UnevenEnv", "env.env_config.dies=2") as trainer:
         with pytest.raises(WorkerError, match="Worker 2 died"):
-            for _ in range(20):
-                trainer.train()
+            train_long(trainer)
         assert own_threads() == []

@@ -21,7 +21,7 @@ def sequences(num_rows: int = 5, length: int = 7, seed: int = 0) -> dict[str, np
     terminated[np.arange(num_rows), lengths - 1] = rng.random(num_rows) < 0.5
     columns = rng.normal(size=(4, num_rows, length)).astype(np.float32)
     names = ("log_ratios", "rewards", "values", "next_values")
-    found = {name: column for name, column in zip(names, columns, strict=True)}
+    found = dict(zip(names, columns, strict=True))
     # What stands in the padding must not count.
     found["rewards"][~mask] = 1e6
     found["next_values"][:, :-1] = found["values"][:, 1:]
