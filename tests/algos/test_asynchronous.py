@@ -173,9 +173,9 @@ def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_pat
 
 
 def test_an_error_in_the_thread_ends_the_run_as_itself():
-    with make("CartPole-v1", *interrupt_at(3, raises=True)) as trainer:
-        with pytest.raises(FloatingPointError, match="in the learner's thread"):
-            train_long(trainer)
+    failure = pytest.raises(FloatingPointError, match="in the learner's thread")
+    with make("CartPole-v1", *interrupt_at(3, raises=True)) as trainer, failure:
+        train_long(trainer)
     assert own_threads() == []
 
 
