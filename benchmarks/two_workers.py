@@ -1,10 +1,13 @@
 """How much faster two Ray workers sample than one, on an env that burns 5 ms of CPU a step.
 
-python benchmarks/two_workers.py
+python benchmarks/two_workers.py [--algo ppo|impala|appo] [--rounds N]
+
+PPO: rounds of fragments alone. IMPALA, APPO: whole training, with the learner's thread beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -15,7 +18,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-NUM_ROUNDS = 3
 BURN_S = 0.005
 
 
@@ -38,26 +40,36 @@ class BurningEnv(gym.Env):
         return np.zeros(4, np.float32), 1.0, False, self.num_steps == 100, {}
 
 
-def steps_per_s(num_workers: int) -> float:
+def steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float:
     from rlrun.run import make_trainer
 
+    num_steps = 200 * num_workers
     overrides = [
         "tuned=none",
         f"resources.num_workers={num_workers}",
         "algo.num_envs_per_worker=1",
-        "algo.rollout_fragment_length=200",
-        f"algo.train_batch_size={200 * num_workers}",
+        f"algo.train_batch_size={num_steps}",
     ]
-    with make_trainer("ppo", "two_workers.BurningEnv", overrides, seed=1) as trainer:
-        trainer.workers.sample()
-        started = time.perf_counter()
-        for _ in range(NUM_ROUNDS):
-            trainer.workers.sample()
-        return NUM_ROUNDS * 200 * num_workers / (time.perf_counter() - started)
+    if algo == "ppo":
+        overrides.append("algo.rollout_fragment_length=200")
+    else:
+        overrides.append(f"algo.timesteps_per_iteration={num_steps}")
+    with make_trainer(algo, "two_workers.BurningEnv", overrides, seed=1) as trainer:
+        go_on = trainer.workers.sample if algo == "ppo" else trainer.train
+        go_on()
+        started, before = time.perf_counter(), trainer.workers.num_env_steps_sampled
+        for _ in range(num_rounds):
+            go_on()
+        steps = trainer.workers.num_env_steps_sampled - before
+        return steps / (time.perf_counter() - started)
 
 
 def main() -> None:
-    one, two = steps_per_s(1), steps_per_s(2)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--algo", default="ppo", choices=["ppo", "impala", "appo"])
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    one, two = (steps_per_s(asked.algo, number, asked.rounds) for number in (1, 2))
     print(f"1 worker {one:.0f} env steps/s, 2 workers {two:.0f}, ratio {two / one:.2f}")
 
 

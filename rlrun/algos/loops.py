@@ -39,15 +39,16 @@ def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
     them; whoever brought one gets new weights. Without remote workers both take turns."""
     some_algorithm = next(iter(algorithms.values()))
     end = workers.num_env_steps_sampled + some_algorithm.train_batch_size
-
-    def is_over() -> bool:
-        return workers.is_interrupted or workers.num_env_steps_sampled >= end
-
     with ExitStack() as stack:
         learners = {
             policy_id: stack.enter_context(algorithm.at_work(workers))
             for policy_id, algorithm in algorithms.items()
         }
+
+        def is_over() -> bool:
+            has_failed = any(learner.error for learner in learners.values())
+            return has_failed or workers.is_interrupted or workers.num_env_steps_sampled >= end
+
         in_flight = some_algorithm.max_sample_requests_in_flight_per_worker
         for position, sample in workers.stream("sample", in_flight=in_flight, is_over=is_over):
             workers.note(sample)

@@ -17,6 +17,9 @@ from rlrun.core.intake import Intake
 class LearnerInTurn:
     """Learns from all that there is at once; as a context it does nothing."""
 
+    error: BaseException | None = None
+    """Errors are raised where they happen."""
+
     def __init__(self, intake: Intake, learn: Callable[[Batch], None]) -> None:
         self.intake = intake
         self.learn = learn
@@ -57,6 +60,7 @@ class LearnerThread:
         self.idle_s = 0.0
         """Seconds that the thread has waited for rows."""
         self.error: BaseException | None = None
+        """What ended the thread before its time."""
         self._changed = threading.Condition()
         self._is_learning = False
         self._rests = False

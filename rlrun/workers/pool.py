@@ -114,15 +114,18 @@ class RemotePool:
             for position, actor in enumerate(self.actors):
                 for _ in range(in_flight - stream.num_under_way(position)):
                     stream.under_way[actor.call.remote(task, *args)] = position
+            self._confirm_what_is_done()
             if stream.arrived:
                 yield stream.arrived.popleft()
                 continue
             refs = list(stream.under_way)
             ready, _ = self._ray.wait(refs, num_returns=1, timeout=LOOK_INTERVAL_S)
-            self._confirm_what_is_done()
             for ref in ready:
-                position = stream.under_way.pop(ref)
-                stream.arrived.append((position, self._get([(position, ref)])[0]))
+                # Of several that are ready Ray may name a later one first.
+                position = stream.under_way[ref]
+                oldest = next(each for each, at in stream.under_way.items() if at == position)
+                del stream.under_way[oldest]
+                stream.arrived.append((position, self._get([(position, oldest)])[0]))
 
     def settle(self, task: Task) -> deque[tuple[int, Any]]:
         """Wait for what is under way of a stream's task; all results that its caller has not had

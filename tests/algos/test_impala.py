@@ -68,9 +68,7 @@ def sequences(policy: Any, age: float = 0.0, padding: int = 0) -> Batch:
         rewards[row, :length] = rng.normal(size=length)
         shifts[row, :length] = age * rng.normal(size=length)
         terminated[row, length - 1] = row in (1, 3)
-    rows = Batch(
-        obs=obs, actions=actions, rewards=rewards, terminated=terminated, mask=mask
-    ).to()
+    rows = Batch(obs=obs, actions=actions, rewards=rewards, terminated=terminated, mask=mask).to()
     with torch.no_grad():
         log_probs, _ = outputs(policy, rows["obs"])
         log_probs = log_probs.gather(-1, rows["actions"][..., None])[..., 0]

@@ -26,6 +26,18 @@ def make(learn: Any, queue_size: int = 100, is_interrupted: Any = lambda: False)
     return LearnerThread(intake, learn, is_interrupted)
 
 
+def add_many(learner: LearnerThread) -> None:
+    with learner:
+        for number in range(1000):
+            learner.add(fragment(number))
+
+
+def add_until(learner: LearnerThread, is_reached: threading.Event) -> None:
+    with learner:
+        learner.add(fragment(0))
+        assert is_reached.wait(TIMEOUT_S)
+
+
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "learner" in thread.name]
 
@@ -133,9 +145,8 @@ def test_an_error_of_the_thread_is_raised_with_its_own_traceback():
         raise FloatingPointError("the loss is lost")
 
     learner = make(learn, queue_size=1)
-    with pytest.raises(FloatingPointError, match="the loss is lost") as caught, learner:
-        for number in range(1000):
-            learner.add(fragment(number))
+    with pytest.raises(FloatingPointError, match="the loss is lost") as caught:
+        add_many(learner)
     assert "in learn" in "".join(traceback.format_tb(caught.value.__traceback__))
     assert threads() == []
 
@@ -157,6 +168,5 @@ def test_an_error_is_raised_at_the_end_if_nothing_was_added_after_it():
         raise FloatingPointError
 
     learner = make(learn)
-    with pytest.raises(FloatingPointError), learner:
-        learner.add(fragment(0))
-        assert has_failed.wait(TIMEOUT_S)
+    with pytest.raises(FloatingPointError):
+        add_until(learner, has_failed)

@@ -21,7 +21,7 @@ def sequences(num_rows: int = 5, length: int = 7, seed: int = 0) -> dict[str, np
     terminated[np.arange(num_rows), lengths - 1] = rng.random(num_rows) < 0.5
     columns = rng.normal(size=(4, num_rows, length)).astype(np.float32)
     names = ("log_ratios", "rewards", "values", "next_values")
-    found = {name: column for name, column in zip(names, columns, strict=True)}
+    found = dict(zip(names, columns, strict=True))
     # What stands in the padding must not count.
     found["rewards"][~mask] = 1e6
     found["next_values"][:, :-1] = found["values"][:, 1:]
@@ -41,9 +41,7 @@ def recursion(columns, rho, pg_rho, c):
         following, value_after = x["next_values"][-1], x["next_values"][-1]
         for t in reversed(range(length)):
             discount = 0.0 if x["terminated"][t] else GAMMA
-            delta = min(rho, ratio[t]) * (
-                x["rewards"][t] + discount * value_after - x["values"][t]
-            )
+            delta = min(rho, ratio[t]) * (x["rewards"][t] + discount * value_after - x["values"][t])
             advantages[row, t] = min(pg_rho, ratio[t]) * (
                 x["rewards"][t] + discount * following - x["values"][t]
             )
@@ -58,9 +56,7 @@ def recursion(columns, rho, pg_rho, c):
 def test_targets_and_advantages_are_those_of_the_recursion(thresholds):
     columns = sequences()
     rho, pg_rho, c = thresholds
-    found = vtrace(
-        **tensors(columns), gamma=GAMMA, clip_rho=rho, clip_pg_rho=pg_rho, clip_c=c
-    )
+    found = vtrace(**tensors(columns), gamma=GAMMA, clip_rho=rho, clip_pg_rho=pg_rho, clip_c=c)
     for one, expected in zip(found, recursion(columns, rho, pg_rho, c), strict=True):
         np.testing.assert_allclose(one.numpy(), expected, rtol=1e-5, atol=1e-5)
 
