@@ -38,6 +38,22 @@ def test_ppo_learns_a_continuous_action():
 
 
 @pytest.mark.parametrize(
+    ("algo", "overrides"),
+    [
+        pytest.param("pg", ["algo.use_baseline=false", "algo.normalize_advantages=true"], id="pg"),
+        pytest.param("pg", ["algo.use_baseline=true"], id="pg-baseline"),
+        pytest.param("a2c", ["algo.train_batch_size=40"], id="a2c"),
+        pytest.param("a3c", ["algo.rollout_fragment_length=5"], id="a3c"),
+    ],
+)
+def test_policy_gradients_learn_to_balance_the_pole_for_longer(algo, overrides):
+    # A random policy lasts for about 22 steps.
+    common = ["tuned=none", "algo.lr=3e-3", "algo.num_envs_per_worker=8"]
+    trainer = make_trainer(algo, env="cartpole", overrides=[*common, *overrides], seed=1)
+    assert best_mean_reward(trainer, 12) > 60
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         pytest.param(["algo.double_q=false", "algo.dueling=false"], id="plain"),

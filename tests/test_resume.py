@@ -115,12 +115,25 @@ SCHEDULES = {
     "algo__use_kl_loss": True,
 }
 
+A2C_SCHEDULES = {
+    "algo__lr": [[0, 1e-2], [300, 0.0]],
+    "algo__entropy_coeff": [[0, 0.1], [300, 0.0]],
+    "algo__normalize_advantages": True,
+}
+
 FILTERED = {
     "env__observation_filter": "MeanStdFilter",
     "env__horizon": 50,
     "evaluation__interval": 2,
     "evaluation__duration": 1,
 }
+
+
+def tiny(algo: str, *choices: str, **values: Any) -> dict[str, Any]:
+    """A config of two envs whose iterations take 60 steps or a little more."""
+    sizes = {"algo__num_envs_per_worker": 2, "algo__timesteps_per_iteration": 60}
+    return config(f"algo={algo}", "tuned=none", *choices, **{**sizes, **values})
+
 
 CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     "ppo": tiny_ppo,
@@ -136,6 +149,18 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     "ppo on discrete observations": lambda: tiny_ppo("env=frozenlake"),
     "ppo with random first steps": lambda: tiny_ppo(exploration__random_timesteps=100),
     "ppo with envs in other processes": lambda: tiny_ppo(env__vectorization="async"),
+    "pg": lambda: tiny("pg", algo__train_batch_size=64),
+    "pg with a baseline of cut episodes": lambda: tiny(
+        "pg",
+        algo__train_batch_size=64,
+        algo__use_baseline=True,
+        algo__batch_mode="truncate_episodes",
+    ),
+    "a2c with schedules": lambda: tiny("a2c", algo__microbatch_size=16, **A2C_SCHEDULES),
+    "a2c on filtered observations": lambda: tiny("a2c", "env=pendulum", **FILTERED),
+    "a3c with schedules": lambda: tiny("a3c", **A2C_SCHEDULES),
+    "a3c of whole episodes": lambda: tiny("a3c", algo__batch_mode="complete_episodes"),
+    "a3c on filtered observations": lambda: tiny("a3c", "env=pendulum", **FILTERED),
     "dqn with parts of rainbow": lambda: tiny_dqn(**RAINBOW_PARTS, **EVALUATION),
     "dqn of whole episodes": lambda: tiny_dqn(
         **RAINBOW_PARTS, algo__batch_mode="complete_episodes"

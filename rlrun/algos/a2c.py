@@ -104,7 +104,8 @@ class A2C(Algorithm):
         )
         vf_loss = losses.squared_error(rows.real(values), rows.real(rows["value_targets"]))
         entropy = rows.real(dist.entropy()).mean()
-        loss = policy_loss + self.vf_coeff * vf_loss - self.scheduled("entropy_coeff") * entropy
+        loss = policy_loss.add(vf_loss, alpha=self.vf_coeff)
+        loss = loss.sub(entropy, alpha=self.scheduled("entropy_coeff"))
         return loss, {
             "policy_loss": policy_loss.detach(),
             "vf_loss": vf_loss.detach(),

@@ -15,7 +15,8 @@ _NONE, _MEAN = 0, 1
 def policy_gradient(log_probs: Tensor, advantages: Tensor) -> Tensor:
     """-mean(log pi(a|s) A), whose gradient is the policy gradient with its sign turned (Williams,
     1992, doi:10.1007/BF00992696; Mnih et al., 2016, arXiv:1602.01783, sec. 4). Both are [N]."""
-    return -(log_probs * advantages).mean()
+    # Two operations, where product, mean and sign are three; of 40 rows each costs 30 us.
+    return torch.dot(log_probs, advantages) / -len(advantages)
 
 
 def normalized(advantages: Tensor, real: Tensor) -> Tensor:
@@ -58,7 +59,8 @@ def clipped_value_loss(
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean of (prediction - target)^2, without a factor 1/2; both are [N]."""
-    return (predictions - targets).square().mean()
+    # One operation, without the broadcasting of nn.functional.mse_loss.
+    return torch.ops.aten.mse_loss.default(predictions, targets, _MEAN)
 
 
 def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -98,11 +100,13 @@ def categorical_projection(
 
 
 def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
-    """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function."""
-    # torch's own variance takes 70 us for 40 numbers, as long as a forward pass.
+    """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function.
+    Both are [N]."""
     variance = _variance(targets).clamp(min=1e-8)
     return (1.0 - _variance(targets - predictions) / variance).clamp(-1.0)
 
 
 def _variance(numbers: Tensor) -> Tensor:
-    return (numbers - numbers.mean()).square().mean()
+    # torch's own takes 70 us for 40 numbers, as long as a forward pass.
+    centred = numbers - numbers.sum() / len(numbers)
+    return torch.dot(centred, centred) / len(numbers)
