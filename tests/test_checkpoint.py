@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import pickletools
 import signal
 import subprocess
@@ -282,12 +283,13 @@ def test_a_damaged_checkpoint_ends_the_command_with_one_message(rlrun, tmp_path)
     plain = tiny_ppo(stop__training_iteration=2, checkpoint_freq=1)
     Run(plain, tmp_path / "run").execute()
     damage(tmp_path / "run" / "checkpoint_000002" / "learner.safetensors")
+    older = shlex.quote(str(tmp_path / "run" / "checkpoint_000001"))
     for command in (["resume", "run", "stop.training_iteration=3"], ["resume", "run"]):
         outcome = rlrun(*command)
         assert outcome.status == 1
         assert outcome.stderr.startswith("rlrun: The checkpoint ")
         assert "learner.safetensors is not what was written" in outcome.stderr
-        assert "Use an older checkpoint" in outcome.stderr
+        assert f"There is an older one: rlrun resume {older}" in outcome.stderr
         assert "Traceback" not in outcome.stderr
     outcome = rlrun("resume", "run/checkpoint_000001", "stop.training_iteration=3")
     assert outcome.status == 0

@@ -159,10 +159,12 @@ def test_a_checkpoint_needs_neither_its_run_nor_its_name(rlrun, run_dir, tmp_pat
 
 
 def test_a_path_without_a_checkpoint_is_named(rlrun, tmp_path):
-    for path in ("nothing", "."):
-        outcome = rlrun("rollout", path)
-        assert outcome.status == 1
-        assert outcome.stderr == f"rlrun: {path} is no checkpoint, and holds no complete one.\n"
+    outcome = rlrun("rollout", "nothing")
+    assert outcome.status == 2
+    assert outcome.stderr == "rlrun: nothing: there is no such checkpoint or run.\n"
+    outcome = rlrun("rollout", ".")
+    assert outcome.status == 1
+    assert outcome.stderr == "rlrun: . is no checkpoint, and holds no complete one.\n"
 
 
 def test_weights_that_do_not_fit_the_overrides_are_named(run_dir):

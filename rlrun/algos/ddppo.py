@@ -129,6 +129,7 @@ class DDPPO(PPO):
         self.num_rows_trained += report["num_rows"]
         self.learner_stats.merge(report["learner_stats"])
         self.custom_stats.merge(report["custom_stats"])
+        self.timers.merge(report["timers"], 1 / report["num_peers"])
         self.is_shared = True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -57,8 +57,11 @@ def learn_on_own_rows(worker: Any, timestep: int) -> tuple[list[Any], dict[str, 
     global count of env steps before. Returns samples without rows, and reports by policy id."""
     try:
         worker.timestep = timestep
-        samples = _gather(worker)
-        worker.timestep = timestep + _total_env_steps(worker, samples)
+        timers = _first_learner(worker).timers
+        with timers.measure("sample"):
+            samples = _gather(worker)
+        with timers.measure("wait_for_peers"):
+            worker.timestep = timestep + _total_env_steps(worker, samples)
         for policy_id, learner in worker.learners.items():
             _learn(worker, policy_id, learner, samples)
     except BaseException:
@@ -70,7 +73,7 @@ def learn_on_own_rows(worker: Any, timestep: int) -> tuple[list[Any], dict[str, 
 
 
 def _gather(worker: Any) -> list[Any]:
-    wanted = next(iter(worker.learners.values())).train_batch_size
+    wanted = _first_learner(worker).train_batch_size
     samples: list[Any] = []
     num_rows = num_steps = 0
     # One row at least, as each worker takes part in every gradient step.
@@ -83,10 +86,13 @@ def _gather(worker: Any) -> list[Any]:
     return samples
 
 
+def _first_learner(worker: Any) -> Any:
+    return next(iter(worker.learners.values()))
+
+
 def _total_env_steps(worker: Any, samples: list[Any]) -> int:
     mine = sum(sample.env_steps for sample in samples)
-    one_of_them = next(iter(worker.learners.values()))
-    return int(one_of_them.peers.gather(np.array([mine])).sum())
+    return int(_first_learner(worker).peers.gather(np.array([mine])).sum())
 
 
 def _learn(worker: Any, policy_id: str, learner: Any, samples: list[Any]) -> None:
@@ -124,6 +130,8 @@ def _report(learner: Any) -> dict[str, Any]:
         "num_rows": learner.num_rows_trained,
         "learner_stats": learner.learner_stats.state_dict(),
         "custom_stats": learner.custom_stats.state_dict(),
+        "timers": learner.timers.flush(),
+        "num_peers": learner.peers.size,
     }
     learner.num_rows_trained = 0
     learner.learner_stats.take()

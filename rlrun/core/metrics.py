@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,6 +121,12 @@ class Timers:
         """The same for a phase that began at `started` (of time.perf_counter) and ends now; for
         what is done thousands of times a second."""
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    def merge(self, spent: Mapping[str, float], weight: float = 1.0) -> None:
+        """Add what another gave in `flush`, times `weight`."""
+        for name, milliseconds in spent.items():
+            phase = name.removesuffix("_time_ms")
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + weight * milliseconds / 1000.0
 
     def flush(self) -> dict[str, float]:
         """Milliseconds by phase as `<phase>_time_ms`, and start anew."""

@@ -137,8 +137,8 @@ def join(
     device: torch.device,
     timeout_s: float,
 ) -> DistributedPeers:
-    """Become the peer `rank` of `size` that meet at `address`, which is that of `store` in the
-    first (None in the others). Raises PeerLostError if they do not all come."""
+    """Become the peer `rank` of `size` that meet at `address`: that of `store`, which only the
+    first has (None in the others). Raises PeerLostError if they do not all come."""
     import torch.distributed as dist
 
     try:
