@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import pickletools
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator

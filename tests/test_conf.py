@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -107,7 +108,8 @@ def test_every_tuned_example_composes_stops_by_itself_and_has_a_pass_mark(file: 
 @pytest.mark.parametrize("file", TUNED_EXAMPLES, ids=lambda file: file.stem)
 def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file: Path):
     choice = file.relative_to(CONF / "tuned_examples").with_suffix("")
-    assert choice.name.endswith(f"-{choice.parent.name}")
+    # <env>-<algo>, and the memory where there is one.
+    assert re.fullmatch(rf"\w+-{choice.parent.name}(-lstm|-gtrxl)?", choice.name)
     plain = composed(f"tuned_examples/{choice.as_posix()}")
     of_algorithm = composed(f"algo/{choice.parent.name}")["algo"]
     assert plain["algo"]["_target_"] == of_algorithm["_target_"]

@@ -80,6 +80,7 @@ class RecurrentActorCritic(Policy):
         obs = self.observation_filter.forward(rows["obs"])
         before = None
         if self.uses_previous:
+            rows.require("prev_actions", "prev_rewards")
             before = self.previous_encoder(rows["prev_actions"], rows["prev_rewards"])
         are_steps = obs.dim() == 1 + len(self.obs_space.shape)
         if are_steps:
@@ -147,8 +148,11 @@ class _Trunk:
         features = self.encoder(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
         if before is not None:
             features = torch.cat([features, before], -1)
-        memory, prefix = self.memory, f"state_in/{self.state_prefix}"
-        return memory(features, {name: rows[f"{prefix}{name}"] for name in memory.state_names})
+        memory = self.memory
+        columns = [f"state_in/{self.state_prefix}{name}" for name in memory.state_names]
+        rows.require(*columns)
+        state = dict(zip(memory.state_names, map(rows.__getitem__, columns), strict=True))
+        return memory(features, state)
 
     def _named(self, state: State) -> State:
         return {f"{self.state_prefix}{name}": part for name, part in state.items()}

@@ -25,6 +25,7 @@ class RepeatAfterMe(gym.Env):
             )
         self.observation_space = spaces.Discrete(num_symbols)
         self.action_space = spaces.Discrete(num_symbols)
+        self.num_symbols = num_symbols
         self.delay = delay
         self.episode_steps = episode_steps
         self.shown: list[int] = []
@@ -41,9 +42,9 @@ class RepeatAfterMe(gym.Env):
         reward = 0.0
         if num_steps > self.delay:
             is_right = int(action) == self.shown[-1 - self.delay]
-            reward = 1.0 if is_right else -1.0 / (int(self.action_space.n) - 1)
+            reward = 1.0 if is_right else -1.0 / (self.num_symbols - 1)
         return self._show(), reward, num_steps >= self.episode_steps, False, {}
 
     def _show(self) -> int:
-        self.shown.append(int(self.np_random.integers(self.observation_space.n)))
+        self.shown.append(int(self.np_random.integers(self.num_symbols)))
         return self.shown[-1]

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from rlrun.algos.dqn import DQN
 from rlrun.core.actor_critic import ActorCritic, make_actor_critic
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.errors import BatchError, ConfigError, SpaceError
 from rlrun.core.filters import make_filter
 from rlrun.core.gtrxl import GTrXL
 from rlrun.core.memory import LSTMMemory
@@ -225,6 +225,15 @@ def test_a_step_behind_the_real_ones_is_unrolled_as_any_other(case):
     assert torch.equal(policy(all_masked)[1], expected)
     shorter = {n: c[:, :-1] if c.shape[:2] == rows["mask"].shape else c for n, c in rows.items()}
     torch.testing.assert_close(policy(Batch(shorter))[1], expected[:, :-1], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_without_their_states_are_refused():
+    policy = make(*CASES["lstm after discrete actions"])
+    for name in ("state_in/vf_c", "prev_rewards"):
+        rows = sequences(policy)
+        del rows[name]
+        with pytest.raises(BatchError, match=f"no column '{name}'"):
+            policy(rows)
 
 
 # Around the memory

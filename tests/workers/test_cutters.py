@@ -178,3 +178,36 @@ def test_sequences_are_those_of_a_plain_loop_over_episodes(overlap):
         found = cut_sequences(Batch(x=x), ends, valid, max_seq_len=3, overlap=overlap)
         assert found["x"].tolist() == expected
         assert found["mask"].tolist() == [[number > 0 for number in row] for row in expected]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sequences_are_those_of_a_walk_through_each_env(seed):
+    rng = np.random.default_rng(seed)
+    num_steps, num_envs = int(rng.integers(1, 30)), int(rng.integers(1, 4))
+    max_seq_len = int(rng.integers(2, 6))
+    overlap = int(rng.integers(max_seq_len))
+    valid = rng.random((num_steps, num_envs)) < 0.9
+    ends = (rng.random((num_steps, num_envs)) < 0.2) & valid
+    numbers = np.arange(1, num_steps * num_envs + 1).reshape(num_steps, num_envs)
+    trajectory = Batch({"x": numbers, "state_in/h": numbers.copy()})
+    expected = []
+    for env in range(num_envs):
+        episode: list[int] = []
+        for t in range(num_steps):
+            if valid[t, env]:
+                episode.append(int(numbers[t, env]))
+            if episode and (ends[t, env] or t == num_steps - 1):
+                begin = 0
+                while True:
+                    expected.append(episode[begin : begin + max_seq_len])
+                    begin += max_seq_len - overlap
+                    if begin >= len(episode) - overlap:
+                        break
+                episode = []
+    rows = cut_sequences(trajectory, ends, valid, max_seq_len, overlap)
+    assert [
+        row[mask].tolist() for row, mask in zip(rows["x"], rows["mask"], strict=True)
+    ] == expected
+    assert rows["state_in/h"].tolist() == [steps[0] for steps in expected]
+    assert not rows["x"][~rows["mask"]].any()
+    assert (rows["mask"] == np.sort(rows["mask"], 1)[:, ::-1]).all()
