@@ -48,6 +48,8 @@ SIBLINGS = {"algos", "envs", "workers"}
 """Packages of one floor that know nothing of each other."""
 
 IMPORTS_IN_FUNCTIONS = {
+    # So that a Ctrl-C is heard while it imports.
+    "__main__": {"rlrun.cli"},
     # A command imports no torch, no Hydra and no msgspec before it needs them.
     "cli": {
         "difflib",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -74,3 +75,57 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
     assert outcome.status == 2
     assert "Traceback" not in outcome.stderr
     assert "Set HOME to a folder that can" in outcome.stderr
+
+
+DYING_ENV = """
+import os
+from pathlib import Path
+import gymnasium
+
+class Env(gymnasium.Wrapper):
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.num_steps = 0
+
+    def step(self, action):
+        self.num_steps += 1
+        if self.num_steps == 150 and not Path("has_died").exists():
+            Path("has_died").touch()
+            os._exit(17)
+        return super().step(action)
+"""
+
+
+def test_what_was_learned_outlives_a_worker(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "dying_env.py").write_text(DYING_ENV)
+    remote = ("resources.num_workers=1", "resources.num_cpus_per_worker=0.5")
+    own = ("env=gym", "env.id=dying_env.Env", "hydra.run.dir=run", "stop.training_iteration=20")
+    with command_line(tmp_path, monkeypatch) as rlrun:
+        outcome = rlrun(*own, *remote, *TINY)
+        assert outcome.status == 1
+        assert "Worker 1 died" in outcome.stderr
+        before = list(results_of(tmp_path / "run"))
+        assert rlrun("resume", "run").status == 0
+    after = list(results_of(tmp_path / "run"))
+    assert after[: len(before)] == before
+    assert [result["training_iteration"] for result in after] == list(range(1, 21))
+
+
+def test_the_first_ctrl_c_ends_a_run_that_is_still_starting(tmp_path):
+    (tmp_path / "slow_env.py").write_text(
+        "import time\nfrom pathlib import Path\nimport gymnasium\n\n"
+        "class Env(gymnasium.Wrapper):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(gymnasium.make('CartPole-v1'))\n"
+        "        Path('starting').touch()\n"
+        "        time.sleep(600.0)\n"
+    )
+    child = Child(tmp_path, "env=gym", "env.id=slow_env.Env", "hydra.run.dir=run")
+    child.wait_for_file(tmp_path / "starting")
+    child.signal(signal.SIGINT)
+    outcome = child.wait()
+    assert outcome.status == 130
+    assert outcome.stderr.endswith("rlrun: interrupted at once, without a checkpoint.\n")
+    assert not (tmp_path / "run").exists()
