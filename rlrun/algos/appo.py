@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from rlrun.algos.asynchronous import METRICS, AsynchronousActorCritic
+from rlrun.core import losses
 from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
 from rlrun.core.policy import Policy
@@ -76,7 +77,9 @@ class APPO(AsynchronousActorCritic):
         before = self.target.num_updates
         self.target.follow_if_due(self.num_updates)
         if self.use_kl_loss and self.target.num_updates > before:
-            self._adapt_kl_coeff(float(metrics["kl"]))
+            self.current_kl_coeff = losses.adapted_kl_coeff(
+                self.current_kl_coeff, float(metrics["kl"]), self.kl_target
+            )
         return metrics | {
             "cur_clip_range": self.scheduled("clip_range"),
             "cur_kl_coeff": self.current_kl_coeff if self.use_kl_loss else 0.0,
@@ -116,13 +119,6 @@ class APPO(AsynchronousActorCritic):
             "kl": kl.detach(),
             "clip_fraction": unrolling.mean(is_clipped),
         }
-
-    def _adapt_kl_coeff(self, kl: float) -> None:
-        """PPO's section 4: halve or double it when KL leaves [target / 1.5, 1.5 target]."""
-        if kl > 1.5 * self.kl_target:
-            self.current_kl_coeff *= 2.0
-        elif kl < self.kl_target / 1.5:
-            self.current_kl_coeff *= 0.5
 
     def on_weights_set(self) -> None:
         self.target.follow()

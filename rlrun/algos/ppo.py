@@ -170,11 +170,7 @@ class PPO(Algorithm):
         return self.policy.family(rows["dist_inputs"])  # type: ignore[operator]
 
     def _adapt_kl_coeff(self, kl: float) -> None:
-        """Section 4: halve or double the penalty when KL leaves [target / 1.5, 1.5 target]."""
-        if kl > 1.5 * self.kl_target:
-            self.current_kl_coeff *= 2.0
-        elif kl < self.kl_target / 1.5:
-            self.current_kl_coeff *= 0.5
+        self.current_kl_coeff = losses.adapted_kl_coeff(self.current_kl_coeff, kl, self.kl_target)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "kl_coeff": self.current_kl_coeff}

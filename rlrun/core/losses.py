@@ -63,6 +63,14 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return torch.ops.aten.mse_loss.default(predictions, targets, _MEAN)
 
 
+def adapted_kl_coeff(kl_coeff: float, kl: float, kl_target: float) -> float:
+    """The weight of a KL penalty after an update that moved the policy by `kl`: doubled above 1.5
+    times the target, halved below the target over 1.5 (Schulman et al., 2017, sec. 4)."""
+    if kl > 1.5 * kl_target:
+        return 2.0 * kl_coeff
+    return 0.5 * kl_coeff if kl < kl_target / 1.5 else kl_coeff
+
+
 def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean Huber loss with delta 1, each term times its weight if there are weights:
     e^2 / 2 where |e| < 1, else |e| - 1/2 (Huber, 1964, doi:10.1214/aoms/1177703732).
