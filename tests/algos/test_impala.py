@@ -10,12 +10,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from helpers_cli import config
+from test_doors import LSTMActorCritic
 from test_resume import assert_resumed_equals_uninterrupted
 
 from rlrun.algos.impala import Impala
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import MLP
+from rlrun.core.sequences import Unrolling
 from rlrun.run import make_trainer
 
 OBS_SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -199,6 +201,45 @@ def test_rmsprop_steps_as_written():
 def test_values_that_cannot_be_are_refused(wrong, words):
     with pytest.raises(ConfigError, match=words):
         Impala(**wrong)
+
+
+# Policies with memory
+
+
+class MemoryImpala(Impala):
+    """IMPALA whose policy remembers."""
+
+    def make_policy(self, obs_space, action_space, model):
+        return LSTMActorCritic(obs_space, action_space, model, max_seq_len=8)
+
+
+def test_with_memory_the_learner_sees_what_the_worker_saw_and_what_comes_after():
+    overrides = [
+        "tuned=none",
+        f"algo._target_={__name__}.MemoryImpala",
+        "algo.num_envs_per_worker=2",
+        "algo.rollout_fragment_length=20",
+        "env.horizon=15",
+    ]
+    with make_trainer("impala", "CartPole-v1", overrides, seed=1) as trainer:
+        trainer.workers.sample()
+        rows = trainer.workers.sample()["default_policy"].to()
+        policy = trainer.get_policy()
+        unrolling = Unrolling(policy, rows)
+        with torch.no_grad():
+            dist, values = policy(unrolling.rows)
+        found = unrolling.real(dist.log_prob(rows["actions"]))
+        expected = torch.where(unrolling.mask, rows["log_probs"][:, :-1], 0.0)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        # Where an episode goes on in the next sequence, the bootstrap is that one's first value.
+        num_seams = 0
+        for row, length in enumerate(rows["mask"].sum(1)[:-1].tolist()):
+            if torch.equal(rows["obs"][row, length], rows["obs"][row + 1, 0]):
+                num_seams += 1
+                torch.testing.assert_close(
+                    values[row, length], values[row + 1, 0], rtol=1e-4, atol=1e-5
+                )
+        assert num_seams >= 2
 
 
 # In runs

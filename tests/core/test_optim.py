@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rlrun.core.flat import FlatParameters
-from rlrun.core.optim import FlatAdam
+from rlrun.core.optim import FlatAdam, FlatOptimizer, FlatRMSProp
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +153,56 @@ def test_a_loaded_state_is_not_shared_with_the_optimizer_that_it_came_from():
         torch.testing.assert_close(
             torch.as_tensor(now[name]), torch.as_tensor(value), rtol=0, atol=0
         )
+
+
+# RMSProp
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_worked_out_step_by_step(momentum):
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = FlatRMSProp(
+        FlatParameters(module_of(weight)), decay=0.5, momentum=momentum, eps=0.25
+    )
+    expected, mean_square, velocity = [1.0, -2.0], [1.0, 1.0], [0.0, 0.0]
+    for lr in (0.1, 0.2, 0.1):
+        optimizer.step((weight * torch.tensor([3.0, -4.0])).sum(), lr)
+        for i, grad in enumerate((3.0, -4.0)):
+            mean_square[i] = 0.5 * mean_square[i] + 0.5 * grad**2
+            velocity[i] = momentum * velocity[i] + lr * grad / (mean_square[i] + 0.25) ** 0.5
+            expected[i] -= velocity[i]
+        torch.testing.assert_close(weight.detach(), torch.tensor(expected))
+
+
+def test_rmsprop_clips_as_adam_does():
+    weight = nn.Parameter(torch.tensor([0.0, 0.0]))
+    optimizer = FlatRMSProp(FlatParameters(module_of(weight)), eps=0.1)
+    norm = optimizer.step((weight * torch.tensor([3.0, 4.0])).sum(), 0.1, grad_clip=1.0)
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(optimizer.flat.grad, torch.tensor([0.6, 0.8]))
+
+
+def test_a_restored_rmsprop_goes_on_exactly():
+    nets = [network()]
+    optimizers: list[FlatOptimizer] = [FlatRMSProp(FlatParameters(nets[0]), momentum=0.9)]
+    for step in range(5):
+        optimizers[0].step(loss_of(nets[0], step), 0.01)
+    nets.append(copy.deepcopy(nets[0]))
+    optimizers.append(FlatRMSProp(FlatParameters(nets[1]), momentum=0.9))
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        for step in range(5, 8):
+            optimizer.step(loss_of(net, step), 0.01)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_frozen_weights_stay_whatever_momentum_they_had():
+    frozen, moving = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = FlatRMSProp(FlatParameters(module_of(frozen, moving)), momentum=0.9)
+    optimizer.step((frozen + moving).sum(), 0.1)
+    before = frozen.detach().clone(), moving.detach().clone()
+    frozen.requires_grad_(False)
+    optimizer.step((frozen + moving).sum(), 0.1)
+    assert torch.equal(frozen.detach(), before[0])
+    assert not torch.equal(moving.detach(), before[1])
