@@ -64,7 +64,9 @@ def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
     assert any(plain[group] != general[group] for group in groups), "it changes nothing"
 
 
-@pytest.mark.parametrize("algo", ["ppo", "ddppo", "dqn", "rainbow"])
+@pytest.mark.parametrize(
+    "algo", ["a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+)
 def test_cartpole_is_tuned_for_every_algorithm(algo):
     assert composed(f"algo={algo}")["tuned"] == f"{algo}/cartpole"
 
@@ -79,7 +81,7 @@ def test_an_env_without_a_file_gets_the_general_values():
 
 
 @pytest.mark.parametrize("nothing", ["none", "null"])
-@pytest.mark.parametrize("algo", ["ppo", "dqn", "rainbow"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "rainbow", "pg", "a2c", "a3c"])
 def test_tuned_values_can_be_left_out(algo, nothing):
     plain = composed(f"algo={algo}", f"tuned={nothing}")
     assert plain["tuned"] is None
