@@ -273,6 +273,12 @@ def test_a_run_of_two_workers_goes_on_as_if_never_stopped(pair, tmp_path):
     for one, other in zip(found, expected, strict=True):
         for key in ("info", "hist_stats", "timesteps_total", "num_env_steps_trained"):
             assert one[key] == other[key], key
+    with make(*PAIR, "resources.num_workers=0") as alone:
+        alone.restore(folder)
+        updates = alone.algorithms[ID].num_updates
+        assert alone.train()["timesteps_total"] == expected[0]["timesteps_total"] - 48
+        assert alone.algorithms[ID].num_updates == updates + 2 * 3
+        assert_all_have_the_drivers_weights(alone)
 
 
 def test_weights_that_drift_apart_end_the_run(pair):
