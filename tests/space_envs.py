@@ -199,3 +199,11 @@ class NestedImageEnv(gym.Env):
             "flag": flag,
             "noise": self.np_random.normal(0.0, 300.0, 2).astype(np.float32),
         }
+
+
+def make_masked(num_envs: int) -> gym.vector.SyncVectorEnv:
+    """gymnasium's vector env of masked ones, which resets in the step after an episode's end."""
+    return gym.vector.SyncVectorEnv([MaskedEnv] * num_envs)
+
+
+gym.register("space/NativeMasked-v0", vector_entry_point="space_envs:make_masked")

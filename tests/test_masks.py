@@ -137,6 +137,14 @@ def test_a_masked_run_goes_on_as_if_never_stopped(algo, tmp_path):
         assert one["info"] == other["info"]
 
 
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_steps_that_only_reset_an_env_need_no_action(algo):
+    overrides = MLP_PPO if algo == "ppo" else [*DQN_SETTINGS, "algo.timesteps_per_iteration=120"]
+    overrides = [*overrides, "env.vectorization=native", "env.observation_filter=MeanStdFilter"]
+    with make_trainer(algo, env="space/NativeMasked-v0", overrides=overrides) as trainer:
+        assert trainer.train()["episodes_total"] > 10
+
+
 # What the numbers are
 
 

@@ -10,7 +10,8 @@ from gymnasium import spaces
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
-from rlrun.core.heads import make_family, make_heads
+from rlrun.core.family import make_family
+from rlrun.core.heads import make_heads
 from rlrun.core.masks import action_mask
 from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State

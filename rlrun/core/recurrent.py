@@ -12,7 +12,8 @@ from gymnasium import spaces
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import SpaceError
-from rlrun.core.heads import make_family, make_heads
+from rlrun.core.family import make_family
+from rlrun.core.heads import make_heads
 from rlrun.core.masks import action_mask
 from rlrun.core.memory import Memory
 from rlrun.core.networks import Model

@@ -78,6 +78,11 @@ class Preprocessor:
         """The numbers of preprocessed rows that may be no finite ones."""
         return rows if self.layout is None else self.layout.floats(rows)
 
+    def open_masks(self, rows: np.ndarray, where: np.ndarray) -> None:
+        """Allow all actions in the preprocessed rows of the mask `where` [N]."""
+        if self.layout is not None and self.layout.mask_size:
+            self.layout.mask(rows)[where] = 1.0
+
 
 def is_image(space: spaces.Box) -> bool:
     """Whether `space` has two or three axes of integers: pixels, a board or a grid of counts."""

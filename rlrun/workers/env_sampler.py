@@ -287,7 +287,10 @@ class EnvSampler:
         self._forget(done | self._void_rows)
         # Of envs that go on, next_obs is the very row that is acted on next.
         next_obs[~done] = self.obs[~done]
-        if not self.env.skips_reset_rows:
+        if self.env.skips_reset_rows:
+            # Their next step only resets, whatever is done, where a mask may allow nothing.
+            self.actor.preprocessor.open_masks(self.obs, done)
+        else:
             self.episodes.start(after_reset, done)
         return next_obs
 
