@@ -1,0 +1,93 @@
+"""Every algorithm with every memory and every kind of space: what one part does to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrun.run import make_trainer
+
+SIZES = {
+    "pg": ["algo.train_batch_size=32", "algo.num_envs_per_worker=2"],
+    "a2c": ["algo.train_batch_size=20", "algo.num_envs_per_worker=2", "algo.microbatch_size=8"],
+    "a3c": ["algo.rollout_fragment_length=10", "algo.num_envs_per_worker=2"],
+    "ppo": [
+        "algo.train_batch_size=32",
+        "algo.minibatch_size=16",
+        "algo.num_envs_per_worker=2",
+        "algo.num_epochs=2",
+        "algo.use_kl_loss=true",
+    ],
+    "ddppo": [
+        "algo.train_batch_size=32",
+        "algo.minibatch_size=16",
+        "algo.num_envs_per_worker=2",
+    ],
+    "impala": [
+        "algo.train_batch_size=40",
+        "algo.rollout_fragment_length=10",
+        "algo.num_envs_per_worker=2",
+        "algo.broadcast_interval=2",
+        "algo.replay_proportion=0.5",
+        "algo.replay_buffer_num_slots=4",
+    ],
+    "appo": [
+        "algo.train_batch_size=40",
+        "algo.rollout_fragment_length=10",
+        "algo.num_envs_per_worker=2",
+        "algo.num_sgd_iter=2",
+        "algo.use_kl_loss=true",
+    ],
+}
+MODELS = {
+    "mlp": ["model.fcnet_hiddens=[8]"],
+    "lstm": ["model.fcnet_hiddens=[8]", "model.use_lstm=true", "model.lstm_cell_size=8"],
+    "gtrxl": [
+        "model=gtrxl",
+        "model.fcnet_hiddens=[8]",
+        "model.attention_dim=8",
+        "model.attention_head_dim=8",
+        "model.attention_memory_inference=4",
+        "model.attention_memory_training=4",
+    ],
+}
+MEMORY_SIZE = {"mlp": [], "lstm": ["model.max_seq_len=4"], "gtrxl": ["model.max_seq_len=4"]}
+ENVS: dict[str, list[str]] = {
+    "cartpole": ["env=cartpole"],
+    "dict actions": ["env=gym", "env.id=space_envs.MatchEnv"],
+    "masked": ["env=gym", "env.id=space_envs.MaskedEnv", "model.mask_actions=true"],
+}
+
+
+def settings(algo: str, model: str, env: str) -> dict[str, Any]:
+    overrides = [*ENVS[env], *SIZES[algo], *MODELS[model], *MEMORY_SIZE[model]]
+    overrides += ["tuned=none", "algo.timesteps_per_iteration=60"]
+    return {"algo": algo, "overrides": overrides, "seed": 1}
+
+
+@pytest.mark.parametrize("algo", SIZES)
+@pytest.mark.parametrize(
+    ("model", "env"),
+    [("mlp", "dict actions"), ("mlp", "masked")]
+    + [(model, env) for model in ("lstm", "gtrxl") for env in ENVS],
+)
+def test_it_learns_and_goes_on_where_it_was(algo, model, env, tmp_path):
+    def make():
+        return make_trainer(**settings(algo, model, env))
+
+    with make() as trainer:
+        before = trainer.get_weights()["default_policy"]
+        trainer.train()
+        folder = trainer.save(tmp_path)
+        expected = [trainer.train() for _ in range(2)]
+        after = trainer.get_weights()["default_policy"]
+        assert all(np.isfinite(array).all() for array in after.values())
+        assert any((after[name] != before[name]).any() for name in before)
+    with make() as resumed:
+        resumed.restore(folder)
+        found = [resumed.train() for _ in range(2)]
+    for one, other in zip(found, expected, strict=True):
+        assert one["hist_stats"] == other["hist_stats"]
+        assert one["info"] == other["info"]
