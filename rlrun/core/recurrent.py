@@ -180,7 +180,7 @@ class PreviousEncoder:
         elif use_action:
             raise SpaceError(
                 f"A policy cannot look at its previous action where actions are {action_space}. "
-                f"Set model.lstm_use_prev_action=false."
+                f"Set model.lstm_use_prev_action=false, or attention_use_n_prev_actions=0."
             )
         size += sum(self.nvec)
         self.output_size = size * use_action + use_reward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,42 @@ from rlrun.core.batch import Batch
 from rlrun.core.errors import BatchError, ConfigError, SpaceError
 from rlrun.core.filters import make_filter
 from rlrun.core.gtrxl import GTrXL
-from rlrun.core.memory import LSTMMemory
+from rlrun.core.memory import LSTMMemory, Memory
 from rlrun.core.networks import CNN, MLP, Model
 from rlrun.core.policy import Previous
 from rlrun.core.recurrent import PreviousEncoder, RecurrentActorCritic
 from rlrun.workers.cutters import cut_sequences
+
+
+class LastFeatures(Memory):
+    """A memory of one's own: the features of this step and of the last one."""
+
+    state_names = ("last",)
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.output_size = 2 * input_size
+
+    def initial_state(self, num_rows: int) -> dict[str, np.ndarray]:
+        return {"last": np.zeros((num_rows, self.output_size // 2), np.float32)}
+
+    def step(self, features: np.ndarray, state: dict[str, np.ndarray]) -> Any:
+        return np.concatenate([features, state["last"]], -1), {"last": features.copy()}
+
+    def forward(self, features: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        last = torch.cat([state["last"][:, None], features[:, :-1]], 1)
+        return torch.cat([features, last], -1)
+
+
+@dataclass(kw_only=True)
+class OwnModel(MLP):
+    """A user's model that brings it."""
+
+    has_memory = True
+
+    def memory(self, input_size: int) -> Memory:
+        return LastFeatures(input_size)
+
 
 VECTORS = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGES = spaces.Box(0, 255, (12, 12, 1), np.uint8)
@@ -55,6 +87,7 @@ CASES = {
         spaces.Box(-1.0, 1.0, (2,), np.float32),
     ),
     "lstm of images": (CNN(**LSTM, **CONV), IMAGES, spaces.Discrete(2)),
+    "one's own": (OwnModel(fcnet_hiddens=[6], max_seq_len=4), VECTORS, spaces.Discrete(3)),
     "gtrxl": (GTrXL(**ATTENTION), VECTORS, spaces.Discrete(3)),
     "gtrxl, a memory each": (
         GTrXL(**ATTENTION, vf_share_layers=False),
