@@ -16,7 +16,7 @@ from rlrun.core.batch import Batch
 from rlrun.core.distributions import Categorical, MultiCategorical
 from rlrun.core.errors import ConfigError, RlrunError, SpaceError, WorkerError
 from rlrun.core.filters import make_filter
-from rlrun.core.masks import LEAST_FLOAT, mask_inputs
+from rlrun.core.masks import LEAST_FLOAT, action_mask, mask_inputs
 from rlrun.core.networks import MLP
 from rlrun.core.spaces import Preprocessor
 from rlrun.python_api import make_trainer
@@ -197,6 +197,37 @@ def rows_of(masks: list[list[int]]) -> np.ndarray:
     preprocess = Preprocessor(SPACE, masks_actions=True)
     observations = np.tile(np.array([0.5, -0.5], np.float32), (len(masks), 1))
     return preprocess({"action_mask": np.array(masks, np.int8), "observations": observations})
+
+
+@pytest.mark.parametrize(
+    "mask_space",
+    [
+        spaces.MultiBinary([2, 2]),
+        spaces.Box(-1, 1, (2, 2), np.int8),
+        spaces.Box(0.0, 1.0, (4,), np.float32),
+        spaces.Tuple([spaces.MultiBinary(2), spaces.MultiBinary(2)]),
+    ],
+    ids=str,
+)
+def test_a_mask_of_any_form_is_read_as_it_is(mask_space):
+    space = spaces.Dict({"action_mask": mask_space, "seen": spaces.Discrete(2)})
+    preprocess = Preprocessor(space, masks_actions=True)
+    ones = np.array([1, 0, 0, 1])
+    if isinstance(mask_space, spaces.Tuple):
+        mask = (ones[:2].astype(np.int8), ones[2:].astype(np.int8))
+    else:
+        mask = ones.reshape(mask_space.shape).astype(mask_space.dtype)
+    rows = preprocess.single({"action_mask": mask, "seen": 1})
+    np.testing.assert_array_equal(rows, [[0, 1, 1, 0, 0, 1]])
+    np.testing.assert_array_equal(preprocess.layout.mask(rows), [ones])
+    laid = action_mask(preprocess.space, spaces.MultiDiscrete([2, 2]))
+    np.testing.assert_array_equal(laid(np.ones((1, 4), np.float32), rows) == 1.0, [ones == 1])
+
+
+def test_a_mask_of_choices_is_refused():
+    space = spaces.Dict({"action_mask": spaces.MultiDiscrete([2, 2]), "seen": spaces.Discrete(2)})
+    with pytest.raises(SpaceError, match="a MultiBinary or Box"):
+        Preprocessor(space, masks_actions=True)
 
 
 def test_a_policy_sees_the_observation_and_not_the_mask():

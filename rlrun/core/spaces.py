@@ -166,8 +166,8 @@ def _laid_out(
     mask_size, mask_parts, path = 0, [], ()
     if masks_actions:
         space, path, mask = _without_mask(space)
-        mask_size, to_mask = _flat(mask)
-        mask_parts = [((ACTION_MASK,), to_mask)]
+        mask_size = sum(int(np.prod(part.shape or ())) for _, part in mask)
+        mask_parts = [(place, _cast(np.dtype(np.float32))) for place, _ in mask]
     # As without a mask: a Box keeps its shape, whatever the network makes of it.
     is_alone = isinstance(space, spaces.Box) and len(space.shape) > 1 and not flatten
     vector_size, vector_parts, images = 0, [], []
@@ -196,15 +196,19 @@ def _laid_out(
     return layout, transform
 
 
-def _without_mask(space: spaces.Space) -> tuple[spaces.Space, Path, spaces.Space]:
-    """(what is left, its path, the mask) of an observation space with a mask."""
+def _without_mask(
+    space: spaces.Space,
+) -> tuple[spaces.Space, Path, list[tuple[Path, spaces.Space]]]:
+    """(what is left, its path, the leaves of the mask) of an observation space with a mask."""
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
-    mask = parts.pop(ACTION_MASK, None)
-    if mask is None or not parts:
+    mask = leaves_of(parts.pop(ACTION_MASK, spaces.Dict({})), (ACTION_MASK,))
+    kinds = spaces.Box | spaces.MultiBinary
+    if not mask or not parts or not all(isinstance(leaf, kinds) for _, leaf in mask):
         raise SpaceError(
             f"model.mask_actions=true needs observations that are a Dict with the keys "
-            f"'{ACTION_MASK}' (1 for each action that may be taken, else 0) and 'observations'; "
-            f"this env's are {space}. Use model.mask_actions=false, or wrap the env."
+            f"'{ACTION_MASK}' (a MultiBinary or Box: 1 for each action that may be taken, else 0) "
+            f"and 'observations'; this env's are {space}. Wrap the env, or use "
+            f"model.mask_actions=false."
         )
     if len(parts) == 1:
         key, only = next(iter(parts.items()))

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import rlrun
+from rlrun.core.action_encoder import ActionEncoder
 from rlrun.core.actions import ActionConverter, Simplex
 from rlrun.core.distributions import DistributionFamily
 from rlrun.core.errors import RlrunError, SpaceError
@@ -354,3 +356,31 @@ def test_a_simplex_holds_what_sums_to_one_and_samples_it():
     assert simplex == Simplex(3)
     with pytest.raises(ValueError, match="nothing to choose"):
         Simplex(1)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("lead", [(2,), (1, 2)])
+@pytest.mark.parametrize(
+    ("space", "actions", "expected"),
+    [
+        (spaces.Discrete(3), [2, 0], [[0, 0, 1], [1, 0, 0]]),
+        (spaces.MultiDiscrete([2, 3]), [[1, 0], [0, 2]], [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (spaces.MultiBinary(2), [[1, 0], [1, 1]], [[1, 0], [1, 1]]),
+        (spaces.Box(-1.0, 1.0, (2,)), [[0.5, -2.0], [0.0, 1.0]], [[0.5, -2.0], [0.0, 1.0]]),
+        (
+            spaces.Tuple([spaces.Discrete(2), spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(3)]),
+            [[1.0, 0.25, 2.0], [0.0, -0.5, 0.0]],
+            [[0, 1, 0.25, 0, 0, 1], [1, 0, -0.5, 1, 0, 0]],
+        ),
+    ],
+    ids=str,
+)
+def test_an_encoder_shows_choices_as_one_hot_and_numbers_as_they_are(
+    space, actions, expected, lead, convert
+):
+    encode = ActionEncoder(space)
+    rows = np.array(actions)
+    found = encode(convert(rows.reshape(*lead, *rows.shape[1:])))
+    assert str(found.dtype).endswith("float32")
+    assert tuple(found.shape) == (*lead, encode.output_size)
+    np.testing.assert_array_equal(found.reshape(2, -1), expected)
