@@ -12,6 +12,7 @@ from rlrun.algos.asynchronous import METRICS, AsynchronousActorCritic
 from rlrun.core import losses
 from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
+from rlrun.core.losses import explained_variance
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.sequences import Unrolling
@@ -116,6 +117,9 @@ class APPO(AsynchronousActorCritic):
             "policy_loss": policy_loss.detach(),
             "vf_loss": vf_loss.detach(),
             "entropy": entropy.detach(),
+            "vf_explained_var": explained_variance(
+                values.detach()[:, :-1][mask], value_targets[mask]
+            ),
             "kl": kl.detach(),
             "clip_fraction": unrolling.mean(is_clipped),
         }

@@ -26,7 +26,8 @@ from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.vtrace import vtrace
 
 METRICS = (
-    *("total_loss", "policy_loss", "vf_loss", "entropy", "grad_norm", "cur_lr", "entropy_coeff"),
+    *("total_loss", "policy_loss", "vf_loss", "vf_explained_var", "entropy", "entropy_coeff"),
+    *("grad_norm", "cur_lr"),
     *("policy_lag_mean", "policy_lag_max", "learner_queue_size_mean", "learner_queue_size_max"),
 )
 """What is reported of updates, by all heirs."""

@@ -9,6 +9,7 @@ import torch
 
 from rlrun.algos.asynchronous import AsynchronousActorCritic
 from rlrun.core.batch import Batch
+from rlrun.core.losses import explained_variance
 from rlrun.core.sequences import Unrolling
 
 
@@ -44,4 +45,7 @@ class Impala(AsynchronousActorCritic):
             "policy_loss": policy_loss.detach(),
             "vf_loss": vf_loss.detach(),
             "entropy": entropy.detach(),
+            "vf_explained_var": explained_variance(
+                values.detach()[:, :-1][mask], value_targets[mask]
+            ),
         }

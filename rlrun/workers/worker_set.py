@@ -343,8 +343,8 @@ class WorkerSet:
         }
 
     def _publication(self) -> tuple[dict[str, Any], int, int, dict[str, int]]:
-        local = self._local
-        return local.get_weights(), local.timestep, local.weights_version, local.num_updates
+        weights, num_updates = self._local.get_weights(), self._local.num_updates
+        return weights, self.num_env_steps_sampled, self.weights_version, num_updates
 
     def _under_way(self) -> list[tuple[int, Sample]]:
         """What workers have sampled, or are about to, and no stream has given yet."""
