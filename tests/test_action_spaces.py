@@ -30,7 +30,7 @@ SMALL_PPO = [
     "model.fcnet_hiddens=[32]",
 ]
 
-CHOICES = {"bounded": "beta", "weights": "dirichlet"}
+CHOICES = {"bounded": "beta"}
 """What model.action_distribution is set to, by the name of the space."""
 
 LEARNED = {
@@ -41,9 +41,7 @@ LEARNED = {
     "tuple of choices": 7.5,
     "box": 4.0,
     "bounded": 5.2,
-    "unbounded": 6.5,
     "simplex": 6.7,
-    "weights": 6.7,
     "tuple": 5.5,
     "dict": 6.5,
 }
@@ -161,6 +159,16 @@ def test_native_vector_envs_get_batched_actions():
     _, rewards, _, _ = env.step(converter(converter.invert(rows)))
     assert np.isfinite(rewards).all()
     env.close()
+
+
+def test_a_box_of_weights_is_learned_on_the_simplex_if_the_user_says_so():
+    with ppo("weights", "model.action_distribution=dirichlet") as trainer:
+        first = trainer.train()["episode_reward_mean"]
+        for _ in range(4):
+            result = trainer.train()
+        assert result["episode_reward_mean"] > first + 0.7
+        action = trainer.compute_action(np.eye(4, dtype=np.float32)[0])
+        assert action.sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_remote_workers_act_in_structured_spaces(ray_cluster):
