@@ -11,7 +11,9 @@ import torch
 from gymnasium import spaces
 from space_envs import ACTION_SPACES, MatchEnv
 
+from rlrun.algos.ppo import PPO
 from rlrun.core.actions import ActionConverter
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.nested import row_of
@@ -147,6 +149,43 @@ def test_a_run_goes_on_as_if_never_stopped(actions, vectorization, tmp_path, cap
         assert one["hist_stats"] == other["hist_stats"]
         assert one["info"] == other["info"]
     assert "did not reproduce" not in caplog.text
+
+
+class LooksBack(ActorCritic):
+    """Is told of the previous action, and keeps the last that it was told."""
+
+    uses_previous = True
+
+    def act(self, obs, state=None, previous=None, explore=True):
+        self.told = previous
+        return super().act(obs, state, previous, explore)
+
+
+class LooksBackPPO(PPO):
+    """PPO with such a policy."""
+
+    def make_policy(self, obs_space, action_space, model):
+        return LooksBack(obs_space, action_space, model)
+
+
+def test_previous_actions_are_flat_rows_whoever_gives_them():
+    overrides = ["algo._target_=test_action_spaces.LooksBackPPO", "algo.num_envs_per_worker=2"]
+    with ppo("dict", *overrides) as trainer:
+        worker = trainer.workers.local_worker()
+        columns = worker.input.sample(20, 0, explore=True)
+        starts = columns["truncated"][:-1]
+        expected = np.where(starts[..., None], 0.0, columns["actions"][:-1])
+        np.testing.assert_array_equal(columns["prev_actions"][1:], expected)
+        assert not columns["prev_actions"][0].any()
+        action = ACTION_SPACES["dict"].sample()
+        observation = np.eye(4, dtype=np.float32)[0]
+        trainer.compute_action(observation, prev_action=action, prev_reward=0.5)
+        actor = worker.actors["default_policy"]
+        given = row_of(actor.converter(actor.policy.told.actions), 0)
+        for one, other in zip(_flat(given), _flat(action), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        trainer.compute_action(observation)
+        assert not actor.policy.told.actions.any()
 
 
 def test_native_vector_envs_get_batched_actions():
