@@ -11,7 +11,9 @@ import torch
 from gymnasium import spaces
 from space_envs import ACTION_SPACES, MatchEnv
 
+from rlrun.algos.ppo import PPO
 from rlrun.core.actions import ActionConverter
+from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.nested import row_of
@@ -30,7 +32,7 @@ SMALL_PPO = [
     "model.fcnet_hiddens=[32]",
 ]
 
-CHOICES = {"bounded": "beta", "weights": "dirichlet"}
+CHOICES = {"bounded": "beta"}
 """What model.action_distribution is set to, by the name of the space."""
 
 LEARNED = {
@@ -41,9 +43,7 @@ LEARNED = {
     "tuple of choices": 7.5,
     "box": 4.0,
     "bounded": 5.2,
-    "unbounded": 6.5,
     "simplex": 6.7,
-    "weights": 6.7,
     "tuple": 5.5,
     "dict": 6.5,
 }
@@ -151,6 +151,43 @@ def test_a_run_goes_on_as_if_never_stopped(actions, vectorization, tmp_path, cap
     assert "did not reproduce" not in caplog.text
 
 
+class LooksBack(ActorCritic):
+    """Is told of the previous action, and keeps the last that it was told."""
+
+    uses_previous = True
+
+    def act(self, obs, state=None, previous=None, explore=True):
+        self.told = previous
+        return super().act(obs, state, previous, explore)
+
+
+class LooksBackPPO(PPO):
+    """PPO with such a policy."""
+
+    def make_policy(self, obs_space, action_space, model):
+        return LooksBack(obs_space, action_space, model)
+
+
+def test_previous_actions_are_flat_rows_whoever_gives_them():
+    overrides = ["algo._target_=test_action_spaces.LooksBackPPO", "algo.num_envs_per_worker=2"]
+    with ppo("dict", *overrides) as trainer:
+        worker = trainer.workers.local_worker()
+        columns = worker.input.sample(20, 0, explore=True)
+        starts = columns["truncated"][:-1]
+        expected = np.where(starts[..., None], 0.0, columns["actions"][:-1])
+        np.testing.assert_array_equal(columns["prev_actions"][1:], expected)
+        assert not columns["prev_actions"][0].any()
+        action = ACTION_SPACES["dict"].sample()
+        observation = np.eye(4, dtype=np.float32)[0]
+        trainer.compute_action(observation, prev_action=action, prev_reward=0.5)
+        actor = worker.actors["default_policy"]
+        given = row_of(actor.converter(actor.policy.told.actions), 0)
+        for one, other in zip(_flat(given), _flat(action), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        trainer.compute_action(observation)
+        assert not actor.policy.told.actions.any()
+
+
 def test_native_vector_envs_get_batched_actions():
     env = NativeVectorEnv(
         gym.vector.SyncVectorEnv([lambda: MatchEnv("dict")] * 3), "toy", worker_index=0
@@ -161,6 +198,16 @@ def test_native_vector_envs_get_batched_actions():
     _, rewards, _, _ = env.step(converter(converter.invert(rows)))
     assert np.isfinite(rewards).all()
     env.close()
+
+
+def test_a_box_of_weights_is_learned_on_the_simplex_if_the_user_says_so():
+    with ppo("weights", "model.action_distribution=dirichlet") as trainer:
+        first = trainer.train()["episode_reward_mean"]
+        for _ in range(4):
+            result = trainer.train()
+        assert result["episode_reward_mean"] > first + 0.7
+        action = trainer.compute_action(np.eye(4, dtype=np.float32)[0])
+        assert action.sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_remote_workers_act_in_structured_spaces(ray_cluster):

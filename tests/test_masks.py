@@ -69,7 +69,7 @@ def act_in(trainer: Trainer, num_steps: int = 30, **env: object) -> float:
 # Learning; the env raises for an action that is masked, also in evaluation and random exploration.
 
 
-@pytest.mark.parametrize("actions", ["discrete", "multi", "tuple"])
+@pytest.mark.parametrize("actions", ["discrete", "tuple"])
 def test_ppo_learns_what_is_best_of_what_it_may(actions):
     start = ["exploration.random_timesteps=480", "evaluation.interval=4", "evaluation.duration=5"]
     with make("ppo", [*MLP_PPO, *start], actions=actions) as trainer:
@@ -222,6 +222,16 @@ def test_a_mask_of_any_form_is_read_as_it_is(mask_space):
     np.testing.assert_array_equal(preprocess.layout.mask(rows), [ones])
     laid = action_mask(preprocess.space, spaces.MultiDiscrete([2, 2]))
     np.testing.assert_array_equal(laid(np.ones((1, 4), np.float32), rows) == 1.0, [ones == 1])
+
+
+def test_flattened_images_beside_a_mask_are_a_vector():
+    space = MaskedEnv(kind="nested").observation_space
+    preprocess = Preprocessor(space, flatten=True, keeps_images=True, masks_actions=True)
+    assert preprocess.space.shape == (144 + 3,)
+    observation = MaskedEnv(kind="nested").reset(seed=1)[0]
+    rows = preprocess.single(observation)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(preprocess.layout.mask(rows)[0], observation["action_mask"])
 
 
 def test_a_mask_of_choices_is_refused():
