@@ -197,6 +197,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vtrace):
 def test_it_learns_to_balance_a_pole():
     overrides = ["algo.timesteps_per_iteration=2000"]
     with make_trainer("appo", "cartpole", overrides, seed=1) as trainer:
-        returns: list[float] = [trainer.train()["episode_reward_mean"] for _ in range(10)]
+        returns: list[float] = [trainer.train()["episode_reward_mean"] for _ in range(6)]
     assert returns[0] < 50.0
     assert returns[-1] > 110.0
