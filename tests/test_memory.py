@@ -178,10 +178,9 @@ def test_a_worker_acts_as_the_learner_sees_it(memory, vectorization):
         assert rows["prev_rewards"][~is_fresh, 0].all()
 
 
-@each_memory
-def test_remote_workers_send_sequences(memory, ray_cluster):
+def test_remote_workers_send_sequences(ray_cluster):
     overrides = ["resources.num_workers=2", "resources.num_cpus_per_worker=0.5"]
-    with small_trainer(memory, "algo.num_envs_per_worker=2", *overrides) as trainer:
+    with small_trainer("lstm", "algo.num_envs_per_worker=2", *overrides) as trainer:
         result = trainer.train()
         assert result["timesteps_total"] == 96
         assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["kl"])

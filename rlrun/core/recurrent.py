@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rlrun.core.action_encoder import ActionEncoder
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
-from rlrun.core.errors import SpaceError
 from rlrun.core.family import make_family
 from rlrun.core.heads import make_heads
 from rlrun.core.masks import action_mask
@@ -105,7 +105,7 @@ class RecurrentActorCritic(Policy):
         before = None
         if self.uses_previous:
             assert previous is not None, "uses_previous says that it is looked at"
-            before = self.previous_encoder.act(previous)
+            before = self.previous_encoder(previous.actions, previous.rewards)
         state = self.initial_state(len(obs)) if state is None else state
         return self.observation_filter.act(obs), before, state
 
@@ -160,52 +160,21 @@ class _Trunk:
 
 
 class PreviousEncoder:
-    """What happened before an observation as a vector: an action of a Discrete or MultiDiscrete
-    space is one-hot, any other as it is, and the reward is the last number.
-
-    Raises SpaceError if actions have another form.
-    """
+    """What happened before an observation as a vector: the action (see `ActionEncoder`), and the
+    reward as the last number."""
 
     def __init__(self, action_space: spaces.Space, use_action: bool, use_reward: bool) -> None:
-        self.use_action = use_action
+        self.encode_action = ActionEncoder(action_space) if use_action else None
         self.use_reward = use_reward
-        self.nvec: list[int] = []
-        size = 0
-        if isinstance(action_space, spaces.Discrete):
-            self.nvec = [int(action_space.n)]
-        elif isinstance(action_space, spaces.MultiDiscrete):
-            self.nvec = [int(n) for n in action_space.nvec.ravel()]
-        elif isinstance(action_space, spaces.Box | spaces.MultiBinary):
-            size = int(np.prod(action_space.shape))
-        elif use_action:
-            raise SpaceError(
-                f"A policy cannot look at its previous action where actions are {action_space}. "
-                f"Set model.lstm_use_prev_action=false, or attention_use_n_prev_actions=0."
-            )
-        size += sum(self.nvec)
-        self.output_size = size * use_action + use_reward
+        action_size = self.encode_action.output_size if self.encode_action else 0
+        self.output_size = action_size + use_reward
 
-    def act(self, previous: Previous) -> np.ndarray:
-        """[N, output_size], float32."""
-        actions = previous.actions.reshape(len(previous.rewards), -1)
-        parts = []
-        if self.use_action and self.nvec:
-            parts = [actions[:, i, None] == np.arange(n) for i, n in enumerate(self.nvec)]
-        elif self.use_action:
-            parts = [actions]
-        if self.use_reward:
-            parts.append(previous.rewards[:, None])
-        return np.concatenate(parts, -1, dtype=np.float32)
-
-    def __call__(self, actions: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
-        """actions [..., *shape], rewards [...] -> [..., output_size], float32."""
-        actions = actions.reshape(*rewards.shape, -1)
-        parts = []
-        if self.use_action and self.nvec:
-            places = [torch.arange(n, device=actions.device) for n in self.nvec]
-            parts = [actions[..., i, None] == each for i, each in enumerate(places)]
-        elif self.use_action:
-            parts = [actions]
+    def __call__(self, actions: Any, rewards: Any) -> Any:
+        """actions [..., k] (Discrete: [...]), rewards [...], NumPy or torch -> [..., output_size],
+        float32."""
+        parts = [] if self.encode_action is None else [self.encode_action(actions)]
         if self.use_reward:
             parts.append(rewards[..., None])
-        return torch.cat([part.float() for part in parts], -1)
+        if isinstance(rewards, torch.Tensor):
+            return torch.cat(parts, -1)
+        return np.concatenate(parts, -1, dtype=np.float32)
