@@ -106,7 +106,7 @@ def replays_of(request: Request) -> list[Replay]:
                 f"{COMMAND} {_shortest(file)}: it has no pass_mark, so there is nothing to check. "
                 f"To run it: rlrun -f {shlex.quote(_shortest(file))}"
             )
-        first = int(node.get("seed") or 1)
+        first = 1 if node.get("seed") is None else int(node["seed"])
         for seed in range(first, first + request.num_seeds):
             name = f"{_label(file).replace('/', '_')}_seed{seed}"
             folder = request.out.with_suffix("").absolute() / name
@@ -147,7 +147,9 @@ def _signals(runs: Runs) -> Iterator[None]:
             raise KeyboardInterrupt
         runs.stop(number)
 
-    kinds = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        kinds.append(signal.SIGHUP)
     previous = {kind: signal.signal(kind, handle) for kind in kinds}
     try:
         yield

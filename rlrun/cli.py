@@ -49,8 +49,8 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 a configuration that
-    cannot run (here), 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 a configuration that cannot run (here),
+    130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # NumPy acts on a few rows at a time; on a busy machine a second BLAS thread makes that ten
     # times slower. It must be set before NumPy is imported.

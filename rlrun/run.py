@@ -198,7 +198,10 @@ class Run:
                 logger.error("%s", self._unwritable(error, "on closing"))
 
     def _save_without_the_dead(self, trainer: Trainer) -> None:
-        """What was learned outlives a worker."""
+        """What was learned outlives a worker, if the driver knows of it."""
+        if not all(algorithm.is_up_to_date for algorithm in trainer.algorithms.values()):
+            logger.error("What was learned since the last checkpoint is lost with the worker.")
+            return
         try:
             trainer.workers.leave_dead()
             self._save(trainer)

@@ -10,8 +10,9 @@ import torch
 
 from rlrun.algos.asynchronous import METRICS, AsynchronousActorCritic
 from rlrun.core import losses
-from rlrun.core.algorithm import check_range
+from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
+from rlrun.core.errors import ConfigError
 from rlrun.core.losses import explained_variance
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
@@ -19,7 +20,7 @@ from rlrun.core.sequences import Unrolling
 from rlrun.core.target import Target
 
 LARGEST_WEIGHT = 2.0
-"""How much more often than a worker's policy the target's may take an action, to count so (the
+"""How much more often than the target a worker's policy may take an action, to count so (the
 paper's rho, of its eq. 4 and table 3)."""
 
 
@@ -57,6 +58,15 @@ class APPO(AsynchronousActorCritic):
             check_range(name, getattr(self, name), low=0.0)
         check_range("target_network_update_freq", self.target_network_update_freq, low=1)
         check_range("tau", self.tau, low=0.0, high=1.0)
+        if not self.vtrace:
+            thresholds = [f"vtrace_clip_{name}_threshold" for name in ("rho", "pg_rho", "c")]
+            refuse_unused(self, thresholds, "algo.vtrace=false")
+        if self.use_kl_loss and self.target_interval == 1 and self.tau == 1.0:
+            raise ConfigError(
+                "algo.use_kl_loss=true has no effect on a target that follows after each update: "
+                "the KL from it is always 0. Set algo.target_network_update_freq, algo.num_sgd_iter or "
+                "algo.minibatch_buffer_size to 2 or more."
+            )
 
     @property
     def target_interval(self) -> int:
@@ -101,8 +111,8 @@ class APPO(AsynchronousActorCritic):
         value_targets, advantages = self.estimate(
             rows, values, log_ratios, trace_lambda=self.gae_lambda
         )
-        # min(target / worker, 2) * pi / target: PPO's ratio, where the target is no rarer.
-        ratios = age.exp().clamp(max=LARGEST_WEIGHT) * (log_probs - old_log_probs).exp()
+        # min(worker / target, 2) * pi / worker: PPO's pi / pi_old, unless the target is far rarer.
+        ratios = (-age).exp().clamp(max=LARGEST_WEIGHT) * (log_probs - old_log_probs + age).exp()
         clip_range = self.scheduled("clip_range")
         clipped = ratios.clamp(1.0 - clip_range, 1.0 + clip_range)
         policy_loss = -unrolling.mean(torch.min(ratios * advantages, clipped * advantages))

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from rlrun.algos import loops
 from rlrun.core import seeding
 from rlrun.core.actor_critic import make_actor_critic
-from rlrun.core.algorithm import Algorithm, check_range
+from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.intake import Intake
@@ -115,6 +115,8 @@ class AsynchronousActorCritic(Algorithm):
             check_range(name, getattr(self, name), low=1)
         for name in ("max_sample_requests_in_flight_per_worker", "broadcast_interval"):
             check_range(name, getattr(self, name), low=1)
+        unused = {"adam": ("decay", "momentum", "epsilon"), "rmsprop": ("adam_epsilon",)}
+        refuse_unused(self, unused[self.opt_type], f"algo.opt_type={self.opt_type}")
         check_range("replay_proportion", self.replay_proportion, low=0.0, high=0.99)
         check_range("replay_buffer_num_slots", self.replay_buffer_num_slots, low=0)
         if (self.replay_proportion > 0.0) != (self.replay_buffer_num_slots > 0):

@@ -136,6 +136,10 @@ class DDPPO(PPO):
         super().load_state_dict(state)
         self.is_shared = False
 
+    @property
+    def is_up_to_date(self) -> bool:
+        return self.is_shared
+
     def on_weights_set(self) -> None:
         self.is_shared = False
 

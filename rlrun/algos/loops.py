@@ -20,7 +20,8 @@ def on_policy(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
     some_algorithm = next(iter(algorithms.values()))
     batches = workers.sample(min_steps=some_algorithm.train_batch_size)
     for policy_id, batch in batches.items():
-        algorithms[policy_id].learn_on_batch(batch)
+        if batch:  # No episode may be whole yet.
+            algorithms[policy_id].learn_on_batch(batch)
     workers.sync_weights(algorithms)
 
 

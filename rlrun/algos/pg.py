@@ -13,7 +13,7 @@ from rlrun.algos import loops
 from rlrun.core import losses
 from rlrun.core.actor_critic import make_actor_critic
 from rlrun.core.advantages import with_advantages, with_rewards_to_go
-from rlrun.core.algorithm import Algorithm, BatchMode, check_range
+from rlrun.core.algorithm import Algorithm, BatchMode, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
@@ -52,6 +52,8 @@ class PG(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("vf_coeff", self.vf_coeff, low=0.0)
+        if not self.use_baseline:
+            refuse_unused(self, ("vf_coeff",), "algo.use_baseline=false")
         check_schedule_range("algo.entropy_coeff", self.entropy_coeff, low=0.0)
         if self.batch_mode == "truncate_episodes" and not self.use_baseline:
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -284,6 +284,11 @@ class Algorithm:
         self.learner_stats.load_state_dict(state["learner_stats"])
         self.custom_stats.load_state_dict(state["custom_stats"])
 
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the driver's learner knows all that was learned, so that it can be saved."""
+        return True
+
     def on_weights_set(self) -> None:
         """The user has given the policy other weights: whatever is derived from them follows."""
 
@@ -308,6 +313,17 @@ class Algorithm:
     def stats(self) -> dict[str, Any]:
         """Numbers about the learner for each result, beside what learn() gives."""
         return {}
+
+
+def refuse_unused(algorithm: Algorithm, names: Collection[str], because: str) -> None:
+    """Raise ConfigError if one of the hyperparameters has another value than its default, which
+    nothing would look at, `because` ..."""
+    for each in fields(algorithm):
+        value = getattr(algorithm, each.name)
+        if each.name in names and value != each.default:
+            raise ConfigError(
+                f"algo.{each.name}={value} has no effect: {because}. Leave it at {each.default}."
+            )
 
 
 def check_range(

@@ -74,7 +74,7 @@ class Callbacks:
     ) -> None:
         """In the learner, before each update on a train batch; numbers put into `result` are
         reported under info/learner/<policy id>/custom_metrics, as their mean over the updates of
-        an iteration (names that begin with cur_: the last)."""
+        an iteration (names that begin with cur_: the last, that end with _max: the largest)."""
 
     def on_train_result(self, *, trainer: Any, result: dict[str, Any], **kwargs: Any) -> None:
         """After each iteration, before its result is logged; may change it."""

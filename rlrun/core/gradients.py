@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 
 Gradient = dict[str, Any]
 """Plain numbers and arrays: `values` [P], float32, laid out as the network's flat vector; the
-`num_steps` that they are the mean of; `metrics` and `custom_metrics` of the update."""
+`num_steps` that they are the mean of; `metrics` and `custom_metrics` of the update; `statistics`
+of the network's layers (batch norm's) by name, which no gradient moves."""
 
 
 def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
@@ -25,6 +27,9 @@ def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
         "num_steps": batch.num_steps,
         "metrics": {name: _plain(value) for name, value in metrics.items()},
         "custom_metrics": custom_metrics,
+        "statistics": {
+            name: buffer.cpu().numpy().copy() for name, buffer in _statistics(learner).items()
+        },
     }
 
 
@@ -35,6 +40,9 @@ def learn_from(learner: Algorithm, gradient: Gradient, lag: int) -> None:
     if gradient["custom_metrics"]:
         learner.custom_stats.add(gradient["custom_metrics"])
     learner.optimizer.take_gradients(torch.from_numpy(np.require(gradient["values"], None, "W")))
+    if gradient["statistics"]:
+        for name, buffer in _statistics(learner).items():
+            buffer.copy_(torch.as_tensor(gradient["statistics"][name]))
     learner.learner_stats.add(
         {
             **gradient["metrics"],
@@ -44,6 +52,17 @@ def learn_from(learner: Algorithm, gradient: Gradient, lag: int) -> None:
         }
     )
     learner.timers.add("learn", started)
+
+
+def _statistics(learner: Algorithm) -> dict[str, torch.Tensor]:
+    """Buffers that are part of the weights, but for the observation filter's, which the worker set
+    gathers."""
+    weights = learner.policy.state_dict(keep_vars=True)
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not isinstance(tensor, nn.Parameter) and not name.startswith("observation_filter.")
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.errors import ConfigError
+from rlrun.core.layout import layout_of
 from rlrun.core.memory import Memory, State
 from rlrun.core.networks import CNN, MLP, Activation, Encoder, Model
 
@@ -57,6 +58,8 @@ class GTrXL(Model):
     post_fcnet_activation: Activation = "relu"
     """Non-linearity after each of them."""
 
+    keeps_images = True
+
     def __post_init__(self) -> None:
         if self.use_lstm:
             raise ConfigError(
@@ -89,7 +92,9 @@ class GTrXL(Model):
         return self.attention_use_n_prev_rewards == 1
 
     def encoder(self, obs_space: spaces.Box) -> Encoder:
-        is_vector = len(obs_space.shape) == 1
+        layout = layout_of(obs_space)
+        has_images = layout is not None and bool(layout.images)
+        is_vector = len(obs_space.shape) == 1 and not has_images
         return (self._for_vectors if is_vector else self._for_images).encoder(obs_space)
 
     def memory(self, input_size: int) -> Memory:

@@ -41,7 +41,7 @@ class Intake:
         self.line: deque[Batch] = deque()
         """Train batches that wait."""
         self.num_rows_dropped = 0
-        """Steps that were dropped, since the beginning."""
+        """Steps of train batches that were dropped, old ones among them, since the beginning."""
         self._parts: list[Batch] = []
         self._replay: deque[Batch] = deque(maxlen=replay_slots)
         self._owed = 0.0

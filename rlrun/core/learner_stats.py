@@ -16,8 +16,7 @@ class LearnerStats:
     """Means over all updates since the last `take`; of vectors also the least and largest entry.
 
     Names that begin with `cur_` keep their last value, those that end with `_max` their largest.
-    Adding looks at no number, so that a GPU
-    need not be waited for.
+    Adding looks at no number, so that a GPU need not be waited for.
     """
 
     def __init__(self) -> None:

@@ -137,6 +137,7 @@ class LearnerThread:
                     self.idle_s += time.perf_counter() - started
                     return rows
                 self._changed.wait()
+            self.idle_s += time.perf_counter() - started
         return None
 
     def _raise_error(self) -> None:

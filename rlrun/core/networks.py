@@ -89,6 +89,16 @@ class Model:
         for name in ("lstm_use_prev_action", "lstm_use_prev_reward"):
             if getattr(self, name) and not self.use_lstm:
                 raise ConfigError(f"model.{name}=true needs model.use_lstm=true.")
+        for name, is_used in (
+            ("lstm_cell_size", self.use_lstm),
+            ("max_seq_len", self.has_memory),
+        ):
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default and not is_used:
+                raise ConfigError(
+                    f"model.{name}={value} has no effect here: set model.use_lstm=true, or leave "
+                    f"it at {default}."
+                )
 
     @property
     def has_memory(self) -> bool:

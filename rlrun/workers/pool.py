@@ -170,13 +170,14 @@ class RemotePool:
 
     def leave_dead(self) -> None:
         """Expect nothing more of the workers that have died."""
-        for position, actor in enumerate(self.actors):
-            if isinstance(
-                self._failure(position, actor.call.remote("get_spaces")), WorkerDiedError
-            ):
-                self._dead.add(position)
-                for stream in self._streams.values():
-                    stream.forget(position)
+        asked = {actor.call.remote("get_spaces"): at for at, actor in enumerate(self.actors)}
+        answered, late = self._ray.wait(list(asked), num_returns=len(asked), timeout=STOP_TIMEOUT_S)
+        failed = {ref for ref in answered if self._failure(asked[ref], ref) is not None}
+        # Those that do not answer in time hang, and would hang a checkpoint.
+        for position in (asked[ref] for ref in (*failed, *late)):
+            self._dead.add(position)
+            for stream in self._streams.values():
+                stream.forget(position)
         self._unconfirmed = [each for each in self._unconfirmed if each[0] not in self._dead]
 
     def _start(self, position: int) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from rlrun.core import seeding
@@ -222,7 +223,8 @@ class RolloutWorker:
 
     def _make_learner(self, actor: Actor) -> Algorithm:
         learner = replace(actor.algorithm)
-        learner.setup(actor.make_policy(), actor.policy.flat.values.device, self.seed)
+        device = self.config.device if self.worker_index else self.config.local_device
+        learner.setup(actor.make_policy(), torch.device(device), self.seed)
         learner.clock = lambda: self.timestep
         if self.callbacks.overrides("on_learn_on_batch"):
             learner.on_learn_on_batch = self.callbacks.on_learn_on_batch

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from rlrun.algos.dqn import DQN
 from rlrun.core.actor_critic import ActorCritic, make_actor_critic
 from rlrun.core.batch import Batch
-from rlrun.core.errors import BatchError, ConfigError, SpaceError
+from rlrun.core.errors import BatchError, ConfigError
 from rlrun.core.filters import make_filter
 from rlrun.core.gtrxl import GTrXL
 from rlrun.core.memory import LSTMMemory, Memory
@@ -341,15 +341,22 @@ def test_an_lstm_begins_with_orthogonal_gates_and_no_biases():
         (spaces.MultiDiscrete([2, 3]), [1, 2], [0, 1, 0, 0, 1]),
         (spaces.Box(-1.0, 1.0, (2,)), [0.5, -0.25], [0.5, -0.25]),
         (spaces.MultiBinary(3), [1, 0, 1], [1, 0, 1]),
+        (
+            spaces.Tuple([spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,))]),
+            [2.0, 0.5, -0.25],
+            [0, 0, 1, 0.5, -0.25],
+        ),
     ],
 )
 def test_previous_actions_are_one_hot_where_they_are_choices(space, action, encoded):
     encoder = PreviousEncoder(space, True, True)
     previous = Previous(np.array([action]), np.array([2.5], np.float32))
-    np.testing.assert_array_equal(encoder.act(previous), [[*encoded, 2.5]])
+    found = encoder(previous.actions, previous.rewards)
+    np.testing.assert_array_equal(found, [[*encoded, 2.5]])
+    assert found.dtype == np.float32
     both = torch.tensor([[action]]), torch.tensor([[2.5]])
     assert encoder(*both).tolist() == [[[*encoded, 2.5]]]
-    assert PreviousEncoder(space, False, True).act(previous).tolist() == [[2.5]]
+    assert PreviousEncoder(space, False, True)(*both).tolist() == [[[2.5]]]
     assert encoder.output_size == len(encoded) + 1
 
 
@@ -379,13 +386,6 @@ def test_values_that_make_no_memory_are_refused(model, arguments, message):
 def test_algorithms_that_learn_from_single_steps_refuse_a_memory(model):
     with pytest.raises(ConfigError, match="needs sequences"):
         DQN().check_model(model)
-
-
-def test_an_action_that_is_no_vector_cannot_be_looked_back_at():
-    space = spaces.Tuple([spaces.Discrete(2)])
-    with pytest.raises(SpaceError, match="cannot look at its previous action"):
-        PreviousEncoder(space, True, False)
-    assert PreviousEncoder(space, False, True).output_size == 1
 
 
 def test_without_a_memory_the_policy_is_the_plain_one():
