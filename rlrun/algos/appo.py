@@ -64,8 +64,8 @@ class APPO(AsynchronousActorCritic):
         if self.use_kl_loss and self.target_interval == 1 and self.tau == 1.0:
             raise ConfigError(
                 "algo.use_kl_loss=true has no effect on a target that follows after each update: "
-                "the KL from it is always 0. Set algo.target_network_update_freq, algo.num_sgd_iter or "
-                "algo.minibatch_buffer_size to 2 or more."
+                "the KL from it is always 0. Set algo.target_network_update_freq, num_sgd_iter or "
+                "minibatch_buffer_size to 2 or more."
             )
 
     @property

@@ -6,14 +6,13 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from test_doors import LSTMActorCritic
 
 from rlrun.algos.ddppo import DDPPO
 from rlrun.algos.ppo import PPO
@@ -294,14 +293,6 @@ def test_weights_that_drift_apart_end_the_run(pair):
 # Workers that fail
 
 
-@dataclass(kw_only=True)
-class MemoryDDPPO(DDPPO):
-    """DDPPO whose policy remembers."""
-
-    def make_policy(self, obs_space, action_space, model):
-        return LSTMActorCritic(obs_space, action_space, model, 8)
-
-
 def break_the_env(worker: Any, how: str) -> None:
     if worker.worker_index == 2:
         env = worker.env.envs[1].unwrapped
@@ -315,7 +306,7 @@ def mend_the_env(worker: Any) -> int:
 
 
 def test_a_worker_that_fails_or_dies_ends_the_run_by_its_name_and_leaves_nothing(ray_cluster):
-    memory = [f"algo._target_={__name__}.MemoryDDPPO", "algo.batch_mode=complete_episodes"]
+    memory = ["model.use_lstm=true", "model.lstm_cell_size=8", "algo.batch_mode=complete_episodes"]
     with make(*TWO_WORKERS, *memory, callbacks=COUNT_ROWS) as made:
         # Episodes are whole, so that the two have as many rows as it happens.
         fewer, more = rows_of(made.train())

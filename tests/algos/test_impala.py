@@ -10,7 +10,6 @@ import pytest
 import torch
 from gymnasium import spaces
 from helpers_cli import config
-from test_doors import LSTMActorCritic
 from test_resume import assert_resumed_equals_uninterrupted
 
 from rlrun.algos.impala import Impala
@@ -206,17 +205,12 @@ def test_values_that_cannot_be_are_refused(wrong, words):
 # Policies with memory
 
 
-class MemoryImpala(Impala):
-    """IMPALA whose policy remembers."""
-
-    def make_policy(self, obs_space, action_space, model):
-        return LSTMActorCritic(obs_space, action_space, model, max_seq_len=8)
-
-
 def test_with_memory_the_learner_sees_what_the_worker_saw_and_what_comes_after():
     overrides = [
         "tuned=none",
-        f"algo._target_={__name__}.MemoryImpala",
+        "model.use_lstm=true",
+        "model.lstm_cell_size=16",
+        "model.max_seq_len=8",
         "algo.num_envs_per_worker=2",
         "algo.rollout_fragment_length=20",
         "env.horizon=15",
