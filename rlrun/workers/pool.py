@@ -111,13 +111,14 @@ class RemotePool:
         stops comes first the next time."""
         stream = self._streams.setdefault(task, _Stream())
         while not is_over():
+            self._confirm_what_is_done()
+            if stream.arrived:
+                # Before its worker goes on: the caller may send it new weights.
+                yield stream.arrived.popleft()
+                continue
             for position, actor in enumerate(self.actors):
                 for _ in range(in_flight - stream.num_under_way(position)):
                     stream.under_way[actor.call.remote(task, *args)] = position
-            self._confirm_what_is_done()
-            if stream.arrived:
-                yield stream.arrived.popleft()
-                continue
             refs = list(stream.under_way)
             ready, _ = self._ray.wait(refs, num_returns=1, timeout=LOOK_INTERVAL_S)
             for ref in ready:

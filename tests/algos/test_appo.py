@@ -58,7 +58,7 @@ def expected_loss(
         action, advantage = rows["actions"][row, t], advantages[row, t]
         new, old = log_probs[row, t, action], old_log_probs[row, t, action].detach()
         worker = rows["log_probs"][row, t]
-        ratio = min(float((old - worker).exp()), 2.0) * (new - old).exp()
+        ratio = new.exp() / max(float(old.exp()), float(worker.exp()) / 2.0)
         clipped += int(abs(ratio.item() - 1.0) > 0.2)
         loss = loss - torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
         target_value = advantage + values[row, t].item()
@@ -91,9 +91,22 @@ def test_at_lag_0_it_is_the_policy_gradient_of_generalised_advantages():
         assert abs(metrics["kl"]) < 1e-6
 
 
+def test_a_learner_at_its_target_has_moved_nothing_however_old_the_rows():
+    learner = make_learner(APPO(**KEYS))
+    learner.target.follow()
+    metrics = learner.compute_gradients(sequences(learner.policy, age=0.5))
+    assert metrics["clip_fraction"] == 0.0
+
+
+def test_a_kl_penalty_needs_a_target_that_stays_behind():
+    with pytest.raises(ConfigError, match="target_network_update_freq"):
+        APPO(use_kl_loss=True)
+
+
 @pytest.mark.parametrize("use_kl_loss", [False, True])
 def test_old_rows_are_clipped_against_the_target(use_kl_loss):
-    learner = make_learner(APPO(**KEYS, vtrace=False, use_kl_loss=use_kl_loss))
+    keys = {"vtrace": False, "use_kl_loss": use_kl_loss, "target_network_update_freq": 2}
+    learner = make_learner(APPO(**KEYS, **keys))
     learner.target.follow()
     target = copy.deepcopy(learner.policy)
     move(learner.policy)
@@ -131,7 +144,7 @@ def test_what_stands_in_the_padding_moves_nothing():
     gradients = []
     for padding in (0, 3):
         torch.manual_seed(0)
-        learner = make_learner(APPO(**KEYS, use_kl_loss=True))
+        learner = make_learner(APPO(**KEYS, use_kl_loss=True, target_network_update_freq=2))
         rows = sequences(learner.policy, 1.0, padding=padding)
         for row, length in enumerate(LENGTHS):
             rows["obs"][row, length + 1 :] = 1e3
