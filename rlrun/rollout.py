@@ -106,7 +106,7 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises ConfigError if nothing is there, CheckpointError if it holds none.
     """
-    if not path.exists():
+    if not (path.exists() or checkpoint.FOLDER.fullmatch(path.name)):
         raise ConfigError(f"{path}: there is no such checkpoint or run.")
     if checkpoint.FOLDER.fullmatch(path.name) or os.path.isfile(path / checkpoint.MANIFEST):
         return path

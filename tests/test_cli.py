@@ -26,6 +26,8 @@ from helpers_cli import (
     top_folders,
 )
 
+ALGORITHMS = ["a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 
 OWN_ENV = '''
@@ -654,7 +656,7 @@ def test_the_defaults_are_shown_without_loading_anything_heavy(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("rlrun algo=", ["algo=ddppo", "algo=dqn", "algo=ppo", "algo=rainbow"]),
+        ("rlrun algo=", [f"algo={name}" for name in ALGORITHMS]),
         ("rlrun algo=dqn algo.dou", ["algo.double_q="]),
     ],
 )
@@ -677,7 +679,7 @@ def test_help_shows_commands_and_keys(rlrun, tmp_path):
     for word in (
         "rlrun resume RUN_DIR",
         "rlrun list",
-        "algo: ddppo, dqn, ppo",
+        f"algo: {', '.join(ALGORITHMS)}\n",
         "train_batch_size: ",
     ):
         assert word in outcome.stdout
@@ -733,7 +735,7 @@ def test_the_module_is_the_command(tmp_path):
     outcome = python_process(tmp_path, "-m", "rlrun", "list", "algo")
     assert (outcome.status, outcome.stderr) == (0, "")
     assert outcome.stdout == console_script(tmp_path, "list", "algo").stdout
-    assert outcome.stdout.startswith("algo:\n  dqn ")
+    assert outcome.stdout.startswith("algo:\n  a2c ")
 
 
 def test_the_config_of_a_run_is_built_once_and_each_job_of_a_sweep_has_objects_of_its_own(

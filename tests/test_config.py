@@ -557,7 +557,9 @@ def test_hints_come_from_the_algorithm_that_is_chosen():
 
 
 def test_an_unknown_choice_lists_all_choices():
-    assert "Allowed: ddppo, dqn, ppo, rainbow" in refusal_of("algo=dqnn")
+    assert "Allowed: a2c, a3c, appo, ddppo, dqn, impala, pg, ppo, rainbow" in refusal_of(
+        "algo=dqnn"
+    )
 
 
 def test_an_unknown_key_lists_its_siblings_only():

@@ -89,8 +89,8 @@ class Env(gymnasium.Wrapper):
 
     def step(self, action):
         self.num_steps += 1
-        if self.num_steps == 150 and not Path("has_died").exists():
-            Path("has_died").touch()
+        if self.num_steps == 150 and not Path(__file__).with_name("has_died").exists():
+            Path(__file__).with_name("has_died").touch()
             os._exit(17)
         return super().step(action)
 """

@@ -131,25 +131,25 @@ def test_each_job_of_a_sweep_takes_its_own_file(rlrun, tmp_path):
 
 
 def test_a_folder_of_ones_own_may_bring_tuned_values(rlrun, tmp_path):
-    write_tuned(tmp_path / "mine", "ppo/mountaincar", "algo: {gamma: 0.5}\n")
+    write_tuned(tmp_path / "mine", "a2c/mountaincar", "algo: {gamma: 0.5}\n")
     run = ("hydra.run.dir=run", "stop.training_iteration=1", *TINY)
-    given = ("env=mountaincar", "algo.minibatch_size=1024", *run)
+    given = ("algo=a2c", "env=mountaincar", *run)
     assert rlrun("--config-dir", "mine", *given).status == 0
     params = params_of(tmp_path / "run")
-    assert (params["tuned"], params["algo"]["gamma"]) == ("ppo/mountaincar", 0.5)
-    outcome = rlrun("--config-dir", "mine", "tuned=ppo/mountainca")
-    assert "Did you mean ppo/mountaincar" in outcome.stderr
+    assert (params["tuned"], params["algo"]["gamma"]) == ("a2c/mountaincar", 0.5)
+    outcome = rlrun("--config-dir", "mine", "algo=a2c", "tuned=a2c/mountainca")
+    assert "Did you mean a2c/mountaincar" in outcome.stderr
 
 
 def test_a_family_of_envs_may_share_a_file(rlrun, tmp_path):
-    write_tuned(tmp_path / "mine", "ppo/lakes", "algo: {gamma: 0.5, gae_lambda: 0.5}\n")
-    write_tuned(tmp_path / "mine", "ppo/mountaincar", "defaults: [ppo/lakes]\n")
-    own = "defaults: [ppo/lakes, _self_]\nalgo: {gamma: 0.6}\n"
-    write_tuned(tmp_path / "mine", "ppo/lunarlander_continuous", own)
+    write_tuned(tmp_path / "mine", "a2c/lakes", "algo: {gamma: 0.5, gae_lambda: 0.5}\n")
+    write_tuned(tmp_path / "mine", "a2c/mountaincar", "defaults: [a2c/lakes]\n")
+    own = "defaults: [a2c/lakes, _self_]\nalgo: {gamma: 0.6}\n"
+    write_tuned(tmp_path / "mine", "a2c/lunarlander_continuous", own)
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
     for env, gamma in (("mountaincar", 0.5), ("lunarlander_continuous", 0.6)):
-        plain = composed(search, f"env={env}")
-        assert plain["tuned"] == f"ppo/{env}"
+        plain = composed(search, "algo=a2c", f"env={env}")
+        assert plain["tuned"] == f"a2c/{env}"
         assert (plain["algo"]["gamma"], plain["algo"]["gae_lambda"]) == (gamma, 0.5)
 
 
@@ -196,12 +196,12 @@ def test_what_the_user_gives_beside_another_exploration_stays():
 
 
 def test_values_tuned_for_one_model_are_not_laid_over_another(tmp_path):
-    write_tuned(tmp_path / "mine", "ppo/mountaincar", "model: {fcnet_hiddens: [7]}\n")
+    write_tuned(tmp_path / "mine", "a2c/mountaincar", "model: {fcnet_hiddens: [7]}\n")
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
-    assert composed(search, "env=mountaincar")["model"]["fcnet_hiddens"] == [7]
-    plain = composed(search, "env=mountaincar", "model=mlp_relu")
-    assert plain["model"] == composed("model=mlp_relu")["model"]
-    assert plain["tuned"] == "ppo/mountaincar"
+    assert composed(search, "algo=a2c", "env=mountaincar")["model"]["fcnet_hiddens"] == [7]
+    plain = composed(search, "algo=a2c", "env=mountaincar", "model=mlp_relu")
+    assert plain["model"] == composed("algo=a2c", "model=mlp_relu")["model"]
+    assert plain["tuned"] == "a2c/mountaincar"
 
 
 def test_an_env_that_is_not_the_files_gets_no_tuned_values():
