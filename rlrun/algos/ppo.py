@@ -120,9 +120,8 @@ class PPO(Algorithm):
         """Equation 9, with the KL penalty of section 4 where `use_kl_loss` asks for it."""
         dist, values = self.policy(rows)
         advantages = rows.real(rows["advantages"])
-        if self.normalize_advantages and len(advantages) > 1:
-            std, mean = torch.std_mean(advantages)
-            advantages = (advantages - mean) / (std + 1e-8)
+        if self.normalize_advantages:
+            advantages = losses.normalized(advantages, advantages)
         policy_loss = losses.clipped_surrogate(
             rows.real(dist.log_prob(rows["actions"])),
             rows.real(rows["log_probs"]),
