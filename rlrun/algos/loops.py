@@ -56,10 +56,7 @@ def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
             for policy_id, batch in sample.batches.items():
                 learners[policy_id].add(batch)
             if workers.updates_since_told(position) >= some_algorithm.broadcast_interval:
-                with ExitStack() as rest:
-                    for learner in learners.values():
-                        rest.enter_context(learner.resting())
-                    workers.sync_weights(algorithms, to=position)
+                workers.sync_weights(algorithms, to=position)
 
 
 def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) -> None:

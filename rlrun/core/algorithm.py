@@ -15,6 +15,7 @@ from gymnasium import spaces
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
@@ -260,6 +261,22 @@ class Algorithm:
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss (a scalar) of rows of torch tensors, and learner statistics."""
         raise NotImplementedError
+
+    # What others see of the learner
+
+    @property
+    def num_updates_to_give(self) -> int:
+        """How many updates the weights have seen that `give_weights` gives."""
+        return self.num_updates
+
+    def give_weights(self, policy: Policy) -> int:
+        """Give an acting policy the weights; returns how many updates they have seen."""
+        policy.copy_weights(self.policy)
+        return self.num_updates
+
+    def count(self, gathered: RunningMoments) -> None:
+        """Count what workers' filters gathered, before the next update."""
+        self.policy.observation_filter.merge(gathered)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed learner needs: weights, optimiser, targets, generator."""

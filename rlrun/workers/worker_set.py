@@ -186,7 +186,7 @@ class WorkerSet:
         started = time.perf_counter()
         gathered, self._gathered = self._gathered, {}
         for policy_id, moments in gathered.items():
-            algorithms[policy_id].policy.observation_filter.merge(moments)
+            algorithms[policy_id].count(moments)
         self.weights_version += 1
         self.publish(algorithms, to)
         self.timers.add("sync_weights", started)
@@ -196,11 +196,12 @@ class WorkerSet:
         of env steps."""
         self._local.timestep = self.num_env_steps_sampled
         self._local.weights_version = self.weights_version
-        self._local.num_updates = {id_: each.num_updates for id_, each in algorithms.items()}
+        self._local.num_updates = {
+            policy_id: algorithm.give_weights(self._local.actors[policy_id].policy)
+            for policy_id, algorithm in algorithms.items()
+        }
         told = range(max(self.num_workers, 1)) if to is None else (to,)
-        self._told |= dict.fromkeys(told, self._num_updates())
-        for policy_id, algorithm in algorithms.items():
-            self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
+        self._told |= dict.fromkeys(told, sum(self._local.num_updates.values()))
         if self._pool is not None and to is None:
             self._pool.send_all("set_weights", *self._publication())
         elif self._pool is not None:
@@ -351,7 +352,7 @@ class WorkerSet:
         return [*self._arrived, *([] if self._pool is None else self._pool.settle("sample"))]
 
     def _num_updates(self) -> int:
-        return sum(learner.num_updates for learner in self.learners.values())
+        return sum(learner.num_updates_to_give for learner in self.learners.values())
 
 
 def _steps_in(sample: Sample) -> int:
