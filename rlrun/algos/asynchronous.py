@@ -91,7 +91,7 @@ class AsynchronousActorCritic(ThreadedLearner):
         "replay_proportion",
         "replay_buffer_num_slots",
     }
-    rollout_columns = ("log_probs", "next_obs")
+    rollout_columns = ("log_probs", "next_obs", "sampled_at_update")
     loop = staticmethod(loops.asynchronous)
 
     def __post_init__(self) -> None:
@@ -151,12 +151,11 @@ class AsynchronousActorCritic(ThreadedLearner):
         )
 
     def learn(self, rows: Batch) -> dict[str, Any]:
-        ages = self.num_updates - rows.pop("sampled_at_update")
-        num_steps = rows["mask"].sum(1)
+        ages = self.num_updates - rows.real(rows.pop("sampled_at_update"))
         queue_size = len(self.intake.line)
         return super().learn(rows) | {
             "entropy_coeff": self.scheduled("entropy_coeff"),
-            "policy_lag_mean": (ages * num_steps).sum() / num_steps.sum(),
+            "policy_lag_mean": ages.double().mean(),
             "policy_lag_max": ages.max(),
             "learner_queue_size_mean": queue_size,
             "learner_queue_size_max": queue_size,

@@ -63,10 +63,8 @@ def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) ->
     """Apply the first gradient that arrives; only the worker that sent it gets the new weights."""
     position, sample = next(workers.stream("sample"))
     workers.note(sample)
-    # Each publication follows one update.
-    lag = workers.weights_version - sample.weights_version
     for policy_id, gradient in sample.gradients.items():
-        learn_from(algorithms[policy_id], gradient, lag)
+        learn_from(algorithms[policy_id], gradient)
     if sample.gradients:
         workers.sync_weights(algorithms, to=position)
     else:  # No episode was whole yet.
