@@ -182,7 +182,7 @@ class SAC(OffPolicy):
         """One step towards higher soft values (eq. 9); returns the loss, and the policy's negative
         entropies [N] before it."""
         values, negative_entropies = soft_q.soft_values(
-            self.network, self.network.critics, obs, alpha, self.rng
+            self.network, self.network.critics.fixed, obs, alpha, self.rng
         )
         loss = -values.mean()
         self.actor_optimizer.step(loss, self.scheduled("actor_lr"), self.grad_clip)

@@ -45,13 +45,19 @@ class Critics(nn.Module):
         self.layers = Ensemble(widths, num_critics, last_bound)
         self._encoder = Stack(self, "encoder")
 
-    def forward(self, obs: torch.Tensor, actions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, obs: torch.Tensor, actions: torch.Tensor | None = None, learns: bool = True
+    ) -> torch.Tensor:
         """Filtered observations [N, *shape] and actions [N, d] -> values [critics, N]; without
         actions the values of all of them, [critics, N, n]."""
         features = self._encoder(obs)
         if actions is None:
-            return self.layers(features)
-        return self.layers(torch.cat([features, actions], -1)).squeeze(-1)
+            return self.layers(features, learns)
+        return self.layers(torch.cat([features, actions], -1), learns).squeeze(-1)
+
+    def fixed(self, obs: torch.Tensor, actions: torch.Tensor | None = None) -> torch.Tensor:
+        """The same as judges of an actor: actions get a gradient, the critics none."""
+        return self(obs, actions, learns=False)
 
 
 class ActorWithCritics(Policy):

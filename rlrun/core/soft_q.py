@@ -5,10 +5,12 @@ Pure functions of torch tensors. `alpha` is the temperature, what a nat of entro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from rlrun.core.actor_with_critics import ActorWithCritics, Critics
+from rlrun.core.actor_with_critics import ActorWithCritics
 from rlrun.core.distributions import Categorical
 from rlrun.core.squashed_gaussian import SquashedGaussian
 
@@ -16,13 +18,17 @@ Tensor = torch.Tensor
 
 
 def soft_values(
-    policy: ActorWithCritics, critics: Critics, obs: Tensor, alpha: Tensor, rng: np.random.Generator
+    policy: ActorWithCritics,
+    critics: Callable[..., Tensor],
+    obs: Tensor,
+    alpha: Tensor,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Soft state values V(s) [N] of `policy` by `critics`, at filtered observations [N, *shape],
-    and the policy's negative entropies [N]: of one drawn action where actions are continuous, else
-    the expectation over all of them.
+    """Soft state values V(s) [N] of `policy` at filtered observations [N, *shape], and the policy's
+    negative entropies [N]: of one drawn action where actions are continuous, else the expectation
+    over all of them.
 
-    Differentiable by the actor (whose loss is -mean V) and by the critics.
+    critics: `Critics`, or in the actor's loss, which is -mean V, their method `fixed`.
     """
     dist = policy.dist(obs)
     if isinstance(dist, Categorical):
