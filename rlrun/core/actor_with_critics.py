@@ -59,6 +59,11 @@ class Critics(nn.Module):
         """The same as judges of an actor: actions get a gradient, the critics none."""
         return self(obs, actions, learns=False)
 
+    def first(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """The first critic alone as judge of an actor, [N]."""
+        inputs = torch.cat([self._encoder(obs), actions], -1)
+        return self.layers(inputs, learns=False, num_members=1)[0, :, 0]
+
 
 class ActorWithCritics(Policy):
     """A distribution over actions, and the critics that it learns from.
@@ -136,8 +141,9 @@ def check_box(action_space: spaces.Space, env: str, algo: str) -> None:
         )
 
 
-def check_policy_box(action_space: spaces.Space) -> spaces.Box:
-    """The action space in the policy's terms, if that is [-1, 1] everywhere. Raises SpaceError."""
+def box_width(action_space: spaces.Space) -> int:
+    """How many numbers an action is, where the space in the policy's terms is [-1, 1] for each.
+    Raises SpaceError where it is not."""
     assert isinstance(action_space, spaces.Box)
     if not ((action_space.low == -1.0).all() and (action_space.high == 1.0).all()):
         raise SpaceError(
@@ -145,7 +151,7 @@ def check_policy_box(action_space: spaces.Space) -> spaces.Box:
             f"bounds of the env's actions; as they are, those are {action_space}. Use "
             f"env.normalize_actions=true."
         )
-    return action_space
+    return int(action_space.shape[0])
 
 
 def _rectified_layers(widths: list[int], last_bound: float | None) -> list[nn.Module]:

@@ -37,10 +37,14 @@ class Ensemble(nn.Module):
                 numbers = torch.empty(num_members, *shape).uniform_(-bound, bound)
                 parameters.append(nn.Parameter(numbers))
 
-    def forward(self, inputs: Tensor, learns: bool = True) -> Tensor:
-        """inputs [N, in] -> outputs of every member, [members, N, out]. Without `learns` the
-        weights get no gradient, but inputs do."""
-        parameters = [*self.weights, *self.biases]
+    def forward(
+        self, inputs: Tensor, learns: bool = True, num_members: int | None = None
+    ) -> Tensor:
+        """inputs [N, in] -> outputs of every member (or of the first `num_members`), [members, N,
+        out]. Without `learns` the weights get no gradient, but inputs do."""
+        parameters: list[Tensor] = [*self.weights, *self.biases]
+        if num_members is not None:
+            parameters = [parameter[:num_members] for parameter in parameters]
         if not torch.is_grad_enabled():
             return _outputs(_hidden(inputs, parameters)[-1], parameters)
         if not learns:
