@@ -78,6 +78,10 @@ class Algorithm:
     sampled_at_update [S], how many updates the weights had seen that they were sampled with."""
     learns_on_workers: ClassVar[bool] = False
     """Whether workers send the gradients of their fragments in place of rows."""
+    learns_from_data: ClassVar[bool] = False
+    """Whether it can learn from what another policy did (input=PATH)."""
+    needs_data: ClassVar[bool] = False
+    """Whether it learns from nothing else."""
 
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
