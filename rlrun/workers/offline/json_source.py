@@ -54,7 +54,8 @@ class JsonSource:
                     if not line.endswith(b"\n") and not _is_json(line):
                         logger.warning("%s ends in half a line, which is left out.", lines.name)
                         break
-                    yield key, number, [position, offset, number + 1]
+                    # Files of one line each are dealt out as well.
+                    yield key, file + number, [position, offset, number + 1]
                     number += 1
             offset = number = 0
 
@@ -69,7 +70,7 @@ class JsonSource:
                 return [episode_of(plain, self._origin_of_episodes(file))]
             raise ValueError(f"its type is {kind!r}, not 'episode' or one of {BATCH_TYPES}")
         except ConfigError as error:
-            raise type(error)(f"{self.where(key)}: {error}") from error
+            raise type(error)(f"{self.where(key)}: {error}.") from error
         except UNREADABLE as error:
             raise RlrunError(
                 f"{self.where(key)} is no episode: {type(error).__name__}: {error}. Mend the line, "
@@ -102,7 +103,7 @@ class JsonSource:
         if self.has_normalized_actions:
             raise ConfigError(
                 "actions_in_input_normalized=true is for the reference's files; in those that "
-                "output= wrote actions are the env's own. Set it to false."
+                "output= wrote actions are the env's own. Set it to false"
             )
         first = self._first
         if first is not None and not _are_alike(first, origin):

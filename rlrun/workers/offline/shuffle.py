@@ -94,6 +94,5 @@ class ShuffledRecords:
         if self.size > 1:
             parts = seeding.generator(self.seed, "input", self.pass_number).permutation(parts)
         for key, number, place in self.source.walk(parts.tolist(), self._place):
-            # Parts of one record each are dealt out as well.
-            if (key[0] + number) % self.share.total == self.share.position:
+            if number % self.share.total == self.share.position:
                 yield key, place

@@ -27,7 +27,7 @@ class Source(Protocol):
 
     def walk(self, order: Sequence[int], place: Place) -> Iterator[tuple[Key, int, Place]]:
         """(key, number, place behind it) of all records after `place`; `order` is that of the
-        parts. Numbers count the records of each part."""
+        parts. By their numbers records are dealt out to workers."""
         ...
 
     def read(self, key: Key) -> list[RecordedEpisode]:

@@ -26,7 +26,8 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
         start = np.asarray(space.start).tolist()
         return {"space": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start}
     if isinstance(space, spaces.MultiBinary):
-        return {"space": "MultiBinary", "shape": list(space.shape)}
+        n = int(space.n) if isinstance(space.n, int | np.integer) else list(space.shape)
+        return {"space": "MultiBinary", "n": n}
     if isinstance(space, spaces.Dict) and all(isinstance(key, str) for key in space.spaces):
         parts = {key: space_to_json(part) for key, part in space.spaces.items()}
         return {"space": "Dict", "spaces": parts}
@@ -53,7 +54,7 @@ def space_from_json(plain: dict[str, Any]) -> spaces.Space:
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(np.array(plain["nvec"]), start=np.array(plain["start"]))
     if kind == "MultiBinary":
-        return spaces.MultiBinary(plain["shape"])
+        return spaces.MultiBinary(plain["n"])
     if kind == "Dict":
         return spaces.Dict({key: space_from_json(part) for key, part in plain["spaces"].items()})
     if kind == "Tuple":
