@@ -43,6 +43,7 @@ SYNONYMS = {
     "n_steps": "rollout_fragment_length",
     "n_epochs": "num_epochs",
     "capacity": "buffer_size",
+    "replay_buffer_size": "buffer_size",
     "num_envs": "num_envs_per_worker",
     "max_episode_steps": "horizon",
     "clip_actions": "normalize_actions",
@@ -88,6 +89,19 @@ class RunSettings:
     key_patience_iterations: int | None = None
     """How long a result key that a setting names is waited for; null: for 100 iterations, and not
     at all if it is nearly one that there is."""
+    input: str | dict[str, float] | None = None
+    """Data to learn from in place of an env: a folder, file or pattern, minari:NAME, or several of
+    these with probabilities; null: workers sample from the env."""
+    shuffle_buffer_size: int = 100
+    """Episodes of `input` from which the next one is drawn; 1: as they stand there."""
+    actions_in_input_normalized: bool = False
+    """Whether Box actions in files of the classic RLlib are in [-1, 1] already."""
+    output: str | None = None
+    """A folder into which every worker writes the episodes that it samples; null: none."""
+    output_max_file_size: int = 67_108_864
+    """Bytes after which the next file begins."""
+    output_compress_columns: list[str] = field(default_factory=list)
+    """Columns that are packed: obs, actions, rewards, log_probs."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 

@@ -16,6 +16,7 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.data_parts import check_data, check_evaluation_env, input_of, output_of
 from rlrun.early import read_settings, refuse_early
 from rlrun.evaluation import EvaluationConfig
 from rlrun.key_watch import check_names
@@ -37,8 +38,11 @@ class Parts:
     loggers: list[Logger]
 
 
-def read_config(plain: Mapping[str, Any]) -> Parts:
-    """All objects of a composed config with a seed, validated. Raises ConfigError."""
+def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
+    """All objects of a composed config with a seed, validated. Raises ConfigError.
+
+    Without `trains`, data that it would learn from need not be there.
+    """
     refuse_early(plain)
     settings = read_settings(plain)
     resources = build(plain["resources"], "resources", target=Resources)
@@ -50,6 +54,8 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
             f"workers, and resources.num_workers=0. Use resources.num_gpus for this process."
         )
     worker.algorithm.check_resources(resources)
+    if trains:
+        check_data(worker, settings, resources)
     num_remote = resources.num_workers + evaluation.num_workers
     if resources.ray_address is not None and not num_remote:
         raise ConfigError(
@@ -65,6 +71,7 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
+    check_evaluation_env(evaluation_worker.env, evaluation)
     check_names(settings, worker.callbacks.overrides("on_train_result"), evaluation.interval)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
@@ -105,6 +112,8 @@ def _worker_config(
         explore=settings.explore,
         seed=settings.seed,
         num_workers=num_workers,
+        input=input_of(settings),
+        output=output_of(settings),
     )
 
 

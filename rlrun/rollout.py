@@ -79,7 +79,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     from rlrun.workers.atari import is_atari
 
     with modules_from_where_it_was_started(folder.parent):
-        read_config(plain)
+        read_config(plain, trains=False)
         plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
         can_show_native = is_atari(plain["env"]["id"])
         is_native = plain["env"]["vectorization"] == "native"
@@ -87,7 +87,7 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
             plain["env"]["vectorization"] = "sync"
         if render:
             set_value(plain, "env.env_config.render_mode", "human")
-        return _worker_of(folder, read_config(plain).trainer.worker)
+        return _worker_of(folder, read_config(plain, trains=False).trainer.worker)
 
 
 def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:

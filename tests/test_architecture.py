@@ -20,6 +20,7 @@ FLOORS = {
     "config": 4,
     "compose": 4,
     "parts": 4,
+    "data_parts": 4,
     "run_folder": 4,
     "rollout": 4,
     "check": 4,
@@ -107,6 +108,8 @@ IMPORTS_IN_FUNCTIONS = {
     },
     "loggers.wandb": {"wandb"},
     "workers.atari": {"pygame"},
+    "workers.offline.minari_source": {"minari"},
+    "workers.offline.reference_batches": {"lz4.frame"},
     "workers.envs": {"ale_py"},
     "workers.pool": {"ray", "torch"},
     # Ray is not imported where there are no remote workers.
@@ -124,10 +127,15 @@ HOMES = {
     "safetensors": {"core.checkpoint"},
     "tensorboard": set(),
     "ale_py": {"workers.envs"},
+    "minari": {"workers.offline.minari_source"},
+    "lz4": {"workers.offline.reference_batches"},
+    "pickle": {"workers.offline.reference_batches"},
 }
 """The only modules that may import these packages, anywhere in them."""
 
-NEVER_AT_THE_TOP = {"ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors"}
+NEVER_AT_THE_TOP = {
+    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4")
+}
 """Packages that no module imports when it is imported itself."""
 
 

@@ -62,6 +62,8 @@ class OffPolicy(Algorithm):
     model_fields: ClassVar[frozenset[str]] = frozenset()
     """What of the fields that all models share the policies look at."""
 
+    learns_from_data: ClassVar[bool] = True
+
     loop = staticmethod(loops.replay)
 
     def __post_init__(self) -> None:

@@ -79,6 +79,10 @@ class Algorithm:
     learns_on_workers: ClassVar[bool] = False
     """Whether workers send the gradients of their fragments in place of rows, which must have
     sampled_at_update."""
+    learns_from_data: ClassVar[bool] = False
+    """Whether it can learn from what another policy did (input=PATH)."""
+    needs_data: ClassVar[bool] = False
+    """Whether it learns from nothing else."""
 
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)

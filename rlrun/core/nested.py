@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 Path = tuple[Any, ...]
@@ -33,3 +34,12 @@ def row_of(batched: Any, index: int) -> Any:
     if isinstance(batched, tuple):
         return tuple(row_of(part, index) for part in batched)
     return batched[index]
+
+
+def copied_row(batched: Any, index: int) -> Any:
+    """The same in memory of its own, as arrays."""
+    if isinstance(batched, dict):
+        return {key: copied_row(part, index) for key, part in batched.items()}
+    if isinstance(batched, tuple):
+        return tuple(copied_row(part, index) for part in batched)
+    return np.array(batched[index])

@@ -22,6 +22,7 @@ from rlrun.workers.actor import Actor, Decision
 from rlrun.workers.envs import clip_rewards
 from rlrun.workers.episode_log import EpisodeLog
 from rlrun.workers.episodes import EpisodeTracker
+from rlrun.workers.offline.recorder import EpisodeRecorder
 from rlrun.workers.vector_env import VectorEnv
 
 logger = logging.getLogger("rlrun.workers")
@@ -52,6 +53,7 @@ class EnvSampler:
         worker: Any,
         seeds: list[int],
         learns: bool = True,
+        recorder: EpisodeRecorder | None = None,
     ) -> None:
         self.env = env
         self.actor = actor
@@ -61,6 +63,7 @@ class EnvSampler:
         self.worker_index: int = worker.worker_index
         self.seeds = seeds
         self.learns = learns
+        self.recorder = recorder
         self.num_finished = 0
         """Episodes that ended so far, reported or not."""
         self.has_begun = False
@@ -146,8 +149,9 @@ class EnvSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """The middle of every running episode, in plain numbers and arrays; see `SubEnv`."""
+        recorded = None if self.recorder is None else self.recorder.state_dict()
         if not self.has_begun:
-            return {"started": False}
+            return {"started": False, "recorder": recorded}
         previous = self.previous
         return {
             "started": True,
@@ -158,6 +162,7 @@ class EnvSampler:
             "lengths": self._lengths.copy(),
             "num_finished": self.num_finished,
             "log": self._log.state_dict(self._lengths),
+            "recorder": recorded,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
@@ -168,6 +173,8 @@ class EnvSampler:
         if not state["started"]:
             self.has_begun = False
             self.num_finished = 0
+            if self.recorder is not None and state.get("recorder"):
+                self.recorder.files.load_state_dict(state["recorder"]["files"])
             return np.zeros(self.env.num_envs, bool)
         if len(state["lengths"]) != self.env.num_envs:
             raise ValueError(
@@ -187,6 +194,8 @@ class EnvSampler:
         if started is not None and cut.any():
             raw = self.env.reset_done(cut)
             self.episodes.start(raw, cut)
+        if self.recorder is not None and state.get("recorder"):
+            self.recorder.load_state_dict(state["recorder"], raw, cut)
         self.obs = self.actor.preprocessor(raw)
         self.obs[~cut] = state["obs"][~cut]
         self._reset_memory()
@@ -198,8 +207,10 @@ class EnvSampler:
         return cut
 
     def close(self) -> None:
-        """Close the envs."""
+        """Close the envs, and the files that are written to."""
         self.env.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     def _begin(self) -> None:
         self.has_begun = True
@@ -207,6 +218,8 @@ class EnvSampler:
         self._observe(raw)
         self._reset_memory()
         self.episodes.start_all(raw)
+        if self.recorder is not None:
+            self.recorder.start_all(raw)
 
     def _forget_episodes(self) -> None:
         self._returns[:] = 0.0
@@ -247,6 +260,16 @@ class EnvSampler:
             if self.actor.converter.is_structured:
                 chosen = decision.env_actions
             self.episodes.step(raw, chosen, rewards, terminated, truncated, self._void_rows)
+        if self.recorder is not None:
+            self.recorder.step(
+                raw,
+                decision.env_actions,
+                rewards,
+                decision.columns["log_probs"],
+                terminated,
+                truncated,
+                self._void_rows,
+            )
         self.state = decision.state
         if self.previous is not None:
             rewards = row["rewards"].astype(np.float32)
@@ -293,6 +316,8 @@ class EnvSampler:
             self.actor.preprocessor.open_masks(self.obs, done)
         else:
             self.episodes.start(after_reset, done)
+            if self.recorder is not None:
+                self.recorder.start(after_reset, done)
         return next_obs
 
     def _forget(self, envs: np.ndarray) -> None:

@@ -29,6 +29,9 @@ from rlrun.workers.atari import FRAME_LIMIT, NO_FRAME_LIMIT, SCREEN, AtariScreen
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
+NO_ENV = "none"
+"""The id where spaces come from the data that are learned from."""
+
 NO_LIMIT = -1
 """The horizon of episodes that nothing but the env itself ends, as in gymnasium.make."""
 
@@ -41,7 +44,7 @@ class EnvConfig:
     """The env group: which env, and what is done with its observations, actions and rewards."""
 
     id: str
-    """A gymnasium id, or the import path of a gymnasium.Env class."""
+    """A gymnasium id, or the import path of a gymnasium.Env class; none: see `input`."""
     env_config: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the env."""
     wrappers: list[dict[str, Any]] = field(default_factory=list)
@@ -75,11 +78,27 @@ class EnvConfig:
                 f"by env.horizon={self.env_config['max_episode_steps']} here, for every env alike."
             )
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
+        if self.id == NO_ENV:
+            self._refuse_what_needs_an_env()
         if self.vectorization == "native" and self.wrappers:
             raise ConfigError(
                 "env.wrappers cannot be applied with env.vectorization=native. "
                 "Use env.vectorization=sync."
             )
+
+    def _refuse_what_needs_an_env(self) -> None:
+        general: dict[str, Any] = {
+            "env_config": {},
+            "wrappers": [],
+            "vectorization": "sync",
+            "horizon": None,
+        }
+        for name, usual in general.items():
+            if getattr(self, name) != usual:
+                raise ConfigError(
+                    f"env.{name}={getattr(self, name)} has no effect with env=none, which has no "
+                    f"env. Leave it at {usual}."
+                )
 
 
 def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
@@ -87,6 +106,11 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
 
     Raises ConfigError if there is no such env, MissingExtraError if its package is missing.
     """
+    if config.id == NO_ENV:
+        raise ConfigError(
+            "env=none has no env to step; the spaces of the run come from its data. Name one for "
+            "evaluation (evaluation.config.env.id=...), and for rollout (env.id=...)."
+        )
     arguments = {**config.env_config, **kwargs}
     if IMPORT_PATH.fullmatch(config.id):
         env_class = import_object(config.id, "env.id")

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import Episode, EpisodeReport
-from rlrun.core.nested import row_of
+from rlrun.core.nested import copied_row, row_of
 from rlrun.workers.vector_env import VectorEnv
 
 
@@ -60,7 +60,7 @@ class EpisodeTracker:
                 continue
             episode.length += 1
             episode.total_reward += float(rewards[i])
-            episode.last_observation = _row(raw, i)
+            episode.last_observation = copied_row(raw, i)
             episode.last_action = row_of(actions, i)
             episode.last_reward = float(rewards[i])
             episode.last_terminated = bool(terminated[i])
@@ -82,7 +82,7 @@ class EpisodeTracker:
             episode_id=self.num_started,
             env_index=env_index,
             worker_index=self.worker.worker_index,
-            last_observation=_row(raw, env_index),
+            last_observation=copied_row(raw, env_index),
         )
 
     def _call(self, is_on: bool, hook: str, env_index: int) -> None:
@@ -94,12 +94,3 @@ class EpisodeTracker:
                 episode=self.episodes[env_index],
                 env_index=env_index,
             )
-
-
-def _row(raw: Any, index: int) -> Any:
-    """One env's observation out of raw batched ones (a copy)."""
-    if isinstance(raw, dict):
-        return {key: _row(part, index) for key, part in raw.items()}
-    if isinstance(raw, tuple):
-        return tuple(_row(part, index) for part in raw)
-    return np.array(raw[index])

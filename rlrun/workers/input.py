@@ -1,4 +1,4 @@
-"""What feeds a worker with experience: an env sampler, later an offline reader, a policy server."""
+"""What feeds a worker with experience: an env sampler, an offline reader, later a policy server."""
 
 from __future__ import annotations
 

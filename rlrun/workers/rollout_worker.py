@@ -23,9 +23,15 @@ from rlrun.core.policy import Policy
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
 from rlrun.workers.env_sampler import EnvSampler
-from rlrun.workers.envs import EnvConfig
+from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.evaluate import EvaluationRound
 from rlrun.workers.input import Input
+from rlrun.workers.offline.config import InputConfig, OutputConfig
+from rlrun.workers.offline.episode_files import EpisodeFiles
+from rlrun.workers.offline.episode_lines import Origin
+from rlrun.workers.offline.reader import OfflineReader, origin_of_data
+from rlrun.workers.offline.recorder import EpisodeRecorder
+from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 
@@ -61,7 +67,12 @@ class WorkerConfig:
     local_device: str = "cpu"
     """Where they act in the local one: the learner's device."""
     in_evaluation: bool = False
-    """Whether the worker serves evaluation: own streams of randomness, nothing is gathered."""
+    """Whether the worker serves evaluation: own streams of randomness, nothing is gathered, read or
+    written."""
+    input: InputConfig | None = None
+    """Data that take the place of envs; None: workers sample from envs."""
+    output: OutputConfig | None = None
+    """Where what is sampled is written."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,8 @@ class RolloutWorker:
     """Samples with its actors. `worker_index` 0 is the local worker, remote ones count from 1; a
     remote one that takes the place of another has a higher `generation`, and streams of its own.
 
-    Without envs (`spaces_of_env` given, for the driver of remote workers) it only acts for users.
+    Without envs and data (`spaces_of_env` given, for the driver of remote workers) it only acts for
+    users.
     """
 
     def __init__(
@@ -102,18 +114,21 @@ class RolloutWorker:
         """How many updates the weights of the actors have seen, by policy id."""
         self.purpose: Purpose = "evaluation" if config.in_evaluation else "rollout"
         self.env: VectorEnv | None = None
-        if spaces_of_env is None:
-            num_envs = config.algorithm.num_envs_per_worker
-            self.env = make_vector_env(
-                config.env, num_envs, worker_index, seed=self.seed, purpose=self.purpose
-            )
+        reads_data = config.input is not None and not config.in_evaluation
+        is_idle = spaces_of_env is not None
+        if not (is_idle or reads_data):
+            self.env = self._make_env(config.algorithm.num_envs_per_worker)
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
-        self.spaces = spaces_of_env
+        self.spaces = spaces_of_env or self._spaces_of_data()
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
         self.learners: dict[str, Algorithm] = {}
         """Learners that live here, by policy id, where algorithms learn in the workers, or compute
         gradients there."""
-        self.input: Input | None = None if self.env is None else self._make_sampler(self.env)
+        self.input: Input | None = None
+        if self.env is not None:
+            self.input = self._make_sampler(self.env)
+        elif not is_idle:
+            self.input = self._make_reader()
         self._cutter = TrajectoryCutter(
             config.algorithm.batch_mode,
             config.algorithm.lookahead_steps,
@@ -345,9 +360,49 @@ class RolloutWorker:
             seeding.restore_process_rng_state(state["process_rng"])
 
     def stop(self) -> None:
-        """Close the envs."""
+        """Close envs and files."""
         if self.input is not None:
             self.input.close()
+
+    def _make_env(self, num_envs: int) -> VectorEnv:
+        return make_vector_env(
+            self.config.env, num_envs, self.worker_index, seed=self.seed, purpose=self.purpose
+        )
+
+    def _spaces_of_data(self) -> Spaces:
+        """Those of the env that the data are of, or that the data themselves tell."""
+        assert self.config.input is not None
+        if self.config.env.id == NO_ENV:
+            origin = origin_of_data(self.config.input)
+            return Spaces(origin.observation_space, origin.action_space)
+        env = self._make_env(1)
+        try:
+            return Spaces(env.observation_space, env.action_space)
+        finally:
+            env.close()
+
+    def _make_reader(self) -> OfflineReader:
+        config = self.config
+        assert config.input is not None
+        return OfflineReader(
+            config.input,
+            self.actors[DEFAULT_POLICY_ID],
+            reward_clip=config.env.clip_rewards,
+            seed=self.seed,
+            share=Share(max(self.worker_index - 1, 0), max(config.num_workers, 1)),
+        )
+
+    def _make_recorder(self, env: VectorEnv) -> EpisodeRecorder | None:
+        config = self.config
+        if config.output is None or config.in_evaluation:
+            return None
+        origin = Origin(
+            env=config.env.id,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+        )
+        files = EpisodeFiles(config.output, origin, self.worker_index)
+        return EpisodeRecorder(files, origin, env.num_envs)
 
     def _make_sampler(self, env: VectorEnv) -> EnvSampler:
         config = self.config
@@ -365,4 +420,5 @@ class RolloutWorker:
             worker=self,
             seeds=env_seeds(seed, self.worker_index, env.num_envs),
             learns=not config.in_evaluation,
+            recorder=self._make_recorder(env),
         )

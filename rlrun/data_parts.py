@@ -1,0 +1,108 @@
+"""Which data a run reads or writes, by its config, and whether the rest of it can use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlrun.config import RunSettings, conf_dir
+from rlrun.core.algorithm import Algorithm
+from rlrun.core.errors import ConfigError
+from rlrun.core.networks import Model
+from rlrun.core.resources import Resources
+from rlrun.evaluation import EvaluationConfig
+from rlrun.workers.envs import NO_ENV, EnvConfig
+from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
+from rlrun.workers.rollout_worker import WorkerConfig
+
+
+def input_of(settings: RunSettings) -> InputConfig | None:
+    """What `input` and its keys say. Raises ConfigError."""
+    if settings.input is None:
+        _refuse_unused(settings, "input", "shuffle_buffer_size", "actions_in_input_normalized")
+        return None
+    return InputConfig(
+        sources=resolved(settings.input, conf_dir() / "tuned_examples"),
+        shuffle_buffer_size=settings.shuffle_buffer_size,
+        actions_in_input_normalized=settings.actions_in_input_normalized,
+    )
+
+
+def output_of(settings: RunSettings) -> OutputConfig | None:
+    """What `output` and its keys say. Raises ConfigError."""
+    if settings.output is None:
+        _refuse_unused(settings, "output", "output_max_file_size", "output_compress_columns")
+        return None
+    return OutputConfig(
+        folder=str(Path(settings.output).expanduser().absolute()),
+        max_file_size=settings.output_max_file_size,
+        compress_columns=tuple(settings.output_compress_columns),
+    )
+
+
+def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources) -> None:
+    """Raise ConfigError if algorithm, env and data do not go together, or if data are missing."""
+    algorithm = worker.algorithm
+    name = type(algorithm).__name__
+    if worker.input is None:
+        if worker.env.id == NO_ENV:
+            raise ConfigError("env=none needs data in the place of an env: input=PATH.")
+        if algorithm.needs_data:
+            raise ConfigError(
+                f"{name} learns from data: input=PATH names a folder that output=DIR wrote, or "
+                f"minari:NAME."
+            )
+        return
+    if worker.output is not None:
+        raise ConfigError(
+            f"output={settings.output} writes what envs give, and with input nothing is sampled "
+            f"from envs. Use output=null."
+        )
+    _check_algorithm(algorithm, worker.model, name)
+    if resources.create_env_on_driver:
+        raise ConfigError(
+            "resources.create_env_on_driver=true has no effect with input: workers read data, and "
+            "have no envs. Use create_env_on_driver=false."
+        )
+    for key, rules in {"stop": settings.stop, "pass_mark": settings.pass_mark}.items():
+        if of_episodes := [rule for rule in rules if rule.startswith("episode")]:
+            raise ConfigError(
+                f"{key}.{of_episodes[0]}: with input no episodes are run in training. Set "
+                f"evaluation.interval, and use {key}.evaluation/{of_episodes[0]}."
+            )
+    worker.input.check_files()
+
+
+def check_evaluation_env(env: EnvConfig, evaluation: EvaluationConfig) -> None:
+    """Raise ConfigError if an evaluation is asked for and there is no env for it."""
+    if evaluation.interval is not None and env.id == NO_ENV:
+        raise ConfigError(
+            f"evaluation.interval={evaluation.interval} needs an env, and env=none has none. Name "
+            f"one that has the spaces of the data: evaluation.config.env.id=CartPole-v1"
+        )
+
+
+def _check_algorithm(algorithm: Algorithm, model: Model, name: str) -> None:
+    if not algorithm.learns_from_data:
+        raise ConfigError(
+            f"{name} learns from what its own policy samples, not from data. Use algo=marwil, bc, "
+            f"cql or dqn with input, or input=null."
+        )
+    if model.has_memory:
+        raise ConfigError(
+            "Data hold no states of a memory. Use a model without with input "
+            "(model.use_lstm=false, or model=mlp in place of model=gtrxl)."
+        )
+    if algorithm.num_envs_per_worker != 1:
+        raise ConfigError(
+            f"algo.num_envs_per_worker={algorithm.num_envs_per_worker} has no effect with input: a "
+            f"worker reads one episode after the other. Use 1; evaluation has "
+            f"evaluation.config.algo.num_envs_per_worker."
+        )
+
+
+def _refuse_unused(settings: RunSettings, key: str, *names: str) -> None:
+    usual = RunSettings()
+    for name in names:
+        value, default = getattr(settings, name), getattr(usual, name)
+        if value != default:
+            raise ConfigError(f"{name}={value} has no effect: {key}=null. Leave it at {default}.")

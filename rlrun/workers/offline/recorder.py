@@ -1,0 +1,135 @@
+"""From env steps to whole episodes on disk, as the envs gave them. Lives in an env sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rlrun.core.nested import copied_row, row_of
+from rlrun.workers.offline.columns import stacked
+from rlrun.workers.offline.episode_files import EpisodeFiles
+from rlrun.workers.offline.episode_lines import Origin, RecordedEpisode
+
+
+@dataclass
+class _Open:
+    """A running episode, step by step, in the env's terms."""
+
+    obs: list[Any]
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+
+class EpisodeRecorder:
+    """Collects the episodes of a vector of envs, and writes each when it has ended.
+
+    Observations are those of the env, neither preprocessed nor filtered, rewards are not clipped,
+    and actions are what the env took.
+    """
+
+    def __init__(self, files: EpisodeFiles, origin: Origin, num_envs: int) -> None:
+        self.files = files
+        self.origin = origin
+        self._open: list[_Open | None] = [None] * num_envs
+        """None: it began before anybody recorded it."""
+
+    def start_all(self, raw: Any) -> None:
+        """All envs were reset; `raw` are their observations."""
+        self.start(raw, np.ones(len(self._open), bool))
+
+    def start(self, raw: Any, envs: np.ndarray) -> None:
+        """The envs of the mask [B] were reset."""
+        for i in map(int, np.flatnonzero(envs)):
+            self._open[i] = _Open([copied_row(raw, i)])
+
+    def step(
+        self,
+        raw: Any,
+        env_actions: Any,
+        rewards: np.ndarray,
+        log_probs: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        void_rows: np.ndarray,
+    ) -> None:
+        """One step of every env, but for those in the mask `void_rows`, which were reset by it."""
+        self.start(raw, void_rows)
+        for i, episode in enumerate(self._open):
+            if episode is None or void_rows[i]:
+                continue
+            episode.obs.append(copied_row(raw, i))
+            episode.actions.append(copied_row(env_actions, i))
+            episode.rewards.append(float(rewards[i]))
+            episode.log_probs.append(float(log_probs[i]))
+            if terminated[i] or truncated[i]:
+                self._end(i, is_terminated=bool(terminated[i]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running episodes, and how far the files go."""
+        return {
+            "files": self.files.state_dict(),
+            "open": [None if episode is None else self._plain(episode) for episode in self._open],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], raw: Any, cut: np.ndarray) -> None:
+        """Go on where `state_dict` was taken; the episodes of the envs in the mask `cut` [B] end
+        there, and new ones start from `raw`."""
+        self.files.load_state_dict(state["files"])
+        for i, plain in enumerate(state["open"]):
+            self._open[i] = None if plain is None else self._from_plain(plain)
+            if cut[i] and self._open[i] is not None:
+                self._end(i, is_terminated=False)
+        self.start(raw, cut)
+
+    def close(self) -> None:
+        """Close the files; episodes that still run are not whole, and are not written."""
+        self.files.close()
+
+    def _end(self, i: int, *, is_terminated: bool) -> None:
+        episode, self._open[i] = self._open[i], None
+        if episode is None or not episode.rewards:
+            return
+        log_probs = np.array(episode.log_probs, np.float32)
+        self.files.write(
+            RecordedEpisode(
+                obs=stacked(self.origin.observation_space, episode.obs),
+                actions=stacked(self.origin.action_space, episode.actions),
+                rewards=np.array(episode.rewards),
+                terminated=is_terminated,
+                truncated=not is_terminated,
+                log_probs=log_probs if np.isfinite(log_probs).all() else None,
+            )
+        )
+
+    def _plain(self, episode: _Open) -> dict[str, Any]:
+        return {
+            "obs": stacked(self.origin.observation_space, episode.obs),
+            "actions": stacked(self.origin.action_space, episode.actions),
+            "rewards": np.array(episode.rewards),
+            "log_probs": np.array(episode.log_probs),
+        }
+
+    def _from_plain(self, plain: Mapping[str, Any]) -> _Open:
+        length = len(plain["rewards"])
+        obs = _as_of_space(self.origin.observation_space, plain["obs"])
+        actions = _as_of_space(self.origin.action_space, plain["actions"])
+        return _Open(
+            obs=[row_of(obs, t) for t in range(length + 1)],
+            actions=[row_of(actions, t) for t in range(length)],
+            rewards=np.asarray(plain["rewards"]).tolist(),
+            log_probs=np.asarray(plain["log_probs"]).tolist(),
+        )
+
+
+def _as_of_space(space: spaces.Space, column: Any) -> Any:
+    """A column out of a checkpoint, which knows of no tuples."""
+    if isinstance(space, spaces.Dict):
+        return {key: _as_of_space(part, column[key]) for key, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_as_of_space(part, column[i]) for i, part in enumerate(space))
+    return column
