@@ -204,7 +204,8 @@ class RolloutWorker:
         longest = actor.algorithm.fragment_length(self.num_workers)
         if has_memory:
             longest = actor.policy.max_seq_len
-        rows = cut_sequences(done, ends[: done.num_rows], valid, longest, bootstraps=bootstraps)
+        overlap = actor.algorithm.overlapping_steps
+        rows = cut_sequences(done, ends[: done.num_rows], valid, longest, overlap, bootstraps)
         if bootstraps:
             num_updates = self.num_updates.get(actor.policy_id, 0)
             rows["sampled_at_update"] = np.full(rows.num_rows, num_updates, np.int64)
