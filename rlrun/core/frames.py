@@ -61,11 +61,16 @@ class FrameStorage(Storage):
         return {**super().state_dict(size), "frames": frames}
 
     def load_state_dict(self, state: dict[str, Any], size: int) -> None:
-        super().load_state_dict(state, size)
+        frames = state.get("frames")
+        if size and frames is None and state["columns"]["obs"].dtype.kind in "iu":
+            raise ValueError(
+                "the saved replay buffer stores whole images: algo.replay_frames=false."
+            )
+        self._load_columns(state, size)
         self.frames = None
-        if size and state["frames"] is not None:
-            self.frames = self._make_frames(state["frames"]["blocks"][0].dtype)
-            self.frames.load_state_dict(state["frames"])
+        if size and frames is not None:
+            self.frames = self._make_frames(frames["blocks"][0].dtype)
+            self.frames.load_state_dict(frames)
 
     def _allocate(self, batch: Mapping[str, np.ndarray]) -> None:
         if batch["obs"].dtype.kind not in "iu":
@@ -117,7 +122,7 @@ class FrameStorage(Storage):
 
 class Frames:
     """Frames [H, W] by place, with a count of the references to each; without any, its place is
-    free for another. Place 0 holds a blank frame for ever."""
+    free for another. Place 0 holds a blank frame for ever, to which empty slots refer."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, place: Memory) -> None:
         self.shape = shape
@@ -150,6 +155,10 @@ class Frames:
                 del self._known[key]
             self._free.append(place)
 
+    def __len__(self) -> int:
+        """How many frames there are that somebody refers to."""
+        return int(np.count_nonzero(self.counts[1:]))
+
     def get(self, places: np.ndarray) -> np.ndarray:
         """The frames at `places` [...], as a fresh array [..., *shape]."""
         found = np.empty((places.size, *self.shape), self.dtype)
@@ -160,7 +169,8 @@ class Frames:
     @property
     def num_bytes(self) -> int:
         """What it takes now."""
-        return sum(block.nbytes for block in self.blocks) + self.counts.nbytes + self.keys.nbytes
+        per_frame = self.frame_bytes + self.counts.itemsize + self.keys.itemsize
+        return self._num_used * per_frame
 
     def state_dict(self) -> dict[str, Any]:
         """All places that were ever used, as views, and their references."""
@@ -169,6 +179,8 @@ class Frames:
         return {
             "blocks": [block for block in blocks if len(block)],
             "counts": self.counts[: self._num_used].copy(),
+            # The last is taken first.
+            "free": np.array(self._free, np.int64),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,7 +196,7 @@ class Frames:
             start = index * self.block_size
             self.keys[start : start + len(saved)] = keys
         self.counts[: self._num_used] = counts
-        self._free = (np.flatnonzero(counts[1:] == 0) + 1).tolist()
+        self._free = np.asarray(state["free"]).tolist()
         used = np.flatnonzero(counts[1:]) + 1
         self._known |= dict(zip(self.keys[used].tolist(), used.tolist(), strict=True))
 

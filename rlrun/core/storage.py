@@ -75,7 +75,9 @@ class Disk(Memory):
             ) from error
 
     def check(self, capacity: int, row_bytes: int) -> None:
-        free = shutil.disk_usage(self.folder).free if os.path.isdir(self.folder) else 0
+        if not os.path.isdir(self.folder):
+            raise ResourceError(f"algo.replay_folder={self.folder} is no folder. Make it first.")
+        free = shutil.disk_usage(self.folder).free
         if capacity * row_bytes > free:
             raise ResourceError(
                 f"{_taken_by(capacity, row_bytes)}; algo.replay_folder={self.folder} has "
@@ -113,7 +115,12 @@ class Storage:
         return {"columns": {name: column[:size] for name, column in self.columns.items()}}
 
     def load_state_dict(self, state: dict[str, Any], size: int) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave. Raises ValueError if it was stored in another way."""
+        if state.get("frames") is not None:
+            raise ValueError("the saved replay buffer stores frames once: algo.replay_frames=null.")
+        self._load_columns(state, size)
+
+    def _load_columns(self, state: dict[str, Any], size: int) -> None:
         self.columns = {}
         if size:
             self._make_columns(state["columns"])
