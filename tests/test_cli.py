@@ -26,7 +26,10 @@ from helpers_cli import (
     top_folders,
 )
 
-ALGORITHMS = ["a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+ALGORITHMS = [
+    *("a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "qr_dqn", "r2d2", "rainbow"),
+    "simple_q",
+]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 

@@ -162,7 +162,15 @@ def test_an_algorithm_brings_its_natural_exploration():
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-PRESETS = {"algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
+PRESETS = {
+    "algo/qr_dqn",
+    "algo/rainbow",
+    "algo/simple_q",
+    "exploration/greedy",
+    "model/custom",
+    "model/mlp_lstm",
+    "model/mlp_relu",
+}
 """Files that change what their class has by default, or need a value that it has not."""
 
 
@@ -190,6 +198,22 @@ def test_rainbow_is_dqn_with_the_values_of_its_paper():
     # 80,000 and 32,000 frames (Hessel et al., 2018, table 1), 4 frames an env step.
     assert rainbow["learning_starts"] == 80_000 / 4
     assert rainbow["target_network_update_freq"] == 32_000 / 4
+
+
+def test_simple_q_is_dqn_with_no_part_of_rainbow():
+    simple = composed("algo/simple_q", "tuned=none")["algo"]
+    assert not any(simple[key] for key in ("double_q", "dueling", "noisy", "prioritized_replay"))
+    assert simple["n_step"] == simple["num_atoms"] == simple["num_quantiles"] == 1
+
+
+def test_qr_dqn_is_dqn_with_the_values_of_its_paper():
+    qr_dqn, dqn = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("qr_dqn", "dqn"))
+    assert {key: value for key, value in qr_dqn.items() if value != dqn[key]} == {
+        "num_quantiles": 200,
+        "double_q": False,
+        "lr": 5e-5,
+        "adam_epsilon": 0.01 / 32,
+    }
 
 
 def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():

@@ -60,6 +60,7 @@ def test_policy_gradients_learn_to_balance_the_pole_for_longer(algo, overrides):
         pytest.param(["algo.double_q=true", "algo.dueling=true"], id="double-dueling"),
         pytest.param(["algo.prioritized_replay=true"], id="prioritized"),
         pytest.param(["algo.num_atoms=21", "algo.v_min=0", "algo.v_max=2"], id="c51"),
+        pytest.param(["algo.num_quantiles=11"], id="quantiles"),
         pytest.param(["algo.noisy=true", "exploration=greedy"], id="noisy"),
         pytest.param(["algo.n_step=3"], id="n-step"),
     ],
@@ -84,6 +85,33 @@ def test_dqn_crosses_the_frozen_lake_that_is_not_slippery(overrides):
         seed=1,
     )
     assert best_mean_reward(trainer, 8) > 0.5
+
+
+def test_r2d2_remembers_what_was_shown_two_steps_ago():
+    # Without memory the mean is 0; the best is 98.
+    trainer = make_trainer(
+        "r2d2",
+        env="repeat_after_me",
+        overrides=[
+            "tuned=none",
+            "model.fcnet_hiddens=[32]",
+            "model.lstm_cell_size=32",
+            "model.max_seq_len=16",
+            "algo.hiddens=[]",
+            "algo.burn_in=4",
+            "algo.sequence_overlap=0",
+            "algo.gamma=0.5",
+            "algo.n_step=1",
+            "algo.lr=3e-3",
+            "algo.learning_starts=500",
+            "algo.train_batch_size=32",
+            "algo.rollout_fragment_length=16",
+            "algo.target_network_update_freq=400",
+            "exploration.epsilon_timesteps=3000",
+        ],
+        seed=1,
+    )
+    assert best_mean_reward(trainer, 5) > 30
 
 
 @pytest.mark.slow

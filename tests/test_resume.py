@@ -108,6 +108,14 @@ RAINBOW_PARTS = {
     "algo__buffer_size": 150,
 }
 
+SMALL_R2D2 = {
+    "algo__burn_in": 3,
+    "algo__sequence_overlap": 2,
+    "algo__buffer_size": 60,
+    "model__lstm_cell_size": 16,
+    "model__max_seq_len": 8,
+}
+
 SCHEDULES = {
     "algo__lr": [[0, 1e-3], [300, 0.0]],
     "algo__clip_range": [[0, 0.3], [300, 0.1]],
@@ -167,6 +175,28 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "dqn with training intensity": lambda: tiny_dqn(
         algo__training_intensity=3.3, algo__tau=0.1, algo__target_network_update_freq=1
+    ),
+    "dqn on images": lambda: tiny_dqn(
+        "algo=dqn",
+        "env=gym",
+        "env.id=toy_envs.ImageEnv",
+        "model=cnn",
+        **RAINBOW_PARTS,
+        model__post_fcnet_hiddens=[8],
+        env__env_config={"length_range": [3, 20]},
+        env__wrappers=[
+            {"_target_": "gymnasium.wrappers.FrameStackObservation", "stack_size": 3},
+        ],
+    ),
+    "dqn with replay on disk": lambda: tiny_dqn(**RAINBOW_PARTS, algo__replay_storage="memmap"),
+    "qr_dqn": lambda: tiny_dqn("algo=qr_dqn", algo__num_quantiles=5, algo__dueling=True),
+    "r2d2": lambda: tiny_dqn("algo=r2d2", **SMALL_R2D2, **EVALUATION),
+    "r2d2 of fragments, from states of zeros": lambda: tiny_dqn(
+        "algo=r2d2",
+        "algo.batch_mode=truncate_episodes",
+        "algo.zero_init_states=true",
+        "algo.rollout_fragment_length=20",
+        **SMALL_R2D2,
     ),
     "rainbow": lambda: tiny_dqn("algo=rainbow", **EVALUATION),
     "rainbow with evaluation that explores": lambda: tiny_dqn(

@@ -11,11 +11,12 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algos.off_policy import OffPolicy
+from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
 from rlrun.core import losses
 from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration import Exploration, StochasticSampling
+from rlrun.core.errors import ConfigError
+from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.q_network import QNetwork
@@ -51,6 +52,9 @@ class DQN(OffPolicy):
     """Lowest return of the distribution's support."""
     v_max: float = 10.0
     """Highest return of the distribution's support."""
+    num_quantiles: int = 1
+    """Quantiles of the value distribution in place of atoms, which need no bounds; 1 learns
+    expected values (QR-DQN: 200)."""
     noisy: bool = False
     """Whether the streams are noisy layers (Fortunato et al., 2018)."""
     sigma0: float = 0.5
@@ -72,6 +76,7 @@ class DQN(OffPolicy):
         "num_atoms",
         "v_min",
         "v_max",
+        "num_quantiles",
         "noisy",
         "sigma0",
     }
@@ -80,9 +85,15 @@ class DQN(OffPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("num_atoms", self.num_atoms, low=1)
+        check_range("num_quantiles", self.num_quantiles, low=1)
         check_range("sigma0", self.sigma0, low=0)
         if any(width < 1 for width in self.hiddens):
             raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
+        if self.num_atoms > 1 and self.num_quantiles > 1:
+            raise ConfigError(
+                f"algo.num_atoms={self.num_atoms} and algo.num_quantiles={self.num_quantiles} both "
+                f"describe the distribution of returns: leave one of them at 1."
+            )
         if self.num_atoms > 1 and self.v_min >= self.v_max:
             raise ConfigError(
                 f"algo.v_min={self.v_min} must be below algo.v_max={self.v_max}, which together "
@@ -90,18 +101,14 @@ class DQN(OffPolicy):
             )
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
-        if not isinstance(action_space, spaces.Discrete):
-            raise SpaceError(
-                f"algo=dqn needs a Discrete action space; {env!r} has {action_space}. Try algo=ppo."
-            )
+        check_discrete("dqn", action_space, env)
 
     def check_exploration(self, exploration: Exploration) -> None:
-        if isinstance(exploration, StochasticSampling):
-            raise ConfigError(
-                "exploration=stochastic_sampling draws from a policy's probabilities, and algo=dqn "
-                "has values of actions. Use exploration=epsilon_greedy, or exploration=greedy with "
-                "algo.noisy=true."
-            )
+        refuse_sampling(
+            "dqn",
+            exploration,
+            "Use exploration=epsilon_greedy, or exploration=greedy with algo.noisy=true.",
+        )
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
@@ -118,6 +125,7 @@ class DQN(OffPolicy):
             num_atoms=self.num_atoms,
             v_min=self.v_min,
             v_max=self.v_max,
+            num_quantiles=self.num_quantiles,
         )
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
@@ -130,10 +138,14 @@ class DQN(OffPolicy):
         return super().learn(rows)
 
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Huber loss of the TD errors, or cross-entropy of value distributions (C51)."""
-        loss, errors, q_values = (
-            self._distributional_loss(rows) if self.num_atoms > 1 else self._expected_loss(rows)
-        )
+        """Huber loss of the TD errors, cross-entropy of value distributions (C51), or quantile
+        Huber loss (QR-DQN)."""
+        if self.num_atoms > 1:
+            loss, errors, q_values = self._distributional_loss(rows)
+        elif self.num_quantiles > 1:
+            loss, errors, q_values = self._quantile_loss(rows)
+        else:
+            loss, errors, q_values = self._expected_loss(rows)
         return loss, {"q": q_values.detach(), "td_error": errors.detach()}
 
     def _expected_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -159,14 +171,8 @@ class DQN(OffPolicy):
         """(cross-entropy loss, KL to the targets [N], expected Q of the actions taken [N])."""
         support = self.network.support
         row_index = torch.arange(rows.num_rows, device=self.device)
-        with torch.no_grad():
-            next_rows = Batch(obs=rows["next_obs"])
-            next_logits = self.target.network(next_rows)
-            chooser_logits = self.network(next_rows) if self.double_q else next_logits
-        choosers = self.network.masked(self.network.q_values(chooser_logits), rows["next_obs"])
-        best = choosers.argmax(1)
         targets = losses.categorical_projection(
-            next_logits[row_index, best].softmax(-1), rows["rewards"], rows["discounts"], support
+            self._best_next(rows).softmax(-1), rows["rewards"], rows["discounts"], support
         )
         log_probs = self.network(rows)[row_index, rows["actions"]].log_softmax(-1)
         cross_entropy = -(targets * log_probs).sum(-1)
@@ -176,8 +182,26 @@ class DQN(OffPolicy):
         errors = cross_entropy.detach() - target_entropy
         return losses.weighted_mean(cross_entropy, rows.get("weights")), errors, q_values
 
+    def _quantile_loss(self, rows: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(quantile Huber loss, errors of the means [N], mean Q of the actions taken [N])."""
+        row_index = torch.arange(rows.num_rows, device=self.device)
+        targets = rows["rewards"].unsqueeze(1) + rows["discounts"].unsqueeze(1) * (
+            self._best_next(rows)
+        )
+        quantiles = self.network(rows)[row_index, rows["actions"]]
+        row_losses = losses.quantile_huber(quantiles, targets)
+        q_values = quantiles.detach().mean(1)
+        errors = q_values - targets.mean(1)
+        return losses.weighted_mean(row_losses, rows.get("weights")), errors, q_values
+
+    @torch.no_grad()
+    def _best_next(self, rows: Batch) -> torch.Tensor:
+        """What the target network gives for the best next actions: logits or quantiles [N, n]."""
+        next_rows = Batch(obs=rows["next_obs"])
+        found = self.target.network(next_rows)
+        chooser = self.network(next_rows) if self.double_q else found
+        best = self.network.masked(self.network.q_values(chooser), rows["next_obs"]).argmax(1)
+        return found[torch.arange(rows.num_rows, device=self.device), best]
+
     def unknown_metrics(self) -> dict[str, float]:
-        vectors = [
-            f"{kind}_{name}" for name in ("q", "td_error") for kind in ("mean", "min", "max")
-        ]
-        return dict.fromkeys(("total_loss", "grad_norm", "cur_lr", *vectors), math.nan)
+        return dict.fromkeys(UNKNOWN, math.nan)

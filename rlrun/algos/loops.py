@@ -30,7 +30,7 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
     for policy_id, batch in workers.sample().items():
         algorithm = algorithms[policy_id]
         algorithm.replay.add(batch)
-        for _ in range(algorithm.replay.num_updates_due(batch.num_steps, algorithm.timestep)):
+        for _ in range(algorithm.replay.num_updates_due(batch.num_rows, algorithm.timestep)):
             algorithm.learn_on_batch(algorithm.replay.sample(algorithm.timestep))
     workers.sync_weights(algorithms)
 

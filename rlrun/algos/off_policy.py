@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from rlrun.algos import loops
 from rlrun.core import returns, seeding
 from rlrun.core.algorithm import Algorithm, check_range
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.errors import ConfigError, RlrunError, SpaceError
+from rlrun.core.frames import FrameStorage
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
+from rlrun.core.storage import Disk, Memory, Storage
 from rlrun.core.target import Target
 
 
@@ -43,6 +45,13 @@ class OffPolicy(Algorithm):
     """Added to every priority."""
     buffer_size: int = 1_000_000
     """Rows that the replay buffer holds."""
+    replay_storage: Literal["memory", "memmap"] = "memory"
+    """Where the rows lie: in memory, or in files that are mapped into it and may be larger."""
+    replay_folder: str | None = None
+    """Where these files are made, which vanish with the process; null: among temporary files."""
+    replay_frames: bool | None = None
+    """Whether each frame of observations that are images, or stacks of them, is stored once; null:
+    where observations are images."""
     learning_starts: int = 1_500
     """Env steps before the first update."""
     training_intensity: float | None = None
@@ -58,6 +67,9 @@ class OffPolicy(Algorithm):
         "prioritized_replay_alpha",
         "prioritized_replay_eps",
         "buffer_size",
+        "replay_storage",
+        "replay_folder",
+        "replay_frames",
     }
     model_fields: ClassVar[frozenset[str]] = frozenset()
     """What of the fields that all models share the policies look at."""
@@ -83,6 +95,11 @@ class OffPolicy(Algorithm):
                 f"algo.buffer_size={self.buffer_size} is smaller than "
                 f"algo.train_batch_size={self.train_batch_size}. Raise it."
             )
+        if self.replay_folder is not None and self.replay_storage == "memory":
+            raise ConfigError(
+                f"algo.replay_folder={self.replay_folder} has no effect with "
+                f"algo.replay_storage=memory. Use algo.replay_storage=memmap, or leave it null."
+            )
 
     @property
     def lookahead_steps(self) -> int:
@@ -98,8 +115,13 @@ class OffPolicy(Algorithm):
             raise ConfigError(
                 f"{name} learns from single steps, and a policy with memory needs sequences. Use "
                 f"a model without (model.use_lstm=false, or model=mlp in place of model=gtrxl), or "
-                f"algo=ppo."
+                f"algo=ppo or algo=r2d2."
             )
+        self.check_unused(model)
+
+    def check_unused(self, model: Model) -> None:
+        """Raise ConfigError if the model has a value that policies of this kind do not look at."""
+        name = type(self).__name__
         for each in fields(Model):
             default, value = getattr(type(model), each.name), getattr(model, each.name)
             if value != default and each.name not in self.model_fields:
@@ -144,22 +166,44 @@ class OffPolicy(Algorithm):
             learning_starts=self.learning_starts,
             training_intensity=self.training_intensity,
             beta=self.schedule("prioritized_replay_beta"),
+            num_steps=self.replayed_steps,
         )
 
     def make_target(self) -> Target:
         """What follows the policy, for the targets."""
         return Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
 
+    @property
+    def replayed_steps(self) -> int | None:
+        """Where replayed rows are sequences: their steps; shorter ones are padded."""
+        return None
+
     def make_buffer(self, rng: np.random.Generator) -> ReplayBuffer:
         """The buffer of the replay side."""
+        storage = self.make_storage()
         if not self.prioritized_replay:
-            return ReplayBuffer(self.buffer_size, rng)
+            return ReplayBuffer(self.buffer_size, rng, storage)
         return PrioritizedReplayBuffer(
             self.buffer_size,
             rng,
+            storage,
             alpha=self.prioritized_replay_alpha,
             eps=self.prioritized_replay_eps,
         )
+
+    def make_storage(self) -> Storage:
+        """Where the buffer's rows lie. Raises SpaceError if there are no frames to store once."""
+        place = Disk(self.replay_folder) if self.replay_storage == "memmap" else Memory()
+        shape = self.policy.obs_space.shape
+        are_images = len(shape) in (2, 3)
+        if self.replay_frames and not are_images:
+            raise SpaceError(
+                f"algo.replay_frames=true needs observations that are images; these have the shape "
+                f"{shape}. Use algo.replay_frames=null."
+            )
+        if are_images and self.replay_frames is not False:
+            return FrameStorage(self.buffer_size, shape, place)
+        return Storage(self.buffer_size, place)
 
     def apply_hyperparameters(self) -> None:
         if not hasattr(self, "replay"):  # on a worker
@@ -205,15 +249,18 @@ class OffPolicy(Algorithm):
 
 
 def _with_next_actions(policy: Policy, transitions: Batch) -> Batch:
-    """The same transitions. Raises RlrunError if one is to be bootstrapped from a state in which
-    no action may be taken, whose value nobody can tell."""
-    mask = getattr(policy, "action_mask", None)
-    if mask is not None:
-        is_stuck = (transitions["discounts"] > 0.0) & ~mask.allows_any(transitions["next_obs"])
-        if is_stuck.any():
-            raise RlrunError(
-                "The env's action_mask allows no action in a state that it does not call terminal "
-                "(a truncated episode's last one counts too). Only where an episode terminates may "
-                "it be all zeros."
-            )
+    """The same transitions, checked."""
+    check_next_actions(policy, transitions["next_obs"], transitions["discounts"] > 0.0)
     return transitions
+
+
+def check_next_actions(policy: Policy, next_obs: np.ndarray, is_bootstrapped: np.ndarray) -> None:
+    """Raise RlrunError if a step [...] is to be bootstrapped from a state next_obs [..., *shape] in
+    which no action may be taken, whose value nobody can tell."""
+    mask = getattr(policy, "action_mask", None)
+    if mask is not None and (is_bootstrapped & ~mask.allows_any(next_obs)).any():
+        raise RlrunError(
+            "The env's action_mask allows no action in a state that it does not call terminal "
+            "(a truncated episode's last one counts too). Only where an episode terminates may "
+            "it be all zeros."
+        )

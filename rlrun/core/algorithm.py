@@ -133,6 +133,12 @@ class Algorithm:
         return 0
 
     @property
+    def overlapping_steps(self) -> int:
+        """Where rows are sequences: how many first steps each shares with the one before it in its
+        episode."""
+        return 0
+
+    @property
     def rollout_columns(self) -> tuple[str, ...]:
         """Columns beside obs, actions, rewards, terminated and truncated that postprocess or learn
         need: next_obs (the real one, also at an episode's end), log_probs, dist_inputs, next_values

@@ -108,19 +108,37 @@ def concat(batches: Sequence[Mapping[str, Any]]) -> Batch:
             )
     if "mask" in names and len({batch["mask"].shape[1] for batch in batches}) > 1:
         width = max(batch["mask"].shape[1] for batch in batches)
-        batches = [_padded(batch, width) for batch in batches]
+        batches = [padded(batch, width) for batch in batches]
     return Batch({name: np.concatenate([batch[name] for batch in batches]) for name in names})
 
 
-def _padded(sequences: Mapping[str, Any], width: int) -> Mapping[str, Any]:
+def padded(sequences: Mapping[str, Any], width: int) -> Batch:
     """Sequences [S, L, ...] as [S, width, ...]; columns with one entry a sequence stay."""
     shape = sequences["mask"].shape
-    padded = dict(sequences)
-    for name, column in sequences.items():
-        if not name.startswith("state_in/") and column.shape[:2] == shape:
-            padded[name] = np.zeros((shape[0], width, *column.shape[2:]), column.dtype)
-            padded[name][:, : shape[1]] = column
-    return padded
+    wide = Batch(sequences)
+    for name in _columns_of_steps(sequences):
+        column = sequences[name]
+        wide[name] = np.zeros((shape[0], width, *column.shape[2:]), column.dtype)
+        wide[name][:, : shape[1]] = column
+    return wide
+
+
+def trimmed(sequences: Batch) -> Batch:
+    """Sequences without the steps that are padding in all of them, but for the one behind the
+    longest, which may hold its bootstrap."""
+    width = int(sequences["mask"].any(0).sum()) + 1
+    steps = {name: sequences[name][:, :width] for name in _columns_of_steps(sequences)}
+    return Batch({**sequences, **steps})
+
+
+def _columns_of_steps(sequences: Mapping[str, Any]) -> list[str]:
+    """The columns [S, L, ...], with an entry for each step."""
+    shape = sequences["mask"].shape
+    return [
+        name
+        for name, column in sequences.items()
+        if not name.startswith("state_in/") and column.shape[:2] == shape
+    ]
 
 
 def _as_tensor(column: Any) -> torch.Tensor:

@@ -156,31 +156,32 @@ class GatedTransformer(Memory):
     @torch.inference_mode()
     def step(self, features: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         device = self.distances.device
-        memory, filled = (torch.from_numpy(state[name]).to(device) for name in self.state_names)
+        before = {name: torch.from_numpy(state[name]).to(device) for name in self.state_names}
         inputs = torch.from_numpy(features).to(device)[:, None]
-        outputs, taken = self._run(inputs, memory, filled, self.inference_steps)
-        memory = torch.cat([memory[:, :, 1:], taken], 2)
-        filled = (filled + 1).clamp(max=self.memory_steps)
-        found = {"memory": memory.cpu().numpy(), "filled": filled.cpu().numpy()}
-        return outputs[:, 0].cpu().numpy(), found
+        outputs, after = self._run(inputs, before, self.inference_steps)
+        return outputs[:, 0].cpu().numpy(), {name: x.cpu().numpy() for name, x in after.items()}
 
-    def forward(self, features: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._run(features, state["memory"], state["filled"], self.training_steps)[0]
+    def unroll(
+        self, features: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._run(features, state, self.training_steps)
 
     def _run(
-        self, features: torch.Tensor, memory: torch.Tensor, filled: torch.Tensor, num_before: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """features [S, L, input_size] -> the last unit's outputs [S, L, dim], and what all units
-        took in, [S, units, L, dim]; each step attends to the `num_before` steps before it."""
-        memory = memory[:, :, self.memory_steps - num_before :]
+        self, features: torch.Tensor, state: dict[str, torch.Tensor], num_before: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """features [S, L, input_size] -> the last unit's outputs [S, L, dim], and the state after
+        them; each step attends to the `num_before` steps before it."""
+        memory = state["memory"][:, :, self.memory_steps - num_before :]
         distances = self.distances[self.memory_steps - num_before :]
-        is_seen = seen_steps(features.shape[1], num_before, filled)
+        is_seen = seen_steps(features.shape[1], num_before, state["filled"])
         x = self.embedding(features)
         taken = []
         for index, unit in enumerate(self.units):
             taken.append(x)
             x = unit(x, memory[:, index], distances, is_seen)
-        return x, torch.stack(taken, 1)
+        steps = torch.cat([state["memory"], torch.stack(taken, 1)], 2)
+        filled = (state["filled"] + features.shape[1]).clamp(max=self.memory_steps)
+        return x, {"memory": steps[:, :, -self.memory_steps :], "filled": filled}
 
 
 class TransformerUnit(nn.Module):

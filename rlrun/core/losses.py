@@ -128,6 +128,21 @@ def categorical_projection(
     return (weights * next_probs.unsqueeze(1)).sum(-1)
 
 
+def quantile_huber(quantiles: Tensor, targets: Tensor) -> Tensor:
+    """Quantile Huber loss with kappa 1 of each row (QR-DQN: Dabney et al., 2018, arXiv:1710.10044,
+    eq. 10 and algorithm 1): the sum over i of the mean over j of |tau_i - 1{u_ij < 0}| L(u_ij),
+    where u_ij = targets_j - quantiles_i, tau_i = (2 i - 1) / (2 n), and L is Huber's loss.
+
+    quantiles: [N, n]; targets: [N, m], without gradients. Returns [N].
+    """
+    num_quantiles = quantiles.shape[1]
+    middles = (torch.arange(num_quantiles, device=quantiles.device) + 0.5) / num_quantiles
+    predictions, wanted = torch.broadcast_tensors(quantiles.unsqueeze(2), targets.unsqueeze(1))
+    sizes = torch.ops.aten.huber_loss.default(predictions, wanted, _NONE, 1.0)
+    is_below = (wanted < predictions.detach()).float()
+    return ((middles.view(1, -1, 1) - is_below).abs() * sizes).mean(2).sum(1)
+
+
 def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function.
     Both are [N]."""

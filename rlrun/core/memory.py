@@ -39,6 +39,12 @@ class Memory(nn.Module):
     def forward(self, features: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
         """features [S, L, input_size] of sequences, and the states [S, ...] at their starts ->
         [S, L, output_size], differentiable. No step sees a later one."""
+        return self.unroll(features, state)[0]
+
+    def unroll(
+        self, features: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The same, and the states [S, ...] after the sequences."""
         raise NotImplementedError
 
     @property
@@ -88,9 +94,11 @@ class LSTMMemory(Memory):
             found = {"h": h[0].cpu().numpy(), "c": c[0].cpu().numpy()}
         return found["h"], found
 
-    def forward(self, features: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        found, _ = self.lstm(features, (state["h"][None], state["c"][None]))
-        return found
+    def unroll(
+        self, features: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        found, (h, c) = self.lstm(features, (state["h"][None], state["c"][None]))
+        return found, {"h": h[0], "c": c[0]}
 
     @property
     def runs_in_numpy(self) -> bool:

@@ -23,7 +23,8 @@ class QNetwork(Policy):
 
     Dueling streams: Q = V + A - mean(A) (Wang et al., 2016, arXiv:1511.06581, eq. 9). With
     `num_atoms` > 1 a value distribution over a fixed support (Bellemare et al., 2017,
-    arXiv:1707.06887). With `noisy` the streams are noisy layers.
+    arXiv:1707.06887), with `num_quantiles` > 1 one of equally likely values (Dabney et al., 2018,
+    arXiv:1710.10044). With `noisy` the streams are noisy layers.
     """
 
     support: torch.Tensor
@@ -38,22 +39,25 @@ class QNetwork(Policy):
         dueling: bool,
         noisy: bool,
         sigma0: float,
-        num_atoms: int,
-        v_min: float,
-        v_max: float,
+        num_atoms: int = 1,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        num_quantiles: int = 1,
     ) -> None:
         super().__init__(obs_space, action_space)
         self.num_actions = int(action_space.n)
         self.num_atoms = num_atoms
+        self.num_outputs = max(num_atoms, num_quantiles)
+        """Numbers for each action: its value, or what describes the distribution of it."""
         self.action_mask = action_mask(obs_space, action_space)
         self.encoder: Any = model.encoder(obs_space)
         features = self.encoder.output_size
 
         def stream(num_outputs: int) -> nn.Sequential:
-            return _stream(features, hiddens, num_outputs, sigma0 if noisy else None)
+            return make_stream(features, hiddens, num_outputs, sigma0 if noisy else None)
 
-        self.advantage = stream(self.num_actions * num_atoms)
-        self.value = stream(num_atoms) if dueling else None
+        self.advantage = stream(self.num_actions * self.num_outputs)
+        self.value = stream(self.num_outputs) if dueling else None
         self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
         self._shared: Stack | None = None
         if self.value is None:
@@ -64,7 +68,7 @@ class QNetwork(Policy):
 
     def forward(self, rows: Batch) -> torch.Tensor:
         """Action values [N, num_actions] at `obs`; with atoms their logits [N, num_actions,
-        num_atoms]."""
+        num_atoms], with quantiles these [N, num_actions, num_quantiles]."""
         # Without the 5 us that a module's call takes.
         features = self.observation_filter.forward(rows["obs"])
         if self._shared is not None:
@@ -74,8 +78,10 @@ class QNetwork(Policy):
 
     def q_values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Action values [N, num_actions] from what `forward` gave."""
-        if self.num_atoms == 1:
+        if self.num_outputs == 1:
             return outputs
+        if self.num_atoms == 1:
+            return outputs.mean(-1)
         return (outputs.softmax(-1) * self.support).sum(-1)
 
     def masked(self, q_values: Any, obs: Any) -> Any:
@@ -94,22 +100,24 @@ class QNetwork(Policy):
             features = self._shared.act(features)
         value = None if self.value is None else self._value.act(features)
         outputs = self._combine(self._advantage.act(features), value)
-        if self.num_atoms > 1:
+        if self.num_outputs > 1:
             outputs = self.q_values(torch.from_numpy(outputs).to(self.support.device)).cpu().numpy()
         return Categorical(self.masked(outputs, obs)), {}, {}
 
     def _combine(self, advantage: Any, value: Any) -> Any:
-        if self.num_atoms > 1:
-            advantage = advantage.reshape(-1, self.num_actions, self.num_atoms)
-            value = None if value is None else value.reshape(-1, 1, self.num_atoms)
+        if self.num_outputs > 1:
+            advantage = advantage.reshape(-1, self.num_actions, self.num_outputs)
+            value = None if value is None else value.reshape(-1, 1, self.num_outputs)
         if value is None:
             return advantage
         return advantage + (value - advantage.mean(1, keepdims=True))
 
 
-def _stream(
-    features: int, hiddens: list[int], num_outputs: int, sigma0: float | None
+def make_stream(
+    features: int, hiddens: list[int], num_outputs: int, sigma0: float | None = None
 ) -> nn.Sequential:
+    """Layers of rectified units, from `features` to `num_outputs`; noisy ones with a `sigma0`."""
+
     def layer(width_in: int, width_out: int) -> nn.Module:
         if sigma0 is not None:
             return NoisyLinear(width_in, width_out, sigma0)

@@ -1,5 +1,6 @@
-"""The actor-critic with a memory between encoder and heads: what PPO and its relatives learn where
-an observation does not tell all (Hausknecht & Stone, 2015, arXiv:1507.06527)."""
+"""Policies with a memory between encoder and heads, for where an observation does not tell all
+(Hausknecht & Stone, 2015, arXiv:1507.06527): what they share, and the actor-critic of PPO and its
+relatives. `core/recurrent_q.py` has the action values of R2D2."""
 
 from __future__ import annotations
 
@@ -21,63 +22,63 @@ from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.stack import Stack
 
 
-class RecurrentActorCritic(Policy):
-    """A distribution over actions and a state value, of all that was observed in an episode.
+class RecurrentPolicy(Policy):
+    """A policy whose heads see what one or more trunks (an encoder, and a memory behind it) give.
 
-    Policy and value function share encoder and memory, or each have their own; then the names of
-    the second one's state begin with `vf_`.
+    With several trunks, the names of the second one's state begin with its prefix.
     """
 
-    def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
+    def __init__(
+        self,
+        obs_space: spaces.Box,
+        action_space: spaces.Space,
+        model: Model,
+        prefixes: tuple[str, ...],
+        burn_in: int = 0,
+    ) -> None:
         super().__init__(obs_space, action_space)
-        self.family = make_family(action_space, model)
         self.action_mask = action_mask(obs_space, action_space)
         self.max_seq_len = model.max_seq_len
+        self.burn_in = burn_in
+        """First steps of the sequences of the column `overlaps` which only prepare the state of the
+        memory (Kapturowski et al., 2019, sec. 3): no gradient passes from later ones to them."""
         self.previous_encoder = PreviousEncoder(
             action_space, model.uses_prev_action, model.uses_prev_reward
         )
         self.uses_previous = model.uses_prev_action or model.uses_prev_reward
-        prefixes = ("pi",) if model.vf_share_layers else ("pi", "vf")
         for prefix in prefixes:
             encoder: Any = model.encoder(obs_space)
             memory = model.memory(encoder.output_size + self.previous_encoder.output_size)
             setattr(self, f"{prefix}_encoder", encoder)
             setattr(self, f"{prefix}_memory", memory)
-        self.pi_head, self.vf_head, log_std = make_heads(self.family, model, memory.output_size)
-        self.log_std = log_std
-        self._trunks = [_Trunk(self, prefix) for prefix in prefixes]
-        self._pi, self._vf = Stack(self, "pi_head"), Stack(self, "vf_head")
+        self.memory_size = memory.output_size
+        """Width of what a trunk gives."""
+        self._trunks = [
+            Trunk(self, prefix, f"{prefix}_" if index else "")
+            for index, prefix in enumerate(prefixes)
+        ]
 
     def initial_state(self, num_rows: int) -> State:
         states = [trunk.initial_state(num_rows) for trunk in self._trunks]
         return {name: part for state in states for name, part in state.items()}
 
-    def act(
-        self,
-        obs: np.ndarray,
-        state: State | None = None,
-        previous: Previous | None = None,
-        explore: bool = True,
-    ) -> tuple[Distribution, Extras, State]:
-        filtered, before, state = self._inputs(obs, state, previous)
-        steps = [trunk.act(filtered, before, state) for trunk in self._trunks]
-        outputs = self._pi.act(steps[0][0])
-        values = self._vf.act(steps[-1][0])
-        if self.action_mask is not None:
-            outputs = self.action_mask(outputs, obs)
-        log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
+    @property
+    def runs_in_numpy(self) -> bool:
+        return super().runs_in_numpy and all(trunk.runs_in_numpy for trunk in self._trunks)
+
+    def step(
+        self, obs: np.ndarray, state: State | None, previous: Previous | None
+    ) -> tuple[list[np.ndarray], State]:
+        """Observations [N, ...] -> the features [N, memory_size] of each trunk, and the state after
+        them."""
+        inputs = self._inputs(obs, state, previous)
+        steps = [trunk.act(*inputs) for trunk in self._trunks]
         after = {name: part for _, parts in steps for name, part in parts.items()}
-        return self.family(outputs, log_std), {"values": values[:, 0]}, after
+        return [features for features, _ in steps], after
 
-    def values(
-        self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
-    ) -> np.ndarray:
-        features, _ = self._trunks[-1].act(*self._inputs(obs, state, previous))
-        return self._vf.act(features)[:, 0]
-
-    def forward(self, rows: Batch) -> tuple[Distribution, torch.Tensor]:
-        """The distribution over actions and the state values, [S, L] of sequences (whatever their
-        `mask` says: every step is a step), or [N] of steps with a state each."""
+    def unroll(self, rows: Batch) -> list[torch.Tensor]:
+        """The features of each trunk, [S, L, memory_size] of sequences (whatever their `mask` says:
+        every step is a step), or [N, memory_size] of steps with a state each."""
         obs = self.observation_filter.forward(rows["obs"])
         before = None
         if self.uses_previous:
@@ -87,16 +88,7 @@ class RecurrentActorCritic(Policy):
         if are_steps:
             obs, before = obs.unsqueeze(1), None if before is None else before.unsqueeze(1)
         features = [trunk(obs, before, rows) for trunk in self._trunks]
-        outputs, values = self._pi(features[0]), self._vf(features[-1]).squeeze(-1)
-        if are_steps:
-            outputs, values = outputs.squeeze(1), values.squeeze(1)
-        if self.action_mask is not None:
-            outputs = self.action_mask(outputs, rows["obs"])
-        return self.family(outputs, self.log_std), values
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return super().runs_in_numpy and all(trunk.runs_in_numpy for trunk in self._trunks)
+        return [each.squeeze(1) for each in features] if are_steps else features
 
     def _inputs(
         self, obs: np.ndarray, state: State | None, previous: Previous | None
@@ -110,15 +102,60 @@ class RecurrentActorCritic(Policy):
         return self.observation_filter.act(obs), before, state
 
 
-class _Trunk:
+class RecurrentActorCritic(RecurrentPolicy):
+    """A distribution over actions and a state value, of all that was observed in an episode.
+
+    Policy and value function share encoder and memory, or each have their own; then the names of
+    the second one's state begin with `vf_`.
+    """
+
+    def __init__(self, obs_space: spaces.Box, action_space: spaces.Space, model: Model) -> None:
+        family = make_family(action_space, model)
+        prefixes = ("pi",) if model.vf_share_layers else ("pi", "vf")
+        super().__init__(obs_space, action_space, model, prefixes)
+        self.family = family
+        self.pi_head, self.vf_head, self.log_std = make_heads(family, model, self.memory_size)
+        self._pi, self._vf = Stack(self, "pi_head"), Stack(self, "vf_head")
+
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State | None = None,
+        previous: Previous | None = None,
+        explore: bool = True,
+    ) -> tuple[Distribution, Extras, State]:
+        features, after = self.step(obs, state, previous)
+        outputs, values = self._pi.act(features[0]), self._vf.act(features[-1])
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, obs)
+        log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
+        return self.family(outputs, log_std), {"values": values[:, 0]}, after
+
+    def values(
+        self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
+    ) -> np.ndarray:
+        features, _ = self._trunks[-1].act(*self._inputs(obs, state, previous))
+        return self._vf.act(features)[:, 0]
+
+    def forward(self, rows: Batch) -> tuple[Distribution, torch.Tensor]:
+        """The distribution over actions and the state values, [S, L] of sequences (whatever their
+        `mask` says: every step is a step), or [N] of steps with a state each."""
+        features = self.unroll(rows)
+        outputs, values = self._pi(features[0]), self._vf(features[-1]).squeeze(-1)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
+        return self.family(outputs, self.log_std), values
+
+
+class Trunk:
     """An encoder and the memory behind it: the modules `<prefix>_encoder` and `<prefix>_memory` of
     a policy, as they are at the time."""
 
-    def __init__(self, owner: RecurrentActorCritic, prefix: str) -> None:
+    def __init__(self, owner: RecurrentPolicy, prefix: str, state_prefix: str) -> None:
         self.owner = owner
         self.encoder = Stack(owner, f"{prefix}_encoder")
         self.memory_name = f"{prefix}_memory"
-        self.state_prefix = "" if prefix == "pi" else f"{prefix}_"
+        self.state_prefix = state_prefix
 
     @property
     def memory(self) -> Memory:
@@ -153,10 +190,31 @@ class _Trunk:
         columns = [f"state_in/{self.state_prefix}{name}" for name in memory.state_names]
         rows.require(*columns)
         state = dict(zip(memory.state_names, map(rows.__getitem__, columns), strict=True))
+        if "overlaps" in rows and self.owner.burn_in:
+            return burnt_in(memory, features, state, rows["overlaps"], self.owner.burn_in)
         return memory(features, state)
 
     def _named(self, state: State) -> State:
         return {f"{self.state_prefix}{name}": part for name, part in state.items()}
+
+
+def burnt_in(
+    memory: Memory,
+    features: torch.Tensor,
+    state: dict[str, torch.Tensor],
+    overlaps: torch.Tensor,
+    burn_in: int,
+) -> torch.Tensor:
+    """What `memory` gives for features [S, L, input_size], where the first `burn_in` steps of the
+    sequences in the mask `overlaps` [S] only prepare its state: later steps send them no gradient.
+    """
+    if features.shape[1] <= burn_in:
+        return memory(features, state)
+    first, state = memory.unroll(features[:, :burn_in], state)
+    for name, part in state.items():
+        is_burnt = overlaps.reshape(-1, *[1] * (part.dim() - 1))
+        state[name] = torch.where(is_burnt, part.detach(), part)
+    return torch.cat([first, memory(features[:, burn_in:], state)], 1)
 
 
 class PreviousEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlrun.core.batch import Batch
+from rlrun.core.batch import Batch, padded, trimmed
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.schedules import Schedule
 
@@ -14,6 +14,7 @@ class ReplaySide:
 
     `training_intensity` is the number of rows learned per row sampled; None: one update for each
     call of `num_updates_due`. `beta` is the schedule of importance weights of prioritised replay.
+    Where rows are sequences, they are padded to `num_steps`, and cut to the longest of a batch.
     """
 
     def __init__(
@@ -24,18 +25,20 @@ class ReplaySide:
         learning_starts: int,
         training_intensity: float | None,
         beta: Schedule,
+        num_steps: int | None = None,
     ) -> None:
         self.buffer = buffer
         self.train_batch_size = train_batch_size
         self.learning_starts = learning_starts
         self.training_intensity = training_intensity
         self.beta = beta
+        self.num_steps = num_steps
         self.updates_owed = 0.0
 
     def add(self, batch: Batch) -> None:
         """Put fresh rows into the buffer."""
         if batch.num_rows:
-            self.buffer.add(batch)
+            self.buffer.add(batch if self.num_steps is None else padded(batch, self.num_steps))
 
     def num_updates_due(self, num_new_rows: int, timestep: int) -> int:
         """How many updates `num_new_rows` fresh rows call for, after `timestep` env steps."""
@@ -51,8 +54,10 @@ class ReplaySide:
     def sample(self, timestep: int) -> Batch:
         """Rows to learn from next."""
         if isinstance(self.buffer, PrioritizedReplayBuffer):
-            return self.buffer.sample(self.train_batch_size, self.beta(timestep))
-        return self.buffer.sample(self.train_batch_size)
+            rows = self.buffer.sample(self.train_batch_size, self.beta(timestep))
+        else:
+            rows = self.buffer.sample(self.train_batch_size)
+        return rows if self.num_steps is None else trimmed(rows)
 
     def update_priorities(self, rows: Batch, errors: Any) -> None:
         """Give the sampled `rows` priorities by their errors [N], a tensor; nothing is done where

@@ -117,14 +117,15 @@ def cut_sequences(
     ends: [T, B], the last steps of episodes. A sequence begins at an episode's start, at the
     trajectory's start, or `max_seq_len - overlap` steps after the one before; with an overlap,
     learners may burn the policy's state in on the steps that they know already (Kapturowski et al.,
-    2019, sec. 3). What is missing at its end is zero, and False in the column `mask`; columns of
-    the state hold that at its start, [S, ...].
+    2019, sec. 3): the column `overlaps` [S] says which sequences begin with such steps. What is
+    missing at its end is zero, and False in the column `mask`; columns of the state hold that at
+    its start, [S, ...].
 
     `bootstraps`: rows are as long as the longest sequence and one step more. Behind the last step
     of each stands what followed it, the observation out of the column `next_obs` (which rows do not
     have), where `mask` is False.
     """
-    envs, times, starts, lengths = _sequences(ends, valid, max_seq_len, overlap)
+    envs, times, starts, lengths, numbers = _sequences(ends, valid, max_seq_len, overlap)
     width = int(lengths.max(initial=0)) + 1 if bootstraps else max_seq_len
     steps = np.arange(width)
     mask = steps < lengths[:, None]
@@ -145,14 +146,16 @@ def cut_sequences(
             if has_padding:
                 found[is_padding] = 0
     rows["mask"] = mask
+    if overlap:
+        rows["overlaps"] = numbers > 0
     return rows
 
 
 def _sequences(
     ends: np.ndarray, valid: np.ndarray | None, max_seq_len: int, overlap: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(envs [N], times [N]) of all steps, episode after episode, and (first step, length) [S] of
-    the sequences among them."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(envs [N], times [N]) of all steps, episode after episode, and (first step, length, number
+    within the episode) [S] of the sequences among them."""
     envs, times = np.nonzero(np.ones(ends.shape[::-1], bool) if valid is None else valid.T)
     begins = np.ones(len(envs), bool)
     begins[1:] = ends[times[:-1], envs[:-1]] | (envs[1:] != envs[:-1])
@@ -164,7 +167,7 @@ def _sequences(
     numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     offsets = numbers * stride
     lengths = np.minimum(np.repeat(episode_lengths, counts) - offsets, max_seq_len)
-    return envs, times, np.repeat(firsts, counts) + offsets, lengths
+    return envs, times, np.repeat(firsts, counts) + offsets, lengths, numbers
 
 
 def _steps_of(parts: list[_Part]) -> Batch:

@@ -219,7 +219,10 @@ class RolloutWorker:
         longest = actor.algorithm.fragment_length(self.num_workers)
         if has_memory:
             longest = actor.policy.max_seq_len
-        return cut_sequences(done, ends[: done.num_rows], valid, longest, bootstraps=bootstraps)
+        overlap = actor.algorithm.overlapping_steps
+        return cut_sequences(
+            done, ends[: done.num_rows], valid, longest, overlap=overlap, bootstraps=bootstraps
+        )
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlrun.algos.dqn import DQN
 from rlrun.core.batch import Batch
+from rlrun.core.errors import ConfigError
 from rlrun.core.networks import MLP, NoisyLinear
 from rlrun.run import make_trainer
 
@@ -134,6 +135,28 @@ def distributional_row_losses(weights, target_weights, batch, support, double_q=
     return -(target * log_probs).sum(dim=1)
 
 
+def quantile_row_losses(weights, target_weights, batch, num_quantiles, double_q):
+    """A loop over rows and pairs of quantiles (QR-DQN, algorithm 1)."""
+    rows = tensors(batch)
+    outputs = outputs_of(weights, rows["obs"], num_quantiles)
+    with torch.no_grad():
+        next_quantiles = outputs_of(target_weights, rows["next_obs"], num_quantiles)
+        chooser = outputs_of(weights, rows["next_obs"], num_quantiles)
+        best = (chooser if double_q else next_quantiles).mean(-1).argmax(-1)
+    found = []
+    for n in range(len(best)):
+        row_loss = torch.zeros(())
+        for i in range(num_quantiles):
+            tau = (2 * i + 1) / (2 * num_quantiles)
+            for j in range(num_quantiles):
+                target = rows["rewards"][n] + rows["discounts"][n] * next_quantiles[n, best[n], j]
+                u = target - outputs[n, rows["actions"][n], i]
+                weight = 1 - tau if u < 0 else tau
+                row_loss = row_loss + weight * huber_of(u) / num_quantiles
+        found.append(row_loss)
+    return torch.stack(found)
+
+
 def huber_of(errors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
 
@@ -200,6 +223,33 @@ def test_learning_with_atoms_equals_a_c51_update_written_with_torch_alone(duelin
         step(weights, optimizer, row_losses.mean())
         algo.learn(batch.to())
     assert_same(algo.network, weights)
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("dueling", [True, False])
+def test_learning_with_quantiles_equals_a_qr_dqn_update_written_with_torch_alone(dueling, double_q):
+    algo = diverged(learner(num_quantiles=5, dueling=dueling, double_q=double_q, adam_epsilon=1e-3))
+    weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
+    optimizer = adam(weights)
+    for seed in (0, 1):
+        batch = transitions(seed=seed)
+        row_losses = quantile_row_losses(weights, target_weights, batch, 5, double_q)
+        step(weights, optimizer, row_losses.mean())
+        algo.learn(batch.to())
+    assert_same(algo.network, weights)
+
+
+def test_a_policy_with_quantiles_takes_the_action_of_the_largest_mean():
+    algo = diverged(learner(num_quantiles=5))
+    obs = transitions()["obs"]
+    dist, _, _ = algo.network.act(obs)
+    expected = outputs_of(reference_of(algo.network), obs, 5).mean(-1).detach().numpy()
+    np.testing.assert_allclose(dist.inputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_atoms_and_quantiles_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"num_atoms=51 and algo.num_quantiles=9 both"):
+        learner(num_atoms=51, num_quantiles=9)
 
 
 @pytest.mark.parametrize("grad_clip", [None, 0.05])

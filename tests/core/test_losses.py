@@ -12,6 +12,7 @@ from rlrun.core.losses import (
     clipped_value_loss,
     explained_variance,
     huber,
+    quantile_huber,
 )
 
 
@@ -192,3 +193,25 @@ def test_huber_takes_a_weight_for_each_term():
     predictions, targets = torch.tensor([[1.5], [-3.0]]), torch.tensor([[1.0], [0.0]])
     loss = huber(predictions, targets, torch.tensor([[4.0], [0.5]]))
     assert loss.item() == pytest.approx((4 * 0.125 + 0.5 * 2.5) / 2)
+
+
+def test_the_quantile_huber_loss_by_hand():
+    # Quantiles at 1/4 and 3/4; u = target - quantile.
+    quantiles, targets = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.5, 3.0]])
+    # u = 0.5 and 3 for the first, -1.5 and 1 for the second.
+    first = (0.25 * 0.125 + 0.25 * 2.5) / 2
+    second = (0.25 * 1.0 + 0.75 * 0.5) / 2
+    found = quantile_huber(quantiles, targets)
+    torch.testing.assert_close(found, torch.tensor([first + second]))
+
+
+def test_the_quantile_huber_loss_is_least_near_the_quantiles_of_its_targets():
+    # Targets on a wide scale, where Huber's loss is the absolute error.
+    targets = 1000.0 * torch.linspace(-1, 1, 401)[None] ** 3
+    quantiles = torch.zeros(1, 4, requires_grad=True)
+    for lr in (1000.0, 100.0, 10.0):
+        for _ in range(60):
+            (gradient,) = torch.autograd.grad(quantile_huber(quantiles, targets).sum(), quantiles)
+            quantiles = (quantiles - lr * gradient).detach().requires_grad_()
+    expected = torch.quantile(targets[0], torch.tensor([1, 3, 5, 7]) / 8)
+    torch.testing.assert_close(quantiles[0].detach(), expected, rtol=0.03, atol=3.0)

@@ -184,6 +184,20 @@ def test_priorities_are_sampled_in_proportion_to_their_power():
     np.testing.assert_allclose(shares(buffer, 7), [0.1, 0.2, 0.3, 0.4, 0, 0, 0], atol=0.01)
 
 
+def test_prioritized_sampling_passes_a_chi_square_test():
+    rng = np.random.default_rng(4)
+    priorities = rng.random(10) * np.array([0.05, 1, 1, 1, 1, 1, 5, 5, 5, 20])
+    buffer = prioritized(13, 10, alpha=0.6, eps=0.0)
+    buffer.update_priorities(np.arange(10), priorities)
+    num_draws = 8_000
+    # One at a time: the strata of a larger sample would leave less than chance does.
+    drawn = np.concatenate([buffer.sample(1, 0.4)["batch_indexes"] for _ in range(num_draws)])
+    expected = num_draws * priorities**0.6 / (priorities**0.6).sum()
+    counts = np.bincount(drawn, minlength=10)
+    # 27.88 is exceeded by chance once in a thousand times, with nine degrees of freedom.
+    assert ((counts - expected) ** 2 / expected).sum() < 27.88
+
+
 def test_alpha_zero_is_uniform():
     buffer = prioritized(4, 4, alpha=0.0, eps=0.1)
     buffer.update_priorities(np.arange(4), np.array([0.0, 1.0, 10.0, 1e3]))
