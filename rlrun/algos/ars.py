@@ -33,7 +33,7 @@ class ARS(Evolution):
     """How many of them, the best, make the step, b."""
     eval_prob: float = 0.03
     offset: float = 0.0
-    """Taken off the reward of every step, where it is a bonus for staying alive (sec. 4.2)."""
+    """Taken off the reward of every step, where that has a bonus for staying alive."""
 
     step_size_name = "sgd_stepsize"
 

@@ -93,7 +93,8 @@ class SearchPolicy(Policy):
         previous: Previous | None = None,
         explore: bool = True,
     ) -> tuple[Distribution, Extras, State]:
-        outputs, after = self._features.act(self.observation_filter.act(obs)), {}
+        outputs = self._features.act(self.observation_filter.act(obs))
+        after: State = {}
         if self.memory is not None:
             if previous is not None:
                 before = self.previous_encoder(previous.actions, previous.rewards)
