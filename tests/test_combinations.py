@@ -40,6 +40,8 @@ SIZES = {
         "algo.num_sgd_iter=2",
         "algo.use_kl_loss=true",
     ],
+    "es": ["algo.episodes_per_batch=6", "algo.train_batch_size=1", "algo.noise_size=100000"],
+    "ars": ["algo.num_rollouts=3", "algo.rollouts_used=2", "algo.noise_size=100000"],
 }
 MODELS = {
     "mlp": ["model.fcnet_hiddens=[8]"],
@@ -53,6 +55,7 @@ MODELS = {
         "model.attention_memory_training=4",
     ],
 }
+LEARN_FROM_NO_SEQUENCES = {"es", "ars"}
 MEMORY_SIZE = {"mlp": [], "lstm": ["model.max_seq_len=4"], "gtrxl": ["model.max_seq_len=4"]}
 ENVS: dict[str, list[str]] = {
     "cartpole": ["env=cartpole"],
@@ -62,7 +65,9 @@ ENVS: dict[str, list[str]] = {
 
 
 def settings(algo: str, model: str, env: str) -> dict[str, Any]:
-    overrides = [*ENVS[env], *SIZES[algo], *MODELS[model], *MEMORY_SIZE[model]]
+    overrides = [*ENVS[env], *SIZES[algo], *MODELS[model]]
+    if algo not in LEARN_FROM_NO_SEQUENCES:
+        overrides += MEMORY_SIZE[model]
     overrides += ["tuned=none", "algo.timesteps_per_iteration=60"]
     return {"algo": algo, "overrides": overrides, "seed": 1}
 
