@@ -1,8 +1,9 @@
 """How much faster two Ray workers sample than one, on an env that burns 5 ms of CPU a step.
 
-python benchmarks/two_workers.py [--algo ppo|impala|appo] [--rounds N]
+python benchmarks/two_workers.py [--algo ppo|impala|appo|es|ars] [--rounds N]
 
 PPO: rounds of fragments alone. IMPALA, APPO: whole training, with the learner's thread beside it.
+ES, ARS: whole training on CartPole-v1, the same run with one worker and with two.
 """
 
 from __future__ import annotations
@@ -64,12 +65,32 @@ def steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float:
         return steps / (time.perf_counter() - started)
 
 
+def evolution_steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float:
+    """On CartPole: 100 perturbed episodes a round, the same ones whoever runs them."""
+    from rlrun.run import make_trainer
+
+    sizes = {
+        "es": ["algo.episodes_per_batch=100", "algo.train_batch_size=1"],
+        "ars": ["algo.num_rollouts=50", "algo.rollouts_used=25"],
+    }
+    overrides = [*sizes[algo], f"resources.num_workers={num_workers}"]
+    with make_trainer(algo, "cartpole", overrides, seed=1) as trainer:
+        for _ in range(3):  # Until episodes are not over at once, and noise tables are there.
+            trainer.train()
+        started, before = time.perf_counter(), trainer.workers.num_env_steps_sampled
+        for _ in range(num_rounds):
+            trainer.train()
+        steps = trainer.workers.num_env_steps_sampled - before
+        return steps / (time.perf_counter() - started)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--algo", default="ppo", choices=["ppo", "impala", "appo"])
+    parser.add_argument("--algo", default="ppo", choices=["ppo", "impala", "appo", "es", "ars"])
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    one, two = (steps_per_s(asked.algo, number, asked.rounds) for number in (1, 2))
+    measure = evolution_steps_per_s if asked.algo in ("es", "ars") else steps_per_s
+    one, two = (measure(asked.algo, number, asked.rounds) for number in (1, 2))
     print(f"1 worker {one:.0f} env steps/s, 2 workers {two:.0f}, ratio {two / one:.2f}")
 
 

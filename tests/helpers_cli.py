@@ -20,6 +20,12 @@ from typing import Any
 
 import pytest
 
+ALGORITHMS = (
+    *("a2c", "a3c", "appo", "ars", "bc", "cql", "ddpg", "ddppo", "dqn", "es", "impala", "marwil"),
+    *("pg", "ppo", "qr_dqn", "r2d2", "rainbow", "sac", "simple_q", "td3"),
+)
+"""All that `algo=` may be."""
+
 TINY = ("algo.timesteps_per_iteration=0", "logger=none", "seed=1")
 """Overrides of the smallest useful run; a stop rule is still to be given."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_cli import (
+    ALGORITHMS,
     TINY,
     Child,
     Outcome,
@@ -25,11 +26,6 @@ from helpers_cli import (
     results_of,
     top_folders,
 )
-
-ALGORITHMS = [
-    *("a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "qr_dqn", "r2d2", "rainbow"),
-    "simple_q",
-]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 

@@ -50,6 +50,8 @@ SIZES = {
         "algo.target_network_update_freq=40",
         "algo.num_envs_per_worker=2",
     ],
+    "es": ["algo.episodes_per_batch=6", "algo.train_batch_size=1", "algo.noise_size=100000"],
+    "ars": ["algo.num_rollouts=3", "algo.rollouts_used=2", "algo.noise_size=100000"],
 }
 MODELS = {
     "mlp": ["model.fcnet_hiddens=[8]"],
@@ -63,6 +65,7 @@ MODELS = {
         "model.attention_memory_training=4",
     ],
 }
+LEARN_FROM_NO_SEQUENCES = {"es", "ars"}
 MEMORY_SIZE = {"mlp": [], "lstm": ["model.max_seq_len=4"], "gtrxl": ["model.max_seq_len=4"]}
 ENVS: dict[str, list[str]] = {
     "cartpole": ["env=cartpole"],
@@ -76,7 +79,9 @@ REFUSED = {("r2d2", "mlp"), ("r2d2", "dict actions")}
 
 
 def settings(algo: str, model: str, env: str) -> dict[str, Any]:
-    overrides = [*ENVS[env], *SIZES[algo], *MODELS[model], *MEMORY_SIZE[model]]
+    overrides = [*ENVS[env], *SIZES[algo], *MODELS[model]]
+    if algo not in LEARN_FROM_NO_SEQUENCES:
+        overrides += MEMORY_SIZE[model]
     overrides += ["tuned=none", "algo.timesteps_per_iteration=60"]
     return {"algo": algo, "overrides": overrides, "seed": 1}
 

@@ -169,6 +169,15 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     "a3c with schedules": lambda: tiny("a3c", **A2C_SCHEDULES),
     "a3c of whole episodes": lambda: tiny("a3c", algo__batch_mode="complete_episodes"),
     "a3c on filtered observations": lambda: tiny("a3c", "env=pendulum", **FILTERED),
+    "es on filtered observations": lambda: config(
+        "algo=es",
+        "tuned=none",
+        "env=pendulum",
+        algo__episodes_per_batch=6,
+        algo__train_batch_size=1,
+        algo__noise_size=100_000,
+        **FILTERED,
+    ),
     "dqn with parts of rainbow": lambda: tiny_dqn(**RAINBOW_PARTS, **EVALUATION),
     "dqn of whole episodes": lambda: tiny_dqn(
         **RAINBOW_PARTS, algo__batch_mode="complete_episodes"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_cli import TINY, Outcome, command_line
+from helpers_cli import ALGORITHMS, TINY, Outcome, command_line
 from omegaconf import OmegaConf
 
 from rlrun.compose import compose, plain_config
@@ -64,14 +64,8 @@ def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
     assert any(plain[group] != general[group] for group in groups), "it changes nothing"
 
 
-@pytest.mark.parametrize(
-    "algo",
-    [
-        *("a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "qr_dqn", "r2d2"),
-        *("rainbow", "simple_q"),
-    ],
-)
-def test_cartpole_is_tuned_for_every_algorithm(algo):
+@pytest.mark.parametrize("algo", sorted({*ALGORITHMS} - {"cql", "ddpg", "td3"}))
+def test_cartpole_is_tuned_for_every_algorithm_that_suits(algo):
     assert composed(f"algo={algo}")["tuned"] == f"{algo}/cartpole"
 
 

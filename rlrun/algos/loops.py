@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from rlrun.algos import peer_learning
+from rlrun.algos import peer_learning, perturbation
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.gradients import learn_from
 
@@ -81,3 +81,13 @@ def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:
             workers.note(sample)
         for policy_id, report in reports.items():
             algorithms[policy_id].note(report)
+
+
+def evolution(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Let the workers try perturbed weights in whole episodes, step the way that their returns
+    point, publish."""
+    for policy_id, algorithm in algorithms.items():
+        with workers.timers.measure("sample"):
+            directions = perturbation.gather(policy_id, algorithm, workers)
+        algorithm.learn_on_batch(directions)
+    workers.sync_weights(algorithms)

@@ -163,6 +163,22 @@ class FlatAdam(FlatOptimizer):
         self.num_steps.copy_(torch.as_tensor(state["num_steps"]))
 
 
+class FlatSGD(FlatOptimizer):
+    """Steps along the gradient, without momentum."""
+
+    def _move(self, lr: float) -> None:
+        self.flat.values.sub_(self.flat.grad, alpha=lr)
+
+    def _forget_momentum(self, part: slice) -> None:
+        """There is none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to put back."""
+
+
 class FlatRMSProp(FlatOptimizer):
     """RMSProp (Tieleman & Hinton, 2012, lecture 6e), as IMPALA's authors use it: `eps` under the
     root, and mean squares that begin at 1 (TensorFlow's), so that first steps are not the longest.

@@ -291,7 +291,7 @@ class EnvSampler:
     ) -> np.ndarray:
         """Report and reset the envs of the mask `done`; returns the real next observations."""
         next_obs = self.actor.preprocessor(raw)
-        self._check_finite("observation", self._floats(next_obs[done]), 0, np.flatnonzero(done))
+        self.check_finite("observation", self._floats(next_obs[done]), 0, np.flatnonzero(done))
         for i in np.flatnonzero(truncated):
             rows = slice(i, i + 1)
             state = {name: part[rows].copy() for name, part in self.state.items()}
@@ -360,9 +360,9 @@ class EnvSampler:
         return following
 
     def _check_columns(self, columns: Batch) -> None:
-        self._check_finite("reward", columns["rewards"], 1)
-        self._check_finite("observation", self._floats(columns["obs"]), 1)
-        self._check_finite("observation", self._floats(self.obs))
+        self.check_finite("reward", columns["rewards"], 1)
+        self.check_finite("observation", self._floats(columns["obs"]), 1)
+        self.check_finite("observation", self._floats(self.obs))
         longest = int(self._lengths.max())
         if longest > LONG_EPISODE_STEPS and not self._has_warned:
             self._has_warned = True
@@ -374,10 +374,11 @@ class EnvSampler:
                 longest,
             )
 
-    def _check_finite(
+    def check_finite(
         self, what: str, column: np.ndarray, axis: int = 0, envs: np.ndarray | None = None
     ) -> None:
-        """Raise unless all of `column` is finite; `axis` is that of its envs (None: all)."""
+        """Raise WorkerError unless all of `column`, rewards or the floats of observations, is
+        finite; `axis` is that of the envs, which are those of `envs` (None: all)."""
         place = first_not_finite(column)
         if place is None:
             return

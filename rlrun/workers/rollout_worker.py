@@ -34,6 +34,7 @@ from rlrun.workers.offline.recorder import EpisodeRecorder
 from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
+from rlrun.workers.whole_episode import run_episode
 
 _global_worker: RolloutWorker | None = None
 
@@ -243,6 +244,12 @@ class RolloutWorker:
         if self.callbacks.overrides("on_learn_on_batch"):
             learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
         return learner
+
+    def run_episode(self, seed: int, explore: bool) -> tuple[Sample, float]:
+        """One whole episode of this worker's env, which is its only one; see `run_episode`."""
+        assert isinstance(self.input, EnvSampler)
+        self._become_global()
+        return run_episode(self.input, seed, self.timestep, explore and self.config.explore)
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None

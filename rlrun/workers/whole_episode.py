@@ -1,0 +1,86 @@
+"""One whole episode from a seed, of which nobody keeps the rows: what evolution strategies ask for.
+
+Half the time of a fragment's steps, as nothing is put into columns. What it gives depends on the
+seed and the weights alone, whichever worker runs it, for envs that draw all randomness from their
+own generators.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from rlrun.core import seeding
+from rlrun.core.policy import Previous
+from rlrun.workers.env_sampler import LONG_EPISODE_STEPS, EnvSampler
+from rlrun.workers.envs import clip_rewards
+from rlrun.workers.sample import Sample
+
+logger = logging.getLogger("rlrun.workers")
+
+
+def run_episode(
+    sampler: EnvSampler, seed: int, timestep: int, explore: bool
+) -> tuple[Sample, float]:
+    """An episode of the one env that the sampler has, from a reset by `seed` on: (a Sample without
+    rows, the sum of the rewards as the algorithm sees them).
+
+    `seed` also seeds what the actor draws. Raises WorkerError if the env gives a reward or an
+    observation that is not a finite number. An episode of the sampler's own is cut.
+    """
+    env, actor, tracker = sampler.env, sampler.actor, sampler.episodes
+    stream = seeding.generator(seed, "actions")
+    actor.rng.bit_generator.state = stream.bit_generator.state
+    sampler.restart([seed])
+    obs, state, previous = sampler.obs, sampler.state, sampler.previous
+    seen, rewards = [obs], []
+    # Images are many bytes, and always finite.
+    keeps_all = actor.gathered is not None or obs.dtype.kind == "f"
+    is_running = np.zeros(1, bool)
+    is_over = False
+    while not is_over:
+        decision = actor.act(obs, state, previous, timestep, explore)
+        raw, reward, terminated, truncated = env.step(decision.env_actions)
+        obs, state = actor.preprocessor(raw), decision.state
+        rewards.append(reward[0])
+        is_over = terminated[0] or truncated[0]
+        if keeps_all and not is_over:
+            seen.append(obs)
+        if previous is not None:
+            last = clip_rewards(reward, sampler.reward_clip).astype(np.float32)
+            previous = Previous(np.array(decision.actions), last)
+        if tracker.is_on:
+            chosen = decision.env_actions if actor.converter.is_structured else decision.actions
+            tracker.step(raw, chosen, reward, terminated, truncated, is_running)
+        if len(rewards) == LONG_EPISODE_STEPS:
+            _warn_of_long_episode(sampler)
+    seen.append(obs)
+    return _summed_up(sampler, np.concatenate(seen), np.array(rewards, np.float64))
+
+
+def _summed_up(sampler: EnvSampler, obs: np.ndarray, rewards: np.ndarray) -> tuple[Sample, float]:
+    """obs [steps + 1, ...] (or the first and the last of them), rewards [steps]."""
+    actor = sampler.actor
+    sampler.check_finite("reward", rewards[:, None], 1)
+    sampler.check_finite("observation", actor.preprocessor.floats(obs)[:, None], 1)
+    sampler.num_finished += 1
+    actor.gather(obs[:-1])  # All that was acted on.
+    gathered = actor.take_gathered()
+    sample = Sample(
+        {},
+        len(rewards),
+        episodes=[sampler.episodes.end(0, float(rewards.sum()), len(rewards))],
+        gathered={} if gathered is None else {actor.policy_id: gathered},
+    )
+    return sample, float(clip_rewards(rewards, sampler.reward_clip).sum())
+
+
+def _warn_of_long_episode(sampler: EnvSampler) -> None:
+    logger.warning(
+        "Worker %d: an episode of %r has gone on for %d steps, and is waited for. If its episodes "
+        "never end, set env.horizon, the steps after which they are truncated.",
+        sampler.worker_index,
+        sampler.env.env_id,
+        LONG_EPISODE_STEPS,
+    )
