@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ class LearnerThread:
 
     def __init__(
         self,
-        intake: Intake,
+        intake: Any,
         learn: Callable[[Batch], None],
         is_interrupted: Callable[[], bool],
     ) -> None:

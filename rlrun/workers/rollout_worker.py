@@ -26,7 +26,7 @@ from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.evaluate import EvaluationRound
 from rlrun.workers.input import Input
-from rlrun.workers.sample import Sample
+from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 
 _global_worker: RolloutWorker | None = None
@@ -182,6 +182,10 @@ class RolloutWorker:
             gradients=gradients,
             weights_version=self.weights_version,
         )
+
+    def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:
+        """The same in two parts, of which the rows need not go where the other goes."""
+        return without_rows(self.sample())
 
     def _rows(self, actor: Actor, trajectory: Batch) -> Batch:
         """Postprocess a trajectory [T, B, ...] and cut it into the learner's rows."""
