@@ -26,7 +26,7 @@ from helpers_cli import (
     top_folders,
 )
 
-ALGORITHMS = ["a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+ALGORITHMS = ["a2c", "a3c", "apex", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 

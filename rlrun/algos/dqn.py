@@ -120,9 +120,10 @@ class DQN(OffPolicy):
             v_max=self.v_max,
         )
 
-    def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
-        super().setup(policy, device, seed)
-        self.network = cast(QNetwork, self.policy)
+    @property
+    def network(self) -> QNetwork:
+        """The policy, by what it is."""
+        return cast(QNetwork, self.policy)
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         for network in (self.network, self.target.network):

@@ -61,6 +61,8 @@ class OffPolicy(Algorithm):
     model_fields: ClassVar[frozenset[str]] = frozenset()
     """What of the fields that all models share the policies look at."""
 
+    replay_side: ClassVar[type[ReplaySide]] = ReplaySide
+
     loop = staticmethod(loops.replay)
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class OffPolicy(Algorithm):
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
         self.target = Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
-        self.replay = ReplaySide(
+        self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),
             train_batch_size=self.train_batch_size,
             learning_starts=self.learning_starts,
@@ -143,7 +145,7 @@ class OffPolicy(Algorithm):
             beta=self.schedule("prioritized_replay_beta"),
         )
 
-    def make_buffer(self, rng: np.random.Generator) -> ReplayBuffer:
+    def make_buffer(self, rng: np.random.Generator) -> Any:
         """The buffer of the replay side."""
         if not self.prioritized_replay:
             return ReplayBuffer(self.buffer_size, rng)
@@ -165,6 +167,11 @@ class OffPolicy(Algorithm):
 
     def on_weights_set(self) -> None:
         self.target.follow()
+
+    def td_errors(self, rows: Batch) -> torch.Tensor:
+        """What would become the priorities of rows of torch tensors, [N]."""
+        with torch.no_grad():
+            return self.loss(rows)[1]["td_error"]
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         metrics = super().learn(rows)
