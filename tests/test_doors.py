@@ -37,8 +37,9 @@ def learn_from_whoever_is_ready(algorithms: Mapping[str, Algorithm], workers: An
     learner = algorithms["default_policy"]
     for count, (position, sample) in enumerate(workers.stream("sample"), 1):
         workers.note(sample)
-        LAGS.append(workers.weights_version - sample.weights_version)
-        learner.learn_on_batch(sample.batches["default_policy"])
+        rows = sample.batches["default_policy"]
+        LAGS.append(learner.num_updates - int(rows.pop("sampled_at_update").min()))
+        learner.learn_on_batch(rows)
         workers.sync_weights(algorithms, to=position)
         SAMPLERS.append(position)
         if count == 8:
@@ -51,6 +52,10 @@ SAMPLERS: list[int] = []
 
 class AsyncPPO(PPO):
     """PPO that waits for nobody."""
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        return (*super().rollout_columns, "sampled_at_update")
 
     loop = staticmethod(learn_from_whoever_is_ready)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,11 +15,11 @@ from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.intake import Intake
-from rlrun.core.learner_thread import LearnerInTurn, LearnerThread
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatOptimizer, FlatRMSProp
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
+from rlrun.core.threaded_learner import ThreadedLearner
 from rlrun.core.vtrace import vtrace
 
 METRICS = (
@@ -34,12 +31,8 @@ METRICS = (
 
 
 @dataclass(kw_only=True)
-class AsynchronousActorCritic(Algorithm):
-    """Base of actor-critics that learn in a thread while workers sample. An heir adds `loss`.
-
-    The thread runs only inside the loop: between two rounds it rests, so that whoever reads or
-    changes the learner need not know of it. With num_workers=0 there is none.
-    """
+class AsynchronousActorCritic(ThreadedLearner, Algorithm):
+    """Base of actor-critics that learn in a thread while workers sample. An heir adds `loss`."""
 
     train_batch_size: int = 500
     """Least number of steps of one update; fragments are put together until they are as many."""
@@ -98,7 +91,7 @@ class AsynchronousActorCritic(Algorithm):
         "replay_proportion",
         "replay_buffer_num_slots",
     }
-    rollout_columns = ("log_probs", "next_obs")
+    rollout_columns = ("log_probs", "next_obs", "sampled_at_update")
     loop = staticmethod(loops.asynchronous)
 
     def __post_init__(self) -> None:
@@ -149,7 +142,6 @@ class AsynchronousActorCritic(Algorithm):
             replay_slots=self.replay_buffer_num_slots,
             rng=seeding.generator(seed, "intake"),
         )
-        self._idle_s = self._at_work_s = 0.0
 
     def make_optimizer(self) -> FlatOptimizer:
         if self.opt_type == "adam":
@@ -158,28 +150,12 @@ class AsynchronousActorCritic(Algorithm):
             self.policy.flat, decay=self.decay, momentum=self.momentum, eps=self.epsilon
         )
 
-    @contextmanager
-    def at_work(self, workers: Any) -> Iterator[LearnerInTurn | LearnerThread]:
-        """Within the block the learner learns from fragments that are given to its `add`."""
-        if workers.num_workers == 0:
-            yield LearnerInTurn(self.intake, self.learn_on_batch)
-            return
-        started = time.perf_counter()
-        thread = LearnerThread(self.intake, self.learn_on_batch, lambda: workers.is_interrupted)
-        try:
-            with thread:
-                yield thread
-        finally:
-            self._idle_s += thread.idle_s
-            self._at_work_s += time.perf_counter() - started
-
     def learn(self, rows: Batch) -> dict[str, Any]:
-        ages = self.num_updates - rows.pop("sampled_at_update")
-        num_steps = rows["mask"].sum(1)
+        ages = self.num_updates - rows.real(rows.pop("sampled_at_update"))
         queue_size = len(self.intake.line)
         return super().learn(rows) | {
             "entropy_coeff": self.scheduled("entropy_coeff"),
-            "policy_lag_mean": (ages * num_steps).sum() / num_steps.sum(),
+            "policy_lag_mean": ages.double().mean(),
             "policy_lag_max": ages.max(),
             "learner_queue_size_mean": queue_size,
             "learner_queue_size_max": queue_size,
@@ -209,12 +185,7 @@ class AsynchronousActorCritic(Algorithm):
         )
 
     def stats(self) -> dict[str, Any]:
-        share = self._idle_s / self._at_work_s if self._at_work_s else 0.0
-        self._idle_s = self._at_work_s = 0.0
-        return {
-            "learner_idle_share": share,
-            "num_rows_dropped": self.intake.num_rows_dropped,
-        }
+        return {**super().stats(), "num_rows_dropped": self.intake.num_rows_dropped}
 
     def unknown_metrics(self) -> dict[str, float]:
         return dict.fromkeys(METRICS, float("nan"))

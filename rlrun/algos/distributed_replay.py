@@ -4,9 +4,7 @@ gather for an algorithm that learns from replay."""
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,6 +21,7 @@ from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike
 from rlrun.core.shards import ShardedReplaySide, ShardPlan, Shards
 from rlrun.core.target import OwnTarget
+from rlrun.core.threaded_learner import ThreadedLearner
 
 if TYPE_CHECKING:
     _Base = OffPolicy
@@ -32,7 +31,7 @@ else:
 
 
 @dataclass(kw_only=True)
-class DistributedReplay(_Base):
+class DistributedReplay(ThreadedLearner, _Base):
     """What stands before an heir of OffPolicy: class Apex(DistributedReplay, DQN).
 
     Rows go from the workers to replay shards, with first priorities that the workers computed
@@ -84,8 +83,8 @@ class DistributedReplay(_Base):
             check_range(name, getattr(self, name), low=1)
         if not self.prioritized_replay:
             raise ConfigError(
-                "algo.prioritized_replay=false: workers of Ape-X send first priorities, which nobody "
-                "would look at. Leave it at true; prioritized_replay_alpha=0 samples uniformly."
+                "algo.prioritized_replay=false: the first priorities, which workers of Ape-X send, "
+                "would count for nothing. Leave it at true, or use prioritized_replay_alpha=0."
             )
         if self.buffer_size < self.num_replay_buffer_shards:
             raise ConfigError(
@@ -136,7 +135,6 @@ class DistributedReplay(_Base):
 
     def connect(self, workers: Any) -> None:
         self._steps_behind: dict[int, int] = {}
-        self._idle_s = self._at_work_s = 0.0
         if workers.num_workers:
             plan = self._shards.plan
             self.replay.buffer = workers.start_shards(plan, self.learner_queue_size)
@@ -145,26 +143,20 @@ class DistributedReplay(_Base):
     def _shards(self) -> Any:
         return self.replay.buffer
 
-    @contextmanager
-    def at_work(self, workers: Any) -> Iterator[ReplayLearnerInTurn | ReplayLearnerThread]:
-        """Within the block the learner learns from what its shards are given by `add`."""
-        if workers.num_workers == 0:
-            yield ReplayLearnerInTurn(self.replay, self.learn_on_batch, self.clock)
-            return
-        started = time.perf_counter()
-        thread = ReplayLearnerThread(
+    def learner_in_turn(self) -> ReplayLearnerInTurn:
+        return ReplayLearnerInTurn(self.replay, self.learn_on_batch, self.clock)
+
+    def learner_thread(
+        self, learn: Callable[[Batch], None], is_interrupted: Callable[[], bool]
+    ) -> ReplayLearnerThread:
+        return ReplayLearnerThread(
             self.replay,
-            self.learn_on_batch,
-            lambda: workers.is_interrupted,
+            learn,
+            is_interrupted,
             clock=self.clock,
+            on_idle=self.renew_snapshot,
             max_owed=self.learner_queue_size,
         )
-        try:
-            with thread:
-                yield thread
-        finally:
-            self._idle_s += thread.idle_s
-            self._at_work_s += time.perf_counter() - started
 
     def is_behind(self, position: int, env_steps: int) -> bool:
         """Count the steps of the worker at `position`; whether it is to get new weights now."""
@@ -181,12 +173,9 @@ class DistributedReplay(_Base):
         }
 
     def stats(self) -> dict[str, Any]:
-        share = self._idle_s / self._at_work_s if self._at_work_s else 0.0
-        self._idle_s = self._at_work_s = 0.0
         num_added = self._shards.num_added
         return {
             **super().stats(),
-            "learner_idle_share": share,
             "rows_learned_per_row_sampled": self.num_rows_trained / max(num_added, 1),
         }
 

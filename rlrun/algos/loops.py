@@ -56,10 +56,7 @@ def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
             for policy_id, batch in sample.batches.items():
                 learners[policy_id].add(batch)
             if workers.updates_since_told(position) >= some_algorithm.broadcast_interval:
-                with ExitStack() as rest:
-                    for learner in learners.values():
-                        rest.enter_context(learner.resting())
-                    workers.sync_weights(algorithms, to=position)
+                workers.sync_weights(algorithms, to=position)
 
 
 def distributed_replay(algorithms: Mapping[str, Any], workers: Any) -> None:
@@ -83,20 +80,15 @@ def distributed_replay(algorithms: Mapping[str, Any], workers: Any) -> None:
             for policy_id, rows in sample.batches.items():
                 learners[policy_id].add(rows)
             if some_algorithm.is_behind(position, sample.env_steps):
-                with ExitStack() as rest:
-                    for learner in learners.values():
-                        rest.enter_context(learner.resting())
-                    workers.sync_weights(algorithms, to=position)
+                workers.sync_weights(algorithms, to=position)
 
 
 def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
     """Apply the first gradient that arrives; only the worker that sent it gets the new weights."""
     position, sample = next(workers.stream("sample"))
     workers.note(sample)
-    # Each publication follows one update.
-    lag = workers.weights_version - sample.weights_version
     for policy_id, gradient in sample.gradients.items():
-        learn_from(algorithms[policy_id], gradient, lag)
+        learn_from(algorithms[policy_id], gradient)
     if sample.gradients:
         workers.sync_weights(algorithms, to=position)
     else:  # No episode was whole yet.

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
@@ -74,10 +75,10 @@ class Algorithm:
     learns_from_sequences: ClassVar[bool] = False
     """Whether rows are sequences also where the policy has no memory: of up to a fragment's length
     (policy.max_seq_len with memory), within one episode, with one step behind the last that holds
-    the real next observation. It needs the column next_obs, which rows then do not have; they have
-    sampled_at_update [S], how many updates the weights had seen that they were sampled with."""
+    the real next observation. It needs the column next_obs, which rows then do not have."""
     learns_on_workers: ClassVar[bool] = False
-    """Whether workers send the gradients of their fragments in place of rows."""
+    """Whether workers send the gradients of their fragments in place of rows, which must have
+    sampled_at_update."""
 
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)
@@ -131,7 +132,8 @@ class Algorithm:
     def rollout_columns(self) -> tuple[str, ...]:
         """Columns beside obs, actions, rewards, terminated and truncated that postprocess or learn
         need: next_obs (the real one, also at an episode's end), log_probs, dist_inputs, next_values
-        (the policy's value of the state after each step), or extras of the policy such as values.
+        (the policy's value of the state after each step), sampled_at_update (how many updates the
+        weights had seen that acted), or extras of the policy such as values.
         """
         return ()
 
@@ -268,6 +270,22 @@ class Algorithm:
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss (a scalar) of rows of torch tensors, and learner statistics."""
         raise NotImplementedError
+
+    # What others see of the learner
+
+    @property
+    def num_updates_to_give(self) -> int:
+        """How many updates the weights have seen that `give_weights` gives."""
+        return self.num_updates
+
+    def give_weights(self, policy: Policy) -> int:
+        """Give an acting policy the weights; returns how many updates they have seen."""
+        policy.copy_weights(self.policy)
+        return self.num_updates
+
+    def count(self, gathered: RunningMoments) -> None:
+        """Count what workers' filters gathered, before the next update."""
+        self.policy.observation_filter.merge(gathered)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed learner needs: weights, optimiser, targets, generator."""

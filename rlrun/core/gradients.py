@@ -14,17 +14,21 @@ from rlrun.core.batch import Batch
 
 Gradient = dict[str, Any]
 """Plain numbers and arrays: `values` [P], float32, laid out as the network's flat vector; the
-`num_steps` that they are the mean of; `metrics` and `custom_metrics` of the update; `statistics`
-of the network's layers (batch norm's) by name, which no gradient moves."""
+`num_steps` that they are the mean of; `sampled_at_update` [num_steps], int64, how many updates the
+weights had seen that a step was sampled with; `metrics` and `custom_metrics` of the update;
+`statistics` of the network's layers (batch norm's) by name, which no gradient moves."""
 
 
 def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
     """On a worker: the gradient of a NumPy batch, with the hook on_learn_on_batch before it."""
     custom_metrics = learner.run_hook(batch)
+    batch.require("sampled_at_update")
+    sampled_at_update = batch.real(batch.pop("sampled_at_update"))
     metrics = learner.compute_gradients(batch.to(learner.device))
     return {
         "values": learner.policy.flat.grad.cpu().numpy().copy(),
         "num_steps": batch.num_steps,
+        "sampled_at_update": sampled_at_update,
         "metrics": {name: _plain(value) for name, value in metrics.items()},
         "custom_metrics": custom_metrics,
         "statistics": {
@@ -33,9 +37,10 @@ def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
     }
 
 
-def learn_from(learner: Algorithm, gradient: Gradient, lag: int) -> None:
-    """One optimiser step along a worker's gradient, whose weights had seen `lag` updates less."""
+def learn_from(learner: Algorithm, gradient: Gradient) -> None:
+    """One optimiser step along a worker's gradient."""
     started = time.perf_counter()
+    ages = learner.num_updates - gradient["sampled_at_update"]
     learner.num_rows_trained += gradient["num_steps"]
     if gradient["custom_metrics"]:
         learner.custom_stats.add(gradient["custom_metrics"])
@@ -47,8 +52,8 @@ def learn_from(learner: Algorithm, gradient: Gradient, lag: int) -> None:
         {
             **gradient["metrics"],
             **learner.apply_gradients(),
-            "policy_lag_mean": lag,
-            "policy_lag_max": lag,
+            "policy_lag_mean": ages.mean(),
+            "policy_lag_max": ages.max(),
         }
     )
     learner.timers.add("learn", started)

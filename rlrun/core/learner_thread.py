@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -37,10 +36,6 @@ class LearnerInTurn:
         while (rows := self.intake.take()) is not None:
             self.learn(rows)
 
-    def resting(self) -> AbstractContextManager[None]:
-        """Within the block no update is under way."""
-        return nullcontext()
-
 
 class LearnerThread:
     """Learns from what `intake` holds, as a context: the thread ends with it, after the update that
@@ -64,7 +59,6 @@ class LearnerThread:
         """What ended the thread before its time."""
         self._changed = threading.Condition()
         self._is_learning = False
-        self._rests = False
         self._is_over = False
         self._num_torch_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="rlrun learner", daemon=True)
@@ -98,19 +92,6 @@ class LearnerThread:
             self._changed.notify_all()
         self._raise_error()
 
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Within the block no update is under way: weights may be read, filters merged."""
-        with self._changed:
-            self._rests = True
-            self._changed.wait_for(lambda: not self._is_learning)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._rests = False
-                self._changed.notify_all()
-
     def _run(self) -> None:
         # Its own in each thread.
         torch.set_num_threads(self._num_torch_threads)
@@ -125,13 +106,13 @@ class LearnerThread:
                 self._changed.notify_all()
 
     def _next(self) -> Batch | None:
-        """The rows of the next update, once there are any and nobody rests; None at the end."""
+        """The rows of the next update, once there are any; None at the end."""
         started = time.perf_counter()
         with self._changed:
             self._is_learning = False
             self._changed.notify_all()
             while not self._is_over:
-                rows = None if self._rests else self.intake.take()
+                rows = self.intake.take()
                 if rows is not None:
                     self._is_learning = True
                     self._changed.notify_all()

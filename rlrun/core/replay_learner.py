@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rlrun.core.batch import Batch
@@ -35,10 +34,6 @@ class ReplayLearnerInTurn:
         for _ in range(self.replay.num_updates_due(rows.num_steps, self.clock())):
             self.learn(self.replay.sample(self.clock()))
 
-    def resting(self) -> AbstractContextManager[None]:
-        """Within the block no update is under way."""
-        return nullcontext()
-
 
 class ReplayLearnerThread(LearnerThread):
     """Learns from what the shards have ready, as a context: the thread ends with it, after the
@@ -55,11 +50,14 @@ class ReplayLearnerThread(LearnerThread):
         is_interrupted: Callable[[], bool],
         *,
         clock: Callable[[], int],
+        on_idle: Callable[[], None],
         max_owed: int,
     ) -> None:
         super().__init__(replay, learn, is_interrupted)
         self.replay = replay
         self.clock = clock
+        self.on_idle = on_idle
+        """Called in the thread whenever it has nothing to do."""
         self.max_owed = max_owed
 
     def add(self, rows: Any) -> None:
@@ -76,22 +74,24 @@ class ReplayLearnerThread(LearnerThread):
         self._raise_error()
 
     def _next(self) -> Batch | None:
-        """The rows of the next update, once there are any and nobody rests; None at the end."""
+        """The rows of the next update, once there are any; None at the end."""
         started = time.perf_counter()
         rows = None
         while True:
             with self._changed:
                 self._is_learning = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._is_over or not self._rests)
                 if self._is_over or rows is not None:
                     self.idle_s += time.perf_counter() - started
                     return None if self._is_over else self._taken(rows)
-                if not self._may_learn:
+                may_learn = self._may_learn
+                if not may_learn:
                     self._changed.wait(WAIT_S)
-                    continue
             # Without the lock: whoever gathers need not wait for the shards.
-            rows = self.replay.sample(self.clock())
+            if may_learn:
+                rows = self.replay.sample(self.clock())
+            if rows is None:
+                self.on_idle()
 
     def _taken(self, rows: Any) -> Batch:
         self._is_learning = True

@@ -32,7 +32,7 @@ PHASES = ("raw_obs_processing", "inference", "action_processing", "env_wait", "e
 LONG_EPISODE_STEPS = 50_000
 """An episode that goes on for longer may well never end, and the log says so once."""
 
-BY_SAMPLER = frozenset({"next_obs", "next_values"})
+BY_WORKER = frozenset({"next_obs", "next_values", "sampled_at_update"})
 """Columns that an algorithm may ask for and the actor does not give."""
 
 
@@ -97,7 +97,7 @@ class EnvSampler:
         self._columns = () if only_usual else self.actor.algorithm.rollout_columns
         fragment = _Fragment(num_steps)
         steps_per_row = self.env.num_envs * max(self.actor.config.num_workers, 1)
-        asked = [name for name in self._columns if name not in BY_SAMPLER]
+        asked = [name for name in self._columns if name not in BY_WORKER]
         self._cuts = []
         for t in range(num_steps):
             started = time.perf_counter()

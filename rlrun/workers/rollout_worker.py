@@ -98,10 +98,8 @@ class RolloutWorker:
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
-        self.weights_version = 0
-        """Which publication of the learner's weights the actors have."""
         self.num_updates: dict[str, int] = {}
-        """How many updates these weights have seen, by policy id."""
+        """How many updates the weights of the actors have seen, by policy id."""
         self.purpose: Purpose = "evaluation" if config.in_evaluation else "rollout"
         self.env: VectorEnv | None = None
         if spaces_of_env is None:
@@ -158,6 +156,9 @@ class RolloutWorker:
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
         fragment = self.input.sample(num_steps, self.timestep, self.config.explore)
+        if "sampled_at_update" in actor.algorithm.rollout_columns:
+            num_updates = self.num_updates.get(actor.policy_id, 0)
+            fragment["sampled_at_update"] = np.full(fragment["rewards"].shape, num_updates)
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
@@ -180,7 +181,6 @@ class RolloutWorker:
             seconds=seconds,
             vector_steps=vector_steps,
             gradients=gradients,
-            weights_version=self.weights_version,
         )
 
     def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:
@@ -208,11 +208,7 @@ class RolloutWorker:
         longest = actor.algorithm.fragment_length(self.num_workers)
         if has_memory:
             longest = actor.policy.max_seq_len
-        rows = cut_sequences(done, ends[: done.num_rows], valid, longest, bootstraps=bootstraps)
-        if bootstraps:
-            num_updates = self.num_updates.get(actor.policy_id, 0)
-            rows["sampled_at_update"] = np.full(rows.num_rows, num_updates, np.int64)
-        return rows
+        return cut_sequences(done, ends[: done.num_rows], valid, longest, bootstraps=bootstraps)
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
@@ -298,17 +294,14 @@ class RolloutWorker:
         self,
         weights: Mapping[str, Mapping[str, np.ndarray]],
         timestep: int | None = None,
-        version: int | None = None,
         num_updates: Mapping[str, int] | None = None,
     ) -> None:
-        """Take over weights, the global count of env steps, which publication they are, and how
-        many updates they have seen."""
+        """Take over weights, the global count of env steps, and how many updates the weights have
+        seen."""
         for policy_id, policy_weights in weights.items():
             self.actors[policy_id].policy.set_weights(dict(policy_weights))
         if timestep is not None:
             self.timestep = timestep
-        if version is not None:
-            self.weights_version = version
         if num_updates is not None:
             self.num_updates = dict(num_updates)
 

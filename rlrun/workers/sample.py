@@ -33,8 +33,6 @@ class Sample:
     """Steps of the vector of envs that took this time."""
     gradients: dict[str, Gradient] = field(default_factory=dict)
     """In place of rows, where the algorithm learns on its workers, by policy id."""
-    weights_version: int = 0
-    """Which publication of the weights it acted with."""
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,6 @@ class WorkerSet:
         num_other_workers: int = 0,
     ) -> None:
         self.num_env_steps_sampled = 0
-        self.weights_version = 0
-        """How often weights were synchronised; a Sample says which time it acted with."""
         self.is_interrupted = False
         """Whether to end after the round that is under way."""
         self.learners: Mapping[str, Algorithm] = {}
@@ -229,8 +227,7 @@ class WorkerSet:
         started = time.perf_counter()
         gathered, self._gathered = self._gathered, {}
         for policy_id, moments in gathered.items():
-            algorithms[policy_id].policy.observation_filter.merge(moments)
-        self.weights_version += 1
+            algorithms[policy_id].count(moments)
         self.publish(algorithms, to)
         self.timers.add("sync_weights", started)
 
@@ -238,12 +235,12 @@ class WorkerSet:
         """Give all workers (or the remote one at position `to`) the learners' weights and the count
         of env steps."""
         self._local.timestep = self.num_env_steps_sampled
-        self._local.weights_version = self.weights_version
-        self._local.num_updates = {id_: each.num_updates for id_, each in algorithms.items()}
+        self._local.num_updates = {
+            policy_id: algorithm.give_weights(self._local.actors[policy_id].policy)
+            for policy_id, algorithm in algorithms.items()
+        }
         told = range(max(self.num_workers, 1)) if to is None else (to,)
-        self._told |= dict.fromkeys(told, self._num_updates())
-        for policy_id, algorithm in algorithms.items():
-            self._local.actors[policy_id].policy.copy_weights(algorithm.policy)
+        self._told |= dict.fromkeys(told, sum(self._local.num_updates.values()))
         if self._pool is not None and to is None:
             self._pool.send_all("set_weights", *self._publication())
         elif self._pool is not None:
@@ -317,7 +314,6 @@ class WorkerSet:
         """All that resumed workers need beside the policies."""
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
-            "weights_version": self.weights_version,
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [asdict(report) for report in self._episodes],
@@ -331,7 +327,6 @@ class WorkerSet:
         """Put back what `state_dict` gave, with the weights of `algorithms`; workers that it does
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
-        self.weights_version = int(state["weights_version"])
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
         if self._pool is not None:
             for task in SAMPLING:
@@ -348,7 +343,7 @@ class WorkerSet:
             self.publish(algorithms)
             if (older := state["older_weights"]) is not None:
                 self._local.set_weights(older["weights"], num_updates=older["num_updates"])
-                self._told[0] = int(older["told"])
+                self._told[0] = sum(self._local.num_updates.values())
             return
         self._local.callbacks.load_state_dict(state["local"]["callbacks"])
         known = state["remote"][: self.num_workers]
@@ -379,14 +374,12 @@ class WorkerSet:
 
     def _older_weights(self) -> dict[str, Any] | None:
         """What the local worker acts with, where that is not what the learners have by now."""
-        local, weights = self._local, self._local.get_weights()
-        if self._pool is not None or self._are_newest(weights):
+        if self._pool is not None:
             return None
-        return {
-            "weights": weights,
-            "num_updates": local.num_updates,
-            "told": self._told.get(0, 0),
-        }
+        weights = self._local.get_weights()
+        if self._are_newest(weights):
+            return None
+        return {"weights": weights, "num_updates": self._local.num_updates}
 
     def _are_newest(self, weights: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether the learners have the same, statistics of filters among them."""
@@ -398,9 +391,8 @@ class WorkerSet:
             for name, array in learner.policy.get_weights().items()
         )
 
-    def _publication(self) -> tuple[dict[str, Any], int, int, dict[str, int]]:
-        weights, num_updates = self._local.get_weights(), self._local.num_updates
-        return weights, self.num_env_steps_sampled, self.weights_version, num_updates
+    def _publication(self) -> tuple[dict[str, Any], int, dict[str, int]]:
+        return self._local.get_weights(), self.num_env_steps_sampled, self._local.num_updates
 
     def _under_way(self) -> list[tuple[int, Sample]]:
         """What workers have sampled, or are about to, and no stream has given yet."""
@@ -423,7 +415,7 @@ class WorkerSet:
         return replace(sample, batches=batches)
 
     def _num_updates(self) -> int:
-        return sum(learner.num_updates for learner in self.learners.values())
+        return sum(learner.num_updates_to_give for learner in self.learners.values())
 
 
 def _steps_in(sample: Sample) -> int:

@@ -16,6 +16,7 @@ from policy_gradient_reference import learner, train_batch
 
 from rlrun.algos.a2c import A2C
 from rlrun.algos.a3c import A3C
+from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, WorkerError
 from rlrun.core.gradients import gradient_of, learn_from
@@ -39,6 +40,10 @@ def trainer_of(algo: str, num_workers: int, *overrides: str, env: str = "CartPol
     more = ["algo.train_batch_size=10"] if algo == "a2c" else []
     workers = f"resources.num_workers={num_workers}"
     return make_trainer(algo, env=env, overrides=[*SMALL, *more, workers, *overrides], seed=1)
+
+
+def sampled_at(rows: Batch, update: int) -> Batch:
+    return Batch({**rows, "sampled_at_update": np.full(rows.num_rows, update)})
 
 
 def learned(algo: str, num_workers: int, *overrides: str) -> tuple[dict[str, Any], np.ndarray]:
@@ -75,17 +80,19 @@ def test_a_gradient_that_travelled_steps_as_one_that_did_not():
     other, arrived, _ = learner(A3C(lr=0.01))
     arrived.copy_weights(policy)
     rows = train_batch()
-    gradient = gradient_of(one, rows)
+    gradient = gradient_of(one, sampled_at(rows, 0))
     assert gradient["num_steps"] == 24
     assert isinstance(gradient["metrics"]["policy_loss"], float)
     metrics = one.learn(rows.to())
-    learn_from(other, gradient, lag=3)
-    learn_from(other, {**gradient, "values": 0 * gradient["values"]}, lag=5)
+    other.num_updates = 3
+    learn_from(other, gradient)
+    gradient["sampled_at_update"][:] = np.arange(24) // 12
+    learn_from(other, {**gradient, "values": 0 * gradient["values"]})
     one.optimizer.flat.grad.zero_()
     one.apply_gradients()
     torch.testing.assert_close(arrived.flat.values, policy.flat.values, rtol=0, atol=0)
     stats = other.learner_stats.take()
-    assert (stats["policy_lag_mean"], stats["policy_lag_max"]) == (4.0, 5.0)
+    assert (stats["policy_lag_mean"], stats["policy_lag_max"]) == ((3.0 + 3.5) / 2, 4.0)
     assert stats["policy_loss"] == pytest.approx(float(metrics["policy_loss"]))
     assert other.num_rows_trained == 48
 
@@ -97,7 +104,7 @@ def test_frozen_weights_stay_though_workers_send_gradients_for_them():
     frozen.copy_weights(policy)
     frozen.pi_head.weight.requires_grad_(False)
     before = policy.flat.values.clone()
-    learn_from(driver, gradient_of(worker, train_batch()), lag=0)
+    learn_from(driver, gradient_of(worker, sampled_at(train_batch(), 0)))
     assert torch.equal(frozen.pi_head.weight, policy.pi_head.weight)
     assert not torch.equal(frozen.flat.values, before)
 
@@ -229,8 +236,11 @@ def test_a_slow_worker_slows_nobody_else(ray_cluster, gate):
         messages = Messages(trainer)
         for _ in range(3):
             trainer.train()
-        versions = [sample.weights_version for sample in messages.samples]
-        assert versions == list(range(1, 16))  # all of worker 1, none of them late
+        gradients = [sample.gradients["default_policy"] for sample in messages.samples]
+        sampled_at = [set(gradient["sampled_at_update"].tolist()) for gradient in gradients]
+        assert sampled_at == [
+            {update} for update in range(15)
+        ]  # all of worker 1, none of them late
         gate.touch()
         lags = iter(lambda: stats_of(trainer.train())["policy_lag_max"], None)
         # The other's first gradient is as old as all that was learned meanwhile.

@@ -182,6 +182,63 @@ def test_an_error_in_the_thread_ends_the_run_as_itself():
 # Workers that are slow, or die
 
 
+class SlowUpdate(Callbacks):
+    """Once others have seen an update, the next lasts until `FRAGMENTS` more have been taken in."""
+
+    FRAGMENTS = 50
+
+    def __init__(self) -> None:
+        self.num_fragments = self.num_updates = 0
+        self.in_round = 0
+        self.waited: list[bool] = []
+        self.has_changed = threading.Condition()
+
+    def on_learn_on_batch(self, **kwargs: Any) -> None:
+        with self.has_changed:
+            self.num_updates += 1
+            end = self.num_fragments + self.FRAGMENTS
+            is_early = 0 < self.in_round < self.FRAGMENTS
+            if self.num_updates > 1 and is_early and not self.waited:
+                self.waited.append(
+                    self.has_changed.wait_for(lambda: self.num_fragments >= end, timeout=20.0)
+                )
+
+    def count(self) -> None:
+        with self.has_changed:
+            self.num_fragments += 1
+            self.in_round += 1
+            self.has_changed.notify_all()
+
+    def __reduce__(self) -> Any:  # Only the driver's own counts.
+        return SlowUpdate, ()
+
+
+def test_a_slow_update_does_not_slow_gathering():
+    overrides = [
+        *("algo.rollout_fragment_length=5", "algo.train_batch_size=1000", "algo.num_sgd_iter=100"),
+        *("env.observation_filter=MeanStdFilter", f"callbacks.x._target_={__name__}.SlowUpdate"),
+    ]
+    with make("CartPole-v1", *overrides) as trainer:
+        slow = trainer.callbacks
+        assert isinstance(slow, SlowUpdate)
+        stream = trainer.workers.stream
+
+        def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            slow.in_round = 0
+            for found in stream(*args, **kwargs):
+                slow.count()
+                yield found
+
+        trainer.workers.stream = counted
+        for _ in range(10):
+            trainer.train()
+        learned = trainer.get_policy().observation_filter
+        assert learned.count == trainer.workers.num_env_steps_sampled - sum(
+            moments.count for moments in trainer.workers._gathered.values()
+        )
+    assert slow.waited == [True]
+
+
 class UnevenEnv(gym.Env):
     """Takes 1 ms of CPU a step, in the first worker ten times as long; ends the process of the
     worker `dies` at its 30th step."""

@@ -74,7 +74,7 @@ def sequences(policy: Any, age: float = 0.0, padding: int = 0) -> Batch:
         log_probs, _ = outputs(policy, rows["obs"])
         log_probs = log_probs.gather(-1, rows["actions"][..., None])[..., 0]
     rows["log_probs"] = log_probs + torch.from_numpy(shifts)
-    rows["sampled_at_update"] = torch.zeros(len(LENGTHS), dtype=torch.int64)
+    rows["sampled_at_update"] = torch.zeros(mask.shape, dtype=torch.int64)
     return rows
 
 
@@ -168,11 +168,30 @@ def test_learn_reports_the_age_of_rows_by_their_number():
     learner = make_learner(Impala())
     learner.num_updates = 10
     rows = sequences(learner.policy)
-    rows["sampled_at_update"] = torch.tensor([10, 4, 8, 10])
+    rows["sampled_at_update"][:] = torch.tensor([10, 4, 8, 10])[:, None]
     metrics = learner.learn(rows)
     # 4, 1, 3 and 2 steps, of ages 0, 6, 2 and 0.
     assert float(metrics["policy_lag_mean"]) == pytest.approx((1 * 6 + 3 * 2) / 10)
     assert float(metrics["policy_lag_max"]) == 6
+
+
+@pytest.mark.parametrize("algo", ["impala", "a3c"])
+def test_each_step_of_an_episode_is_as_old_as_the_weights_that_took_it(algo):
+    overrides = [
+        *("tuned=none", "env.horizon=10", "algo.num_envs_per_worker=1"),
+        *("algo.rollout_fragment_length=4", "algo.batch_mode=complete_episodes"),
+    ]
+    with make_trainer(algo, "toy_envs.CountingEnv", overrides) as trainer:
+        worker = trainer.workers.local_worker()
+        for update in range(3):
+            worker.num_updates = {"default_policy": update}
+            sample = worker.sample()
+    if algo == "impala":
+        rows = sample.batches["default_policy"]
+        found = rows.real(rows["sampled_at_update"])
+    else:
+        found = sample.gradients["default_policy"]["sampled_at_update"]
+    assert found.tolist() == [0] * 4 + [1] * 4 + [2] * 2
 
 
 def test_rmsprop_steps_as_written():

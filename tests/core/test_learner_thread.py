@@ -1,4 +1,4 @@
-"""The learner's thread: it learns all, waits and rests when it should, and tells of its errors."""
+"""The learner's thread: it learns all, waits when it should, and tells of its errors."""
 
 from __future__ import annotations
 
@@ -117,27 +117,6 @@ def test_an_interrupt_ends_the_wait_for_a_full_queue_and_drops_nothing():
         learner.add(fragment(2))  # The line is full, and stays so.
         assert [int(batch["x"][0]) for batch in learner.intake.line] == [1, 2]
         may_learn.set()
-
-
-def test_no_update_is_under_way_while_the_learner_rests():
-    numbers = np.zeros(1000)
-    is_torn = []
-    has_begun = threading.Event()
-
-    def learn(rows: Batch) -> None:
-        has_begun.set()
-        for index in range(len(numbers)):
-            numbers[index] += 1
-
-    with make(learn) as learner:
-        for number in range(60):
-            has_begun.clear()
-            learner.add(fragment(number))
-            assert has_begun.wait(TIMEOUT_S)
-            with learner.resting():
-                is_torn.append(numbers.min() != numbers.max())
-    assert not any(is_torn)
-    assert numbers[0] == 60
 
 
 def test_an_error_of_the_thread_is_raised_with_its_own_traceback():
