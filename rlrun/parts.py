@@ -53,6 +53,13 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             f"resources.num_gpus_per_worker={resources.num_gpus_per_worker:g} is for remote "
             f"workers, and resources.num_workers=0. Use resources.num_gpus for this process."
         )
+    has_remote_shards = worker.algorithm.num_shards and resources.num_workers
+    if resources.num_cpus_per_replay_shard != 1.0 and not has_remote_shards:
+        raise ConfigError(
+            f"resources.num_cpus_per_replay_shard={resources.num_cpus_per_replay_shard:g} is for "
+            f"algorithms with replay shards (algo=apex) and resources.num_workers above 0. Leave "
+            f"it at 1."
+        )
     worker.algorithm.check_resources(resources)
     if trains:
         check_data(worker, settings, resources)

@@ -87,6 +87,8 @@ class Trainer:
                 for policy_id, actor in self.workers.local_worker().actors.items()
             }
             self.workers.learners = self.algorithms
+            for algorithm in self.algorithms.values():
+                algorithm.connect(self.workers)
             self.workers.sync_weights(self.algorithms)
             evaluation_worker = replace(config.evaluation_worker, local_device=str(device))
             self.evaluation = Evaluation(config.evaluation, evaluation_worker, resources)
@@ -214,6 +216,7 @@ class Trainer:
         if self.progress.began_at is None:
             self.progress.began_at = self.workers.num_env_steps_sampled
         end = self.progress.began_at + max(some_algorithm.timesteps_per_iteration, 1)
+        self.workers.iteration_ends_at = end
         with self.timers.measure("training_iteration"):
             is_cut = False
             while not is_cut and (

@@ -113,7 +113,7 @@ IMPORTS_IN_FUNCTIONS = {
     "workers.envs": {"ale_py"},
     "workers.pool": {"ray", "torch"},
     # Ray is not imported where there are no remote workers.
-    "workers.worker_set": {"rlrun.workers.pool"},
+    "workers.worker_set": {"rlrun.workers.pool", "rlrun.workers.remote_shards"},
 }
 """Every import that a function may do, by module; there are no others."""
 

@@ -31,7 +31,7 @@ METRICS = (
 
 
 @dataclass(kw_only=True)
-class AsynchronousActorCritic(ThreadedLearner):
+class AsynchronousActorCritic(ThreadedLearner, Algorithm):
     """Base of actor-critics that learn in a thread while workers sample. An heir adds `loss`."""
 
     train_batch_size: int = 500

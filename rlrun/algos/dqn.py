@@ -128,9 +128,10 @@ class DQN(OffPolicy):
             num_quantiles=self.num_quantiles,
         )
 
-    def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
-        super().setup(policy, device, seed)
-        self.network = cast(QNetwork, self.policy)
+    @property
+    def network(self) -> QNetwork:
+        """The policy, by what it is."""
+        return cast(QNetwork, self.policy)
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         for network in (self.network, self.target.network):

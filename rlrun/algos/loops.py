@@ -59,6 +59,30 @@ def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
                 workers.sync_weights(algorithms, to=position)
 
 
+def distributed_replay(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Until the iteration is over, hand fragments on to the replay shards as workers bring them,
+    while a thread learns from what these give; a worker gets new weights when it is far enough
+    behind. Without remote workers all take turns."""
+    some_algorithm = next(iter(algorithms.values()))
+    with ExitStack() as stack:
+        learners = {
+            policy_id: stack.enter_context(algorithm.at_work(workers))
+            for policy_id, algorithm in algorithms.items()
+        }
+
+        def is_over() -> bool:
+            has_failed = any(learner.error for learner in learners.values())
+            return has_failed or workers.is_interrupted or workers.is_iteration_over
+
+        in_flight = some_algorithm.max_sample_requests_in_flight_per_worker
+        for position, sample in workers.stream_samples(in_flight=in_flight, is_over=is_over):
+            workers.note(sample)
+            for policy_id, rows in sample.batches.items():
+                learners[policy_id].add(rows)
+            if some_algorithm.is_behind(position, sample.env_steps):
+                workers.sync_weights(algorithms, to=position)
+
+
 def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
     """Apply the first gradient that arrives; only the worker that sent it gets the new weights."""
     position, sample = next(workers.stream("sample"))

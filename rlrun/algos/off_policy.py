@@ -75,6 +75,7 @@ class OffPolicy(Algorithm):
     """What of the fields that all models share the policies look at."""
 
     learns_from_data: ClassVar[bool] = True
+    replay_side: ClassVar[type[ReplaySide]] = ReplaySide
 
     loop = staticmethod(loops.replay)
 
@@ -160,7 +161,7 @@ class OffPolicy(Algorithm):
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
         self.target = self.make_target()
-        self.replay = ReplaySide(
+        self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),
             train_batch_size=self.train_batch_size,
             learning_starts=self.learning_starts,
@@ -178,7 +179,7 @@ class OffPolicy(Algorithm):
         """Where replayed rows are sequences: their steps; shorter ones are padded."""
         return None
 
-    def make_buffer(self, rng: np.random.Generator) -> ReplayBuffer:
+    def make_buffer(self, rng: np.random.Generator) -> Any:
         """The buffer of the replay side."""
         storage = self.make_storage()
         if not self.prioritized_replay:
@@ -216,6 +217,11 @@ class OffPolicy(Algorithm):
 
     def on_weights_set(self) -> None:
         self.target.follow()
+
+    def td_errors(self, rows: Batch) -> torch.Tensor:
+        """What would become the priorities of rows of torch tensors, [N]."""
+        with torch.no_grad():
+            return self.loss(rows)[1]["td_error"]
 
     def learn(self, rows: Batch) -> dict[str, Any]:
         metrics = self.update(rows)

@@ -172,6 +172,14 @@ class Algorithm:
     def check_resources(self, resources: Resources) -> None:
         """Raise ConfigError if the algorithm would leave something unused."""
 
+    def connect(self, workers: Any) -> None:
+        """The learner and its workers are there: start what they need beside them."""
+
+    @property
+    def num_shards(self) -> int:
+        """Processes of its own that the learner's replay takes, if workers are remote."""
+        return 0
+
     # On the workers
 
     def make_policy(

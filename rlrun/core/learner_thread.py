@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ class LearnerThread:
 
     def __init__(
         self,
-        intake: Intake,
+        intake: Any,
         learn: Callable[[Batch], None],
         is_interrupted: Callable[[], bool],
     ) -> None:

@@ -27,6 +27,8 @@ class Resources:
     """GPUs of each rollout worker."""
     num_cpus_per_worker: float = 1.0
     """CPUs that Ray sets aside for each rollout worker; its torch uses as many threads."""
+    num_cpus_per_replay_shard: float = 1.0
+    """CPUs that Ray sets aside for each replay shard (`algo.num_replay_buffer_shards`)."""
     num_cpus_for_driver: int = 1
     """Threads of the learner's torch: 1 is best for small networks, more for images."""
     custom_resources_per_worker: dict[str, float] = field(default_factory=dict)
@@ -41,7 +43,10 @@ class Resources:
     """CPUs that a local Ray believes to have; null: those of this machine."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "num_gpus", "num_gpus_per_worker", "num_cpus_per_worker"):
+        for name in (
+            *("num_workers", "num_gpus", "num_gpus_per_worker", "num_cpus_per_worker"),
+            "num_cpus_per_replay_shard",
+        ):
             value = getattr(self, name)
             if not value >= 0:
                 raise ConfigError(f"resources.{name}={value} must be at least 0.")

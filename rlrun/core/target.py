@@ -10,6 +10,13 @@ from torch import nn
 from rlrun.core.policy import Policy
 
 
+class OwnTarget:
+    """Stands for a target where a network is its own: in a worker, which has one set of weights."""
+
+    def __init__(self, network: Policy) -> None:
+        self.network = network
+
+
 class Target:
     """A copy of `online` that follows it: every `interval` it takes over the share `tau` of the
     online weights, and all of its statistics.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +17,16 @@ from rlrun.core.learner_thread import LearnerInTurn, LearnerThread
 from rlrun.core.policy import Policy
 from rlrun.core.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    _Base = Algorithm
+else:
+    # As a base of dataclasses Algorithm would bring its values of fields before those of others.
+    _Base = object
 
-@dataclass(kw_only=True)
-class ThreadedLearner(Algorithm):
-    """Part of algorithms whose updates come from an `intake`, which their `setup` makes.
+
+class ThreadedLearner(_Base):
+    """What stands before the base of an algorithm that learns in a thread: from an `intake`, which
+    its `setup` makes, or from what its own `learner_thread` and `learner_in_turn` know.
 
     The thread runs only inside the loop, `at_work`: between two rounds it rests, so that whoever
     reads or changes the learner need not know of it. Inside the loop others see a snapshot. With
@@ -35,30 +40,45 @@ class ThreadedLearner(Algorithm):
         self._is_at_work = False
         self._idle_s = self._at_work_s = 0.0
 
+    def learner_in_turn(self) -> Any:
+        """What learns where there are no remote workers."""
+        return LearnerInTurn(self.intake, self.learn_on_batch)
+
+    def learner_thread(
+        self, learn: Callable[[Batch], None], is_interrupted: Callable[[], bool]
+    ) -> LearnerThread:
+        """What learns beside remote workers."""
+        return LearnerThread(self.intake, learn, is_interrupted)
+
     @contextmanager
-    def at_work(self, workers: Any) -> Iterator[LearnerInTurn | LearnerThread]:
+    def at_work(self, workers: Any) -> Iterator[Any]:
         """Within the block the learner learns from what is given to its `add`."""
         if workers.num_workers == 0:
-            yield LearnerInTurn(self.intake, self.learn_on_batch)
+            yield self.learner_in_turn()
             return
         started = time.perf_counter()
-        snapshot = self._snapshot = self._snapshot or Snapshot(self.policy)
-        snapshot.renew(self.num_updates)
+        self._snapshot = self._snapshot or Snapshot(self.policy)
+        self.renew_snapshot()
 
         def learn(rows: Batch) -> None:
             self.learn_on_batch(rows)
-            snapshot.renew(self.num_updates)
+            self.renew_snapshot()
 
-        thread = LearnerThread(self.intake, learn, lambda: workers.is_interrupted)
+        thread = self.learner_thread(learn, lambda: workers.is_interrupted)
         self._is_at_work = True
         try:
             with thread:
                 yield thread
         finally:
             self._is_at_work = False
-            snapshot.renew(self.num_updates)  # What filters gathered since the last update.
+            self.renew_snapshot()  # What filters gathered since the last update.
             self._idle_s += thread.idle_s
             self._at_work_s += time.perf_counter() - started
+
+    def renew_snapshot(self) -> None:
+        """Between two updates: show others what the learner is by now."""
+        assert self._snapshot is not None
+        self._snapshot.renew(self.num_updates)
 
     @property
     def num_updates_to_give(self) -> int:

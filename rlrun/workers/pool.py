@@ -56,10 +56,13 @@ class RemotePool:
         num_workers: int,
         resources: Resources,
         num_other_workers: int = 0,
+        num_shards: int = 0,
+        name: str = "Worker",
     ) -> None:
         ray = _connect(resources)
         self._ray = ray
-        _check_capacity(ray, num_workers + num_other_workers, resources)
+        self._name = name
+        _check_capacity(ray, num_workers + num_other_workers, num_shards, resources)
         self._actor_class = ray.remote(
             num_cpus=resources.num_cpus_per_worker,
             num_gpus=0 if resources.fake_gpus else resources.num_gpus_per_worker,
@@ -104,11 +107,13 @@ class RemotePool:
         *args: Any,
         in_flight: int = 1,
         is_over: Callable[[], bool] = lambda: False,
+        leaves_second: bool = False,
     ) -> Iterator[tuple[int, Any]]:
         """(position, result) as workers finish; each goes on with the same task, of which it has
         `in_flight` calls before it, when the caller asks for more. Ends when `is_over` says so,
         which is asked before each result and every second. What is still under way when the caller
-        stops comes first the next time."""
+        stops comes first the next time. `leaves_second`: the task gives a pair, whose second part
+        stays in the object store; the result has its reference."""
         stream = self._streams.setdefault(task, _Stream())
         while not is_over():
             self._confirm_what_is_done()
@@ -118,7 +123,8 @@ class RemotePool:
                 continue
             for position, actor in enumerate(self.actors):
                 for _ in range(in_flight - stream.num_under_way(position)):
-                    stream.under_way[actor.call.remote(task, *args)] = position
+                    call = actor.call.options(num_returns=2) if leaves_second else actor.call
+                    stream.note(position, call.remote(task, *args))
             refs = list(stream.under_way)
             ready, _ = self._ray.wait(refs, num_returns=1, timeout=LOOK_INTERVAL_S)
             for ref in ready:
@@ -126,7 +132,7 @@ class RemotePool:
                 position = stream.under_way[ref]
                 oldest = next(each for each, at in stream.under_way.items() if at == position)
                 del stream.under_way[oldest]
-                stream.arrived.append((position, self._get([(position, oldest)])[0]))
+                self._arrive(stream, position, oldest)
 
     def settle(self, task: Task) -> deque[tuple[int, Any]]:
         """Wait for what is under way of a stream's task; all results that its caller has not had
@@ -135,8 +141,31 @@ class RemotePool:
         while stream.under_way:
             ref = next(iter(stream.under_way))
             position = stream.under_way.pop(ref)
-            stream.arrived.append((position, self._get([(position, ref)])[0]))
+            self._arrive(stream, position, ref)
         return stream.arrived
+
+    def _arrive(self, stream: _Stream, position: int, ref: Any) -> None:
+        second = stream.seconds.pop(ref, None)
+        found = self._get([(position, ref)])[0]
+        stream.arrived.append((position, found if second is None else (found, second)))
+
+    def ask(self, position: int, task: Task, *args: Any) -> Any:
+        """Tell one worker without waiting; gives what `ready` and `result` take. References among
+        the arguments stand for what they refer to."""
+        return self.actors[position].call.remote(task, *args)
+
+    def result(self, position: int, ref: Any) -> Any:
+        """What came out of `ask`, once it is there."""
+        return self._get([(position, ref)])[0]
+
+    def ready(self, refs: Iterable[Any], timeout_s: float) -> list[Any]:
+        """Those that are done, in order; if none is, the one that is within `timeout_s`."""
+        refs = list(refs)
+        if not refs:
+            return []
+        done = self._ray.wait(refs, num_returns=len(refs), timeout=0.0)[0]
+        done = done or self._ray.wait(refs, num_returns=1, timeout=timeout_s)[0]
+        return [ref for ref in refs if ref in done]
 
     def send(self, position: int, task: Task, *args: Any) -> None:
         """Tell one worker without waiting. If it fails in that, the next call says so."""
@@ -169,9 +198,9 @@ class RemotePool:
         found = dict(zip((at for at, _ in calls), self._confirmed(calls), strict=True))
         return [found.get(position) for position in range(len(self.actors))]
 
-    def leave_dead(self) -> None:
-        """Expect nothing more of the workers that have died."""
-        asked = {actor.call.remote("get_spaces"): at for at, actor in enumerate(self.actors)}
+    def leave_dead(self) -> set[int]:
+        """Expect nothing more of the workers that have died; returns their positions."""
+        asked = {actor.answer.remote(): at for at, actor in enumerate(self.actors)}
         answered, late = self._ray.wait(list(asked), num_returns=len(asked), timeout=STOP_TIMEOUT_S)
         failed = {ref for ref in answered if self._failure(asked[ref], ref) is not None}
         # Those that do not answer in time hang, and would hang a checkpoint.
@@ -180,6 +209,7 @@ class RemotePool:
             for stream in self._streams.values():
                 stream.forget(position)
         self._unconfirmed = [each for each in self._unconfirmed if each[0] not in self._dead]
+        return self._dead
 
     def _start(self, position: int) -> Any:
         return self._actor_class.remote(
@@ -192,7 +222,7 @@ class RemotePool:
 
     def stop(self) -> None:
         """Close the workers and end their processes."""
-        stopped = [actor.call.remote("stop") for actor in self.actors]
+        stopped = [actor.stop.remote() for actor in self.actors]
         # All at once: those that hang, as they wait for one that died, cost that time once.
         self._ray.wait(stopped, num_returns=len(stopped), timeout=STOP_TIMEOUT_S)
         for ref in (*stopped, *self._unheard):
@@ -227,8 +257,8 @@ class RemotePool:
             _, late = self._ray.wait(refs, num_returns=len(refs), timeout=0)
             position = next(position for position, ref in calls if ref in late)
             raise ResourceError(
-                f"Worker {position + 1} did not start within {timeout_s:.0f} s: Ray has no free "
-                f"resources for it. Lower resources.num_workers, or see `ray status`."
+                f"{self._name} {position + 1} did not start within {timeout_s:.0f} s: Ray has no "
+                f"free resources for it. Lower resources.num_workers, or see `ray status`."
             ) from error
         except self._ray.exceptions.RayError:
             failure = self._first_failure(calls, 0.0)
@@ -252,10 +282,10 @@ class RemotePool:
         try:
             self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
-            return _as_worker_error(error, position + 1)
+            return _as_worker_error(error, f"{self._name} {position + 1}")
         except self._ray.exceptions.RayActorError as error:
             failure = WorkerDiedError(
-                f"Worker {position + 1} died: {str(error).splitlines()[0]} The run ends; "
+                f"{self._name} {position + 1} died: {str(error).splitlines()[0]} The run ends; "
                 f"`rlrun resume` goes on from the newest checkpoint."
             )
             failure.__cause__ = error
@@ -271,6 +301,15 @@ class _Stream:
     """Positions of workers by reference, in the order of the calls."""
     arrived: deque[tuple[int, Any]] = field(default_factory=deque)
     """(position, result)."""
+    seconds: dict[Any, Any] = field(default_factory=dict)
+    """References of what stays in the object store, by those that are under way."""
+
+    def note(self, position: int, refs: Any) -> None:
+        """One worker was asked for something, or for a pair."""
+        ref = refs
+        if isinstance(refs, list):
+            ref, self.seconds[refs[0]] = refs
+        self.under_way[ref] = position
 
     def num_under_way(self, position: int) -> int:
         """How many calls one worker has before it."""
@@ -279,6 +318,7 @@ class _Stream:
     def forget(self, position: int) -> None:
         """One worker will not answer any more."""
         self.under_way = {ref: at for ref, at in self.under_way.items() if at != position}
+        self.seconds = {ref: self.seconds[ref] for ref in self.under_way if ref in self.seconds}
 
 
 class _Actor:
@@ -303,10 +343,17 @@ class _Actor:
         # Only now: the user's classes are found by the import path that was set above.
         self.worker = ray.cloudpickle.loads(self.make)(self.index, self.generation)
 
+    def answer(self) -> None:
+        """Nothing: whoever answers is there."""
+
     def call(self, task: Task, *args: Any) -> Any:
         if callable(task):
             return task(self.worker, *args)
         return getattr(self.worker, task)(*args)
+
+    def stop(self) -> None:
+        if hasattr(self.worker, "stop"):
+            self.worker.stop()
 
 
 def _driver_path() -> list[str]:
@@ -393,11 +440,15 @@ def _require_answer(address: str | None) -> None:
         )
 
 
-def _check_capacity(ray: Any, num_workers: int, resources: Resources) -> None:
+def _check_capacity(ray: Any, num_workers: int, num_shards: int, resources: Resources) -> None:
     """Refuse at once what the cluster could never give. Raises ResourceError."""
     total = ray.cluster_resources()
+    shards = (
+        f"{num_shards} replay shards (algo.num_replay_buffer_shards) and " if num_shards else ""
+    )
+    cpus_of_shards = num_shards * resources.num_cpus_per_replay_shard
     asked = {
-        "CPU": num_workers * resources.num_cpus_per_worker,
+        "CPU": num_workers * resources.num_cpus_per_worker + cpus_of_shards,
         "GPU": 0 if resources.fake_gpus else num_workers * resources.num_gpus_per_worker,
         **{
             name: num_workers * amount
@@ -407,13 +458,13 @@ def _check_capacity(ray: Any, num_workers: int, resources: Resources) -> None:
     for name, amount in asked.items():
         if amount > total.get(name, 0.0):
             raise ResourceError(
-                f"{num_workers} workers (resources.num_workers and evaluation.num_workers) need "
-                f"{amount:g} {name} in all; this Ray cluster has {total.get(name, 0.0):g}. "
+                f"{shards}{num_workers} workers (resources.num_workers and evaluation.num_workers) "
+                f"need {amount:g} {name} in all; this Ray cluster has {total.get(name, 0.0):g}. "
                 f"Take fewer, or less for each (resources.num_cpus_per_worker may be a fraction)."
             )
 
 
-def _as_worker_error(error: Any, worker_index: int) -> RlrunError:
+def _as_worker_error(error: Any, name: str) -> RlrunError:
     """The worker's own error, with its traceback as it happened there."""
     cause = error.cause
     text = str(error).strip()
@@ -421,7 +472,7 @@ def _as_worker_error(error: Any, worker_index: int) -> RlrunError:
         renewed = type(cause)(str(cause))
         renewed.__cause__ = RemoteTracebackError(text)
         return renewed
-    failure = WorkerError(f"Worker {worker_index} failed: {type(cause).__name__}: {cause}")
+    failure = WorkerError(f"{name} failed: {type(cause).__name__}: {cause}")
     failure.__cause__ = RemoteTracebackError(text)
     return failure
 

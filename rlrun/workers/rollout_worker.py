@@ -32,7 +32,7 @@ from rlrun.workers.offline.episode_lines import Origin
 from rlrun.workers.offline.reader import OfflineReader, origin_of_data
 from rlrun.workers.offline.recorder import EpisodeRecorder
 from rlrun.workers.offline.shuffle import Share
-from rlrun.workers.sample import Sample
+from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 from rlrun.workers.whole_episode import run_episode
 
@@ -198,6 +198,10 @@ class RolloutWorker:
             vector_steps=vector_steps,
             gradients=gradients,
         )
+
+    def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:
+        """The same in two parts, of which the rows need not go where the other goes."""
+        return without_rows(self.sample())
 
     def _rows(self, actor: Actor, trajectory: Batch) -> Batch:
         """Postprocess a trajectory [T, B, ...] and cut it into the learner's rows."""

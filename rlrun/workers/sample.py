@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlrun.core.batch import Batch
 from rlrun.core.episode import EpisodeReport
@@ -14,8 +16,9 @@ from rlrun.core.gradients import Gradient
 class Sample:
     """What a worker has to say after it sampled."""
 
-    batches: dict[str, Batch]
-    """Rows by policy id, postprocessed; none where no trajectory was complete yet."""
+    batches: dict[str, Any]
+    """Rows by policy id, postprocessed, as Batch or RowsElsewhere; none where no trajectory was
+    complete yet."""
     env_steps: int
     """Env steps that it took."""
     void_steps: int = 0
@@ -30,3 +33,27 @@ class Sample:
     """Steps of the vector of envs that took this time."""
     gradients: dict[str, Gradient] = field(default_factory=dict)
     """In place of rows, where the algorithm learns on its workers, by policy id."""
+
+
+@dataclass(frozen=True)
+class RowsElsewhere:
+    """Rows that have stayed in the object store, so that they need not pass through this process on
+    their way to another."""
+
+    ref: Any
+    """Stands for all rows of a fragment by policy id, wherever it is an argument of a call."""
+    policy_id: str
+    num_rows: int
+    num_steps: int
+    fetch_all: Callable[[], dict[str, Batch]]
+
+    def fetch(self) -> Batch:
+        """The rows themselves."""
+        return self.fetch_all()[self.policy_id]
+
+
+def without_rows(sample: Sample) -> tuple[Sample, dict[str, Batch]]:
+    """A sample whose batches are only (number of rows, number of steps), and the rows."""
+    batches = sample.batches
+    sample.batches = {id_: (each.num_rows, each.num_steps) for id_, each in batches.items()}
+    return sample, batches

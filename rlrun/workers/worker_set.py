@@ -6,9 +6,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
@@ -18,14 +20,18 @@ from rlrun.core.filters import RunningMoments
 from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
+from rlrun.core.shards import ShardPlan
 from rlrun.workers.evaluate import shares
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
-from rlrun.workers.sample import Sample
+from rlrun.workers.sample import RowsElsewhere, Sample
 
 logger = logging.getLogger("rlrun.workers")
 
 Task = str | Callable[..., Any]
 """What a worker is to do: a method by name, or function(worker, *args)."""
+
+SAMPLING = ("sample", "sample_and_leave")
+"""Tasks whose results a checkpoint holds, if nobody has had them yet."""
 
 EVALUATION_PIECE = 1000
 """Vector steps of an evaluation between two looks at `is_interrupted`."""
@@ -60,7 +66,11 @@ class WorkerSet:
         self._gathered: dict[str, RunningMoments] = {}
         self._seconds: dict[str, float] = {}
         self._vector_steps = 0
+        self.iteration_ends_at = 0
+        """At how many env steps the iteration is over that is under way."""
         self._pool: Any = None
+        self._shards: list[Any] = []
+        self._resources = resources
         self._local: RolloutWorker
         if num_workers == 0:
             self._local = RolloutWorker(config)
@@ -68,7 +78,11 @@ class WorkerSet:
         from rlrun.workers.pool import RemotePool
 
         self._pool = RemotePool(
-            partial(RolloutWorker, config), num_workers, resources, num_other_workers
+            partial(RolloutWorker, config),
+            num_workers,
+            resources,
+            num_other_workers,
+            0 if config.in_evaluation else config.algorithm.num_shards,
         )
         try:
             found: Spaces = self._pool.call(0, "get_spaces")
@@ -117,6 +131,35 @@ class WorkerSet:
             return
         while not is_over():
             yield 0, _do(self._local, task, args)
+
+    def stream_samples(
+        self, *, in_flight: int, is_over: Callable[[], bool]
+    ) -> Iterator[tuple[int, Sample]]:
+        """`stream("sample")`, but rows of remote workers stay in the object store: the batches of
+        such a sample are RowsElsewhere."""
+        if self._pool is None:
+            yield from self.stream("sample", is_over=is_over)
+            return
+        while self._arrived and not is_over():
+            yield self._arrived.popleft()
+        stream = self._pool.stream(
+            "sample_and_leave", in_flight=in_flight, is_over=is_over, leaves_second=True
+        )
+        for position, found in stream:
+            yield position, self._with_rows_elsewhere(position, found)
+
+    def start_shards(self, plan: ShardPlan, queue_size: int) -> Any:
+        """Replay shards in processes of their own, which end with the workers. They get
+        `queue_size` batches ready. Raises ResourceError if there is no room for them."""
+        from rlrun.workers.remote_shards import RemoteShards
+
+        self._shards.append(RemoteShards(plan, self._resources, queue_size))
+        return self._shards[-1]
+
+    @property
+    def is_iteration_over(self) -> bool:
+        """Whether the iteration has as many env steps as it is to have."""
+        return self.num_env_steps_sampled >= self.iteration_ends_at
 
     def send(self, position: int, task: Task, *args: Any) -> None:
         """Tell one sampling worker without waiting; it obeys after what it is doing."""
@@ -286,7 +329,8 @@ class WorkerSet:
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
         if self._pool is not None:
-            self._pool.settle("sample").clear()
+            for task in SAMPLING:
+                self._pool.settle(task).clear()
         last_position = max(self.num_workers, 1) - 1
         self._arrived = deque(
             (min(int(position), last_position), _as_sample(sample))
@@ -319,25 +363,56 @@ class WorkerSet:
         """A state that is taken from now on says nothing of remote workers that have died."""
         if self._pool is not None:
             self._pool.leave_dead()
+        for shards in self._shards:
+            shards.leave_dead()
 
     def stop(self) -> None:
         """Close all envs and end the remote processes."""
         self._local.stop()
-        if self._pool is not None:
-            self._pool.stop()
+        for remote in (*self._shards, *([] if self._pool is None else [self._pool])):
+            remote.stop()
 
     def _older_weights(self) -> dict[str, Any] | None:
         """What the local worker acts with, where that is not what the learners have by now."""
-        if self._pool is not None or not self.updates_since_told(0):
+        if self._pool is not None:
             return None
-        return {"weights": self._local.get_weights(), "num_updates": self._local.num_updates}
+        weights = self._local.get_weights()
+        if self._are_newest(weights):
+            return None
+        return {"weights": weights, "num_updates": self._local.num_updates}
+
+    def _are_newest(self, weights: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the learners have the same, statistics of filters among them."""
+        if self.updates_since_told(0):
+            return False
+        return all(
+            np.array_equal(array, weights[policy_id][name])
+            for policy_id, learner in self.learners.items()
+            for name, array in learner.policy.get_weights().items()
+        )
 
     def _publication(self) -> tuple[dict[str, Any], int, dict[str, int]]:
         return self._local.get_weights(), self.num_env_steps_sampled, self._local.num_updates
 
     def _under_way(self) -> list[tuple[int, Sample]]:
         """What workers have sampled, or are about to, and no stream has given yet."""
-        return [*self._arrived, *([] if self._pool is None else self._pool.settle("sample"))]
+        if self._pool is None:
+            return list(self._arrived)
+        left = self._pool.settle("sample_and_leave")
+        return [
+            *self._arrived,
+            *self._pool.settle("sample"),
+            *((position, self._with_rows_elsewhere(position, found)) for position, found in left),
+        ]
+
+    def _with_rows_elsewhere(self, position: int, found: tuple[Sample, Any]) -> Sample:
+        sample, ref = found
+        fetch = partial(self._pool.result, position, ref)
+        batches = {
+            policy_id: RowsElsewhere(ref, policy_id, num_rows, num_steps, fetch)
+            for policy_id, (num_rows, num_steps) in sample.batches.items()
+        }
+        return replace(sample, batches=batches)
 
     def _num_updates(self) -> int:
         return sum(learner.num_updates_to_give for learner in self.learners.values())
@@ -352,10 +427,14 @@ def _as_plain(sample: Sample) -> dict[str, Any]:
     """What a checkpoint holds of a sample."""
     return {
         **vars(sample),
-        "batches": {id_: dict(batch) for id_, batch in sample.batches.items()},
+        "batches": {id_: dict(_here(batch)) for id_, batch in sample.batches.items()},
         "episodes": [asdict(report) for report in sample.episodes],
         "gathered": _moments_as_plain(sample.gathered),
     }
+
+
+def _here(rows: Batch | RowsElsewhere) -> Batch:
+    return rows.fetch() if isinstance(rows, RowsElsewhere) else rows
 
 
 def _as_sample(plain: Mapping[str, Any]) -> Sample:
