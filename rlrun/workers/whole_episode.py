@@ -1,8 +1,8 @@
 """One whole episode from a seed, of which nobody keeps the rows: what evolution strategies ask for.
 
-Nothing is put into columns, so that a step of CartPole takes three quarters of the time that it does
-in a fragment. What an episode gives depends on the seed and the weights alone, whichever worker runs
-it, where the env draws all randomness from its own generators.
+Nothing is put into columns, so that a step of CartPole takes three quarters of the time that it
+does in a fragment. What an episode gives depends on the seed and the weights alone, whichever
+worker runs it, where the env draws all randomness from its own generators.
 """
 
 from __future__ import annotations
