@@ -66,12 +66,12 @@ def steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float:
 
 
 def evolution_steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float:
-    """On CartPole: 100 perturbed episodes a round, the same ones whoever runs them."""
+    """On CartPole: 200 perturbed episodes a round, the same ones whoever runs them."""
     from rlrun.run import make_trainer
 
     sizes = {
-        "es": ["algo.episodes_per_batch=100", "algo.train_batch_size=1"],
-        "ars": ["algo.num_rollouts=50", "algo.rollouts_used=25"],
+        "es": ["algo.episodes_per_batch=200", "algo.train_batch_size=1"],
+        "ars": ["algo.num_rollouts=100", "algo.rollouts_used=50"],
     }
     overrides = [*sizes[algo], f"resources.num_workers={num_workers}"]
     with make_trainer(algo, "cartpole", overrides, seed=1) as trainer:
