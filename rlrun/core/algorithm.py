@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
@@ -185,6 +186,22 @@ class Algorithm:
         self.policy = policy.to(device)
         self.optimizer = self.make_optimizer()
         self.rng = seeding.generator(seed, "learner")
+
+    def make_learner(
+        self,
+        policy: Policy,
+        device: torch.device,
+        seed: int,
+        clock: Callable[[], int],
+        callbacks: Callbacks,
+    ) -> Algorithm:
+        """A learner of `policy` with these hyperparameters, which stay a bundle of them."""
+        learner = replace(self)
+        learner.setup(policy, device, seed)
+        learner.clock = clock
+        if callbacks.overrides("on_learn_on_batch"):
+            learner.on_learn_on_batch = callbacks.on_learn_on_batch
+        return learner
 
     def make_optimizer(self) -> FlatOptimizer:
         """The optimiser of `policy`."""
