@@ -22,6 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
+from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
 if TYPE_CHECKING:
@@ -196,6 +197,10 @@ class Algorithm:
         callbacks: Callbacks,
     ) -> Algorithm:
         """A learner of `policy` with these hyperparameters, which stay a bundle of them."""
+        if device.type == "cpu":
+            num_bytes = sum(parameter.nbytes for parameter in policy.parameters())
+            what = f"Learning a policy of {num_bytes / 1e9:,.1f} GB (vector, gradient, two moments)"
+            require_room(4 * num_bytes, what)
         learner = replace(self)
         learner.setup(policy, device, seed)
         learner.clock = clock
