@@ -99,6 +99,7 @@ class PPO(Algorithm):
         self.current_kl_coeff = self.kl_coeff
 
     def learn(self, rows: Batch) -> dict[str, Any]:
+        """A step on each minibatch of every epoch; then what the whole update did."""
         history: list[torch.Tensor] = []
         for minibatch in self.minibatches(rows):
             metrics = self.compute_gradients(minibatch) | self.apply_gradients()

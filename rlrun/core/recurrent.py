@@ -59,6 +59,7 @@ class RecurrentActorCritic(Policy):
         previous: Previous | None = None,
         explore: bool = True,
     ) -> tuple[Distribution, Extras, State]:
+        """Each trunk steps on from its own part of the state."""
         filtered, before, state = self._inputs(obs, state, previous)
         steps = [trunk.act(filtered, before, state) for trunk in self._trunks]
         outputs = self._pi.act(steps[0][0])

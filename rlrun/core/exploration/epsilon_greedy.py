@@ -69,6 +69,7 @@ class EpsilonGreedy(Exploration):
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Modes, but where chance says otherwise, with the probabilities of this rule."""
         modes = action_dist.mode()
         epsilon = self._epsilon(timestep) if explore else 0.0
         if epsilon == 0.0:
