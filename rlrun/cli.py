@@ -128,7 +128,7 @@ def train(arguments: list[str]) -> int:
         raise ConfigError(f"Hydra cannot compose this: {error}") from error
     finally:
         if jobs.of_sweep:
-            print(sweep.summary(jobs.of_sweep), flush=True)
+            print(sweep.summary(sweep.with_those_not_run(jobs.of_sweep)), flush=True)
     return max(jobs.statuses, default=0)
 
 

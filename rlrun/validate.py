@@ -59,7 +59,8 @@ class ValidateBeforeRun:
         overrides: list[str] = []
         try:
             refuse_taken_sweep(config)
-            for overrides in sweep.jobs_of(config):
+            sweep.planned[:] = sweep.jobs_of(config)
+            for overrides in sweep.planned:
                 name = config.hydra.job.config_name
                 job = compose(name, overrides, return_hydra_config=True)
                 read(job, job.hydra)

@@ -11,6 +11,9 @@ import torch
 
 from rlrun.core.errors import BatchError
 
+STATE = "state_in/"
+"""Columns of a policy's state begin with it."""
+
 
 class Batch(dict[str, Any]):
     """Columns by name; every column has the same leading axis (rows).
@@ -137,7 +140,7 @@ def _columns_of_steps(sequences: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, column in sequences.items()
-        if not name.startswith("state_in/") and column.shape[:2] == shape
+        if not name.startswith(STATE) and column.shape[:2] == shape
     ]
 
 

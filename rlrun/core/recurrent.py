@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core.action_encoder import ActionEncoder
-from rlrun.core.batch import Batch
+from rlrun.core.batch import STATE, Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.family import make_family
 from rlrun.core.heads import make_heads
@@ -187,7 +187,7 @@ class Trunk:
         if before is not None:
             features = torch.cat([features, before], -1)
         memory = self.memory
-        columns = [f"state_in/{self.state_prefix}{name}" for name in memory.state_names]
+        columns = [f"{STATE}{self.state_prefix}{name}" for name in memory.state_names]
         rows.require(*columns)
         state = dict(zip(memory.state_names, map(rows.__getitem__, columns), strict=True))
         if "overlaps" in rows and self.owner.burn_in:
