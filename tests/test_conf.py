@@ -157,7 +157,13 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 
 
 def test_an_algorithm_brings_its_natural_exploration():
-    for algo, exploration in (("dqn", "epsilon_greedy"), ("rainbow", "greedy")):
+    for algo, exploration in (
+        ("dqn", "epsilon_greedy"),
+        ("rainbow", "greedy"),
+        ("sac", "stochastic_sampling"),
+        ("ddpg", "ornstein_uhlenbeck_noise"),
+        ("td3", "constant_gaussian_noise"),
+    ):
         brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
@@ -166,10 +172,13 @@ PRESETS = {
     "algo/qr_dqn",
     "algo/rainbow",
     "algo/simple_q",
+    "algo/td3",
+    "exploration/constant_gaussian_noise",
     "exploration/greedy",
     "model/custom",
     "model/mlp_lstm",
     "model/mlp_relu",
+    "model/no_layers",
 }
 """Files that change what their class has by default, or need a value that it has not."""
 
@@ -213,6 +222,22 @@ def test_qr_dqn_is_dqn_with_the_values_of_its_paper():
         "double_q": False,
         "lr": 5e-5,
         "adam_epsilon": 0.01 / 32,
+    }
+
+
+def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():
+    td3, ddpg = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("td3", "ddpg"))
+    # Fujimoto et al. (2018), section 6.1; its targets follow with the delayed actor (algorithm 1).
+    assert {key: value for key, value in td3.items() if value != ddpg[key]} == {
+        "twin_q": True,
+        "policy_delay": 2,
+        "smooth_target_policy": True,
+        "target_network_update_freq": 2,
+        "actor_lr": 1e-3,
+        "l2_reg": 0.0,
+        "tau": 0.005,
+        "learning_starts": 10_000,
+        "train_batch_size": 100,
     }
 
 

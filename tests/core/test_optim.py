@@ -206,3 +206,37 @@ def test_frozen_weights_stay_whatever_momentum_they_had():
     optimizer.step((frozen + moving).sum(), 0.1)
     assert torch.equal(frozen.detach(), before[0])
     assert not torch.equal(moving.detach(), before[1])
+
+
+def test_an_optimizer_of_a_part_moves_that_part_alone():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    twin = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    twin.load_state_dict(net.state_dict())
+    inputs = torch.linspace(-1, 1, 15).view(5, 3)
+    flat = FlatParameters(net)
+    optimizer = FlatAdam(flat, net[2])
+    reference = torch.optim.Adam(twin[2].parameters(), lr=0.1)
+    first = net[0].weight.detach().clone()
+    for _ in range(3):
+        optimizer.step(net(inputs).square().sum(), lr=0.1)
+        reference.zero_grad()
+        twin(inputs).square().sum().backward()
+        reference.step()
+    torch.testing.assert_close(net[2].weight, twin[2].weight)
+    torch.testing.assert_close(net[2].bias, twin[2].bias)
+    assert torch.equal(net[0].weight, first)
+    assert torch.count_nonzero(flat.grad[flat.part_of(net[0])]) == 0
+
+
+def test_a_part_that_is_frozen_within_a_part_stays_also_under_weight_decay():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = FlatAdam(FlatParameters(net), net[1])
+    net[1].weight.requires_grad_(False)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    optimizer.compute_gradients(net(torch.ones(1, 3)).sum())
+    optimizer.add_weight_decay(0.5)
+    optimizer.apply_gradients(0.1)
+    moved = [
+        not torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True)
+    ]
+    assert moved == [False, False, False, True]
