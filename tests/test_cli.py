@@ -26,7 +26,23 @@ from helpers_cli import (
     top_folders,
 )
 
-ALGORITHMS = ["a2c", "a3c", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+ALGORITHMS = [
+    *(
+        "a2c",
+        "a3c",
+        "appo",
+        "bc",
+        "cql",
+        "ddppo",
+        "dqn",
+        "impala",
+        "marwil",
+        "pg",
+        "ppo",
+        "rainbow",
+    ),
+    "sac",
+]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 

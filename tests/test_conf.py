@@ -29,6 +29,8 @@ TUNED_EXAMPLES = sorted((CONF / "tuned_examples").rglob("*.yaml"))
 NEEDED = {
     "env/gym": ["env.id=CartPole-v1"],
     "model/custom": ["model.module=torch.nn.Identity"],
+    "env/none": ["algo=bc", "input=tuned_examples/data/cartpole"],
+    **{f"algo/{name}": ["input=tuned_examples/data/cartpole"] for name in ("bc", "cql", "marwil")},
 }
 """What a choice cannot go without."""
 
@@ -161,7 +163,7 @@ def test_an_algorithm_brings_its_natural_exploration():
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-PRESETS = {"algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
+PRESETS = {"algo/bc", "algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
 """Files that change what their class has by default, or need a value that it has not."""
 
 
@@ -189,6 +191,11 @@ def test_rainbow_is_dqn_with_the_values_of_its_paper():
     # 80,000 and 32,000 frames (Hessel et al., 2018, table 1), 4 frames an env step.
     assert rainbow["learning_starts"] == 80_000 / 4
     assert rainbow["target_network_update_freq"] == 32_000 / 4
+
+
+def test_behaviour_cloning_is_marwil_with_beta_0():
+    bc, marwil = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("bc", "marwil"))
+    assert bc == {**marwil, "beta": 0.0}
 
 
 def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():
