@@ -27,21 +27,21 @@ from helpers_cli import (
 )
 
 ALGORITHMS = [
-    *(
-        "a2c",
-        "a3c",
-        "appo",
-        "bc",
-        "cql",
-        "ddppo",
-        "dqn",
-        "impala",
-        "marwil",
-        "pg",
-        "ppo",
-        "rainbow",
-    ),
+    "a2c",
+    "a3c",
+    "appo",
+    "bc",
+    "cql",
+    "ddpg",
+    "ddppo",
+    "dqn",
+    "impala",
+    "marwil",
+    "pg",
+    "ppo",
+    "rainbow",
     "sac",
+    "td3",
 ]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")

@@ -158,12 +158,27 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 
 
 def test_an_algorithm_brings_its_natural_exploration():
-    for algo, exploration in (("dqn", "epsilon_greedy"), ("rainbow", "greedy")):
+    for algo, exploration in (
+        ("dqn", "epsilon_greedy"),
+        ("rainbow", "greedy"),
+        ("sac", "stochastic_sampling"),
+        ("ddpg", "ornstein_uhlenbeck_noise"),
+        ("td3", "constant_gaussian_noise"),
+    ):
         brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-PRESETS = {"algo/bc", "algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
+PRESETS = {
+    "algo/bc",
+    "algo/rainbow",
+    "algo/td3",
+    "exploration/greedy",
+    "exploration/constant_gaussian_noise",
+    "model/mlp_relu",
+    "model/no_layers",
+    "model/custom",
+}
 """Files that change what their class has by default, or need a value that it has not."""
 
 
@@ -196,6 +211,22 @@ def test_rainbow_is_dqn_with_the_values_of_its_paper():
 def test_behaviour_cloning_is_marwil_with_beta_0():
     bc, marwil = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("bc", "marwil"))
     assert bc == {**marwil, "beta": 0.0}
+
+
+def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():
+    td3, ddpg = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("td3", "ddpg"))
+    # Fujimoto et al. (2018), section 6.1; its targets follow with the delayed actor (algorithm 1).
+    assert {key: value for key, value in td3.items() if value != ddpg[key]} == {
+        "twin_q": True,
+        "policy_delay": 2,
+        "smooth_target_policy": True,
+        "target_network_update_freq": 2,
+        "actor_lr": 1e-3,
+        "l2_reg": 0.0,
+        "tau": 0.005,
+        "learning_starts": 10_000,
+        "train_batch_size": 100,
+    }
 
 
 def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():
