@@ -25,7 +25,7 @@ DATA = {
     for env in ("cartpole", "pendulum")
 }
 """What of the tuned values is of no use without data."""
-OF_ONE_ENV = [name for name in FILES if name.rpartition("/")[2] in ENVS]
+OF_ONE_ENV = [name for name in FILES if "/" in name and name.rpartition("/")[2] in ENVS]
 
 Rlrun = Callable[..., Outcome]
 
