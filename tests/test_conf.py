@@ -30,6 +30,8 @@ TUNED_EXAMPLES = sorted((CONF / "tuned_examples").rglob("*.yaml"))
 NEEDED = {
     "env/gym": ["env.id=CartPole-v1"],
     "model/custom": ["model.module=torch.nn.Identity"],
+    "env/none": ["algo=bc", "input=tuned_examples/data/cartpole"],
+    **{f"algo/{name}": ["input=tuned_examples/data/cartpole"] for name in ("bc", "cql", "marwil")},
 }
 """What a choice cannot go without."""
 
@@ -169,6 +171,7 @@ def test_an_algorithm_brings_its_natural_exploration():
 
 
 PRESETS = {
+    "algo/bc",
     "algo/qr_dqn",
     "algo/rainbow",
     "algo/simple_q",
@@ -223,6 +226,11 @@ def test_qr_dqn_is_dqn_with_the_values_of_its_paper():
         "lr": 5e-5,
         "adam_epsilon": 0.01 / 32,
     }
+
+
+def test_behaviour_cloning_is_marwil_with_beta_0():
+    bc, marwil = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("bc", "marwil"))
+    assert bc == {**marwil, "beta": 0.0}
 
 
 def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():

@@ -19,7 +19,13 @@ from rlrun.parts import read_config
 TUNED = conf_dir() / "tuned"
 FILES = sorted(path.relative_to(TUNED).with_suffix("").as_posix() for path in TUNED.rglob("*.yaml"))
 ENVS = {path.stem for path in (conf_dir() / "env").glob("*.yaml")}
-OF_ONE_ENV = [name for name in FILES if name.rpartition("/")[2] in ENVS]
+DATA = {
+    f"{algo}/{env}": [f"input=tuned_examples/data/{env}"]
+    for algo in ("bc", "cql", "marwil")
+    for env in ("cartpole", "pendulum")
+}
+"""What of the tuned values is of no use without data."""
+OF_ONE_ENV = [name for name in FILES if "/" in name and name.rpartition("/")[2] in ENVS]
 
 Rlrun = Callable[..., Outcome]
 
@@ -55,7 +61,7 @@ def test_a_file_of_tuned_values_is_laid_over_the_whole_config(name):
 @pytest.mark.parametrize("name", OF_ONE_ENV)
 def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
     algo, _, env = name.rpartition("/")
-    plain = composed(f"algo={algo}", f"env={env}")
+    plain = composed(f"algo={algo}", f"env={env}", *DATA.get(name, []))
     assert plain["tuned"] == name
     read_config(plain)
     general = composed(f"algo={algo}", f"env={env}", "tuned=none")

@@ -37,7 +37,11 @@ def rlrun(unpacked: Path, tmp_path: Path):
 
 
 def yaml_files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
+    return files_of(folder, "*.yaml")
+
+
+def files_of(folder: Path, pattern: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
 
 
 def test_the_wheel_holds_every_file_of_conf_and_the_tuned_examples(unpacked):
@@ -45,6 +49,9 @@ def test_the_wheel_holds_every_file_of_conf_and_the_tuned_examples(unpacked):
     in_checkout = {name for name in files if not name.startswith("tuned_examples/")}
     shipped = {f"tuned_examples/{name}" for name in yaml_files(ROOT / "tuned_examples")}
     assert yaml_files(unpacked / "rlrun" / "conf") == in_checkout | shipped
+    data = files_of(ROOT / "tuned_examples", "*.jsonl")
+    assert files_of(unpacked / "rlrun" / "conf" / "tuned_examples", "*.jsonl") == data
+    assert data
 
 
 def test_the_wheel_trains_resumes_rolls_out_and_lists(rlrun, unpacked, tmp_path):

@@ -12,21 +12,15 @@ from gymnasium import spaces
 
 from rlrun.algos.off_policy_actor_critic import OffPolicyActorCritic, spread
 from rlrun.core import losses, soft_q
-from rlrun.core.actor_with_critics import ActorWithCritics, box_width, check_box
+from rlrun.core.actor_with_critics import check_box
 from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
-from rlrun.core.distribution_base import Distribution
-from rlrun.core.distributions import Categorical
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
-from rlrun.core.squashed_gaussian import SquashedGaussian
+from rlrun.core.soft_policy import entropy_to_hold, make_soft_policy
 from rlrun.core.target import Target
 from rlrun.core.temperature import Temperature
-
-AUTO_SHARE = 0.98
-"""Of the largest entropy of discrete actions, what `target_entropy: auto` asks for (Christodoulou,
-2019, sec. 5)."""
 
 
 @dataclass(kw_only=True)
@@ -60,17 +54,10 @@ class SAC(OffPolicyActorCritic):
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model
     ) -> Policy:
-        distribution: type[Distribution] = SquashedGaussian
-        if isinstance(action_space, spaces.Discrete):
-            distribution, num_outputs = Categorical, int(action_space.n)
-        else:
-            num_outputs = 2 * box_width(action_space)
-        return ActorWithCritics(
+        return make_soft_policy(
             obs_space,
             action_space,
             model,
-            distribution=distribution,
-            num_outputs=num_outputs,
             actor_hiddens=self.actor_hiddens,
             critic_hiddens=self.critic_hiddens,
             num_critics=self.num_critics,
@@ -78,9 +65,8 @@ class SAC(OffPolicyActorCritic):
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
-        self.temperature = Temperature(
-            self.initial_alpha, self._target_entropy(), device, self.adam_epsilon
-        )
+        entropy = entropy_to_hold(policy.action_space, self.target_entropy)
+        self.temperature = Temperature(self.initial_alpha, entropy, device, self.adam_epsilon)
 
     def make_target(self) -> Target:
         return Target(
@@ -140,14 +126,6 @@ class SAC(OffPolicyActorCritic):
         loss = -values.mean()
         self.actor_optimizer.step(loss, self.scheduled("actor_lr"), self.grad_clip)
         return loss.detach(), negative_entropies.detach()
-
-    def _target_entropy(self) -> float:
-        if self.target_entropy != "auto":
-            return self.target_entropy
-        space = self.policy.action_space
-        if isinstance(space, spaces.Discrete):
-            return AUTO_SHARE * math.log(int(space.n))
-        return -float(box_width(space))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "temperature": self.temperature.state_dict()}

@@ -34,6 +34,8 @@ class Target:
         self.network = copy.deepcopy(online)
         self.network.requires_grad_(False)
         self.network.eval()
+        # Products round by where weights lie: there from the first, as after it has followed.
+        self.network.flat.bind()
         self.interval = interval
         self.tau = tau
         self.last_update = 0
