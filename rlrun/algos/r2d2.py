@@ -184,6 +184,10 @@ class R2D2(OffPolicy):
     def replayed_steps(self) -> int:
         return self.policy.max_seq_len + 1
 
+    @property
+    def new_steps(self) -> int:
+        return self.policy.max_seq_len - self.overlapping_steps
+
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """Huber loss of the n-step TD errors of all steps that are learned; `td_error` has one
         number for each sequence, its priority."""
