@@ -216,6 +216,7 @@ class EnvSampler:
 
     def _reset_memory(self) -> None:
         """The policy knows of nothing yet, in every env."""
+        self.actor.exploration.reset(np.ones(self.env.num_envs, bool))
         self.state = self.actor.policy.initial_state(self.env.num_envs)
         self.previous = self.actor.no_previous(self.env.num_envs)
 
@@ -295,7 +296,8 @@ class EnvSampler:
         return next_obs
 
     def _forget(self, envs: np.ndarray) -> None:
-        """The policy's memory of the envs in the mask [B] begins anew."""
+        """The policy's memory of the envs in the mask [B] begins anew, and exploration's."""
+        self.actor.exploration.reset(envs)
         if self.state:
             fresh = self.actor.policy.initial_state(self.env.num_envs)
             for name, part in self.state.items():

@@ -339,6 +339,7 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
+        cut = None
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])
             self._cutter.truncate(cut)
@@ -346,6 +347,8 @@ class RolloutWorker:
             self.callbacks.load_state_dict(state["callbacks"])
         for policy_id, actor_state in state["actors"].items():
             self.actors[policy_id].load_state_dict(actor_state)
+            if cut is not None:
+                self.actors[policy_id].exploration.reset(cut)
         if self.worker_index > 0:
             seeding.restore_process_rng_state(state["process_rng"])
 

@@ -7,10 +7,22 @@ import pytest
 from gymnasium import spaces
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rlrun.core.actions import ActionConverter
+from rlrun.core.actions import ActionConverter, Simplex
+from rlrun.core.deterministic import Deterministic
 from rlrun.core.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical
-from rlrun.core.errors import ConfigError, RlrunError
-from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
+from rlrun.core.errors import ConfigError, RlrunError, SpaceError
+from rlrun.core.exploration import (
+    EpsilonGreedy,
+    GaussianNoise,
+    OrnsteinUhlenbeckNoise,
+    PerWorkerEpsilonGreedy,
+    PerWorkerGaussianNoise,
+    PerWorkerOrnsteinUhlenbeckNoise,
+    Random,
+    SoftQ,
+    StochasticSampling,
+)
+from rlrun.core.exploration.per_worker import degrees
 
 ROWS = 20_000
 NO_ACTION = -np.inf
@@ -161,3 +173,195 @@ def test_without_exploration_the_mode_is_certain(exploration):
 def test_random_timesteps_are_not_negative():
     with pytest.raises(ConfigError, match=r"exploration\.random_timesteps=-1"):
         StochasticSampling(random_timesteps=-1)
+
+
+# Additive noise
+
+
+BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
+TWO = spaces.Discrete(2)
+
+
+def continuous(*actions: float, number: int = ROWS) -> Deterministic:
+    return Deterministic(rows(*actions, number=number))
+
+
+def density(noise: np.ndarray, stddev: float) -> np.ndarray:
+    """Of independent normal noise [N, d]."""
+    terms = -0.5 * (noise / stddev) ** 2 - math.log(stddev * math.sqrt(2.0 * math.pi))
+    return terms.sum(-1)
+
+
+def test_gaussian_noise_is_scaled_by_time_and_reports_its_density():
+    noise = GaussianNoise(stddev=0.1, random_timesteps=0, final_scale=0.5, scale_timesteps=100)
+    for timestep, stddev in ((0, 0.1), (50, 0.075), (1000, 0.05)):
+        actions, log_probs = drawn(noise, BOX, continuous(0.1, -0.2), timestep)
+        added = actions - np.array([0.1, -0.2], np.float32)
+        assert added.std(0) == pytest.approx(stddev, rel=0.03)
+        assert added.mean(0) == pytest.approx(0.0, abs=4 * stddev / math.sqrt(ROWS))
+        assert_allclose(log_probs, density(added, stddev), atol=1e-3)
+        assert actions.dtype == log_probs.dtype == np.float32
+
+
+def test_noise_is_clipped_to_the_bounds():
+    actions, _ = drawn(GaussianNoise(random_timesteps=0), BOX, continuous(1.0, -1.0))
+    assert actions.max() == 1.0
+    assert actions.min() == -1.0
+    assert 0.4 < (actions[:, 0] == 1.0).mean() < 0.6
+
+
+def test_noise_of_scale_0_is_the_mode_for_certain():
+    noise = GaussianNoise(random_timesteps=0, scale_schedule=0.0)
+    actions, log_probs = drawn(noise, BOX, continuous(0.3, 0.4, number=5))
+    assert_array_equal(actions, rows(0.3, 0.4, number=5))
+    assert_array_equal(log_probs, 0.0)
+
+
+@pytest.mark.parametrize("kind", [GaussianNoise, OrnsteinUhlenbeckNoise])
+def test_noise_is_only_added_when_exploring_and_after_the_random_steps(kind):
+    noise = kind(random_timesteps=10)
+    modes, log_probs = drawn(noise, BOX, continuous(0.3, 0.4), 20, explore=False)
+    assert_array_equal(modes, rows(0.3, 0.4))
+    assert_array_equal(log_probs, 0.0)
+    uniform, log_probs = drawn(noise, BOX, continuous(0.3, 0.4), 9)
+    assert uniform.std(0) == pytest.approx(2.0 / math.sqrt(12.0), rel=0.03)
+    assert_allclose(log_probs, -2.0 * math.log(2.0), rtol=1e-6)
+
+
+def test_ornstein_uhlenbeck_noise_follows_its_recursion():
+    noise = OrnsteinUhlenbeckNoise(
+        ou_theta=0.5, ou_sigma=0.4, ou_base_scale=0.1, random_timesteps=0, scale_schedule=0.5
+    ).for_worker(action_space=BOX, rng=np.random.default_rng(3))
+    twin = np.random.default_rng(3)
+    x = np.zeros((4, 2))
+    for step in range(5):
+        normal = twin.standard_normal((4, 2), dtype=np.float32)
+        x = 0.5 * x + 0.4 * normal
+        actions, log_probs = noise.get_exploration_action(continuous(0.0, 0.1, number=4), step)
+        # Bounds are 2 wide.
+        assert_allclose(actions, rows(0.0, 0.1, number=4) + 0.5 * 0.1 * 2.0 * x, atol=1e-6)
+        assert_allclose(log_probs, density(0.04 * normal, 0.04), atol=1e-5)
+        if step == 2:
+            ended = np.array([False, True, False, True])
+            noise.reset(ended)
+            x[ended] = 0.0
+
+
+def test_ornstein_uhlenbeck_noise_goes_on_where_it_was_saved():
+    def made() -> OrnsteinUhlenbeckNoise:
+        noise = OrnsteinUhlenbeckNoise(random_timesteps=0)
+        return noise.for_worker(action_space=BOX, rng=np.random.default_rng(3))
+
+    one, other = made(), made()
+    for _ in range(3):
+        one.get_exploration_action(continuous(0.0, 0.0, number=2), 0)
+    other.load_state_dict(one.state_dict())
+    other.rng.bit_generator.state = one.rng.bit_generator.state
+    found = [
+        each.get_exploration_action(continuous(0.0, 0.0, number=2), 0) for each in (one, other)
+    ]
+    assert_array_equal(found[0][0], found[1][0])
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2), Simplex(3), spaces.MultiBinary(2)])
+def test_noise_needs_continuous_actions(space):
+    with pytest.raises(SpaceError, match="adds noise to continuous actions"):
+        GaussianNoise().for_worker(action_space=space, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (GaussianNoise, {"stddev": 0.0}),
+        (GaussianNoise, {"random_timesteps": -1}),
+        (GaussianNoise, {"initial_scale": math.nan}),
+        (GaussianNoise, {"scale_schedule": -1.0}),
+        (OrnsteinUhlenbeckNoise, {"ou_sigma": 0.0}),
+        (OrnsteinUhlenbeckNoise, {"ou_theta": -0.1}),
+        (SoftQ, {"temperature": 0.0}),
+        (SoftQ, {"random_timesteps": -1}),
+    ],
+)
+def test_values_out_of_range_are_refused(kind, given):
+    with pytest.raises(ConfigError, match=f"exploration.{next(iter(given))}"):
+        kind(**given)
+
+
+# Per worker
+
+
+def test_each_env_of_each_worker_has_its_own_epsilon():
+    """0.4 ** (1 + 7 i / (N - 1)) of the paper for i = 0 .. 3 of N = 4: two workers of two envs."""
+    expected = [0.4**1, 0.4 ** (1 + 7 / 3), 0.4 ** (1 + 14 / 3), 0.4**8]
+    found = []
+    for worker_index in (1, 2):
+        epsilon = PerWorkerEpsilonGreedy().for_worker(
+            action_space=spaces.Discrete(2),
+            rng=np.random.default_rng(worker_index),
+            worker_index=worker_index,
+            num_workers=2,
+        )
+        draws = [
+            epsilon.get_exploration_action(Categorical(rows(1.0, 0.0, number=2)), step)
+            for step in range(ROWS)
+        ]
+        found += list(np.mean([actions for actions, _ in draws], axis=0))
+        for actions, log_probs in draws[:50]:
+            shares = np.array(expected[2 * worker_index - 2 : 2 * worker_index])
+            probabilities = np.where(actions == 0, 1.0 - shares / 2, shares / 2)
+            assert_allclose(log_probs, np.log(probabilities), rtol=1e-5)
+    assert found == pytest.approx([share / 2 for share in expected], abs=0.01)
+
+
+def test_a_worker_that_is_alone_explores_most():
+    epsilon = PerWorkerEpsilonGreedy()
+    actions, _ = drawn(epsilon, spaces.Discrete(2), Categorical(rows(1.0, 0.0, number=1)))
+    assert degrees(epsilon.for_worker(action_space=TWO, rng=np.random.default_rng(0)), 1) == 0.4
+    modes, log_probs = drawn(epsilon, TWO, Categorical(rows(1.0, 0.0)), explore=False)
+    assert actions.shape == (1,)
+    assert_array_equal(modes, 0)
+    assert_array_equal(log_probs, 0.0)
+
+
+@pytest.mark.parametrize("kind", [PerWorkerGaussianNoise, PerWorkerOrnsteinUhlenbeckNoise])
+def test_each_env_has_its_own_scale_of_noise(kind):
+    noise = kind(random_timesteps=0).for_worker(
+        action_space=BOX, rng=np.random.default_rng(0), worker_index=1, num_workers=2
+    )
+    first = []
+    for step in range(2000):
+        actions, _ = noise.get_exploration_action(continuous(0.0, 0.0, number=2), 10**6 + step)
+        first.append(actions)
+        noise.reset(np.ones(2, bool))
+    spread = np.std(first, axis=(0, 2))
+    assert spread[0] / spread[1] == pytest.approx(0.4 ** (-7 / 3), rel=0.1)
+
+
+# Soft Q, random
+
+
+def test_soft_q_draws_by_values_over_the_temperature():
+    dist = Categorical(rows(1.0, 2.0, NO_ACTION))
+    actions, log_probs = drawn(SoftQ(temperature=0.5), spaces.Discrete(3), dist)
+    better = math.exp(4.0) / (math.exp(2.0) + math.exp(4.0))
+    assert_reported_as_drawn(actions, log_probs, {0: 1.0 - better, 1: better})
+    modes, _ = drawn(SoftQ(temperature=0.5), spaces.Discrete(3), dist, explore=False)
+    assert_array_equal(modes, 1)
+
+
+def test_soft_q_softens_each_part_of_several_discrete_actions():
+    dist = MultiCategorical(rows(0.0, 2.0, 1.0, 0.0, 0.0), [2, 3])
+    actions, log_probs = drawn(SoftQ(temperature=2.0), spaces.MultiDiscrete([2, 3]), dist)
+    first = math.e / (1.0 + math.e)
+    second = math.exp(0.5) / (math.exp(0.5) + 2.0)
+    assert (actions[:, 0] == 1).mean() == pytest.approx(first, abs=0.015)
+    is_it = (actions == [1, 0]).all(-1)
+    assert_allclose(log_probs[is_it], math.log(first * second), rtol=1e-5)
+
+
+def test_random_has_nothing_to_do_with_the_policy():
+    dist = Categorical(rows(9.0, 0.0, NO_ACTION))
+    actions, log_probs = drawn(Random(), spaces.Discrete(3), dist, timestep=10**9)
+    assert_reported_as_drawn(actions, log_probs, {0: 0.5, 1: 0.5})
+    modes, _ = drawn(Random(), spaces.Discrete(3), dist, explore=False)
+    assert_array_equal(modes, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlrun.core.distributions import Distribution
+from rlrun.core.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -44,6 +46,10 @@ class Exploration:
     def check_space(self) -> None:
         """Raise SpaceError if `self.action_space` is not one that this class explores."""
 
+    def reset(self, envs: np.ndarray) -> None:
+        """The episodes of the envs in the mask [N] have ended; what is carried from step to step
+        begins anew."""
+
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +67,12 @@ class Exploration:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
+
+
+def check_not_negative(exploration: Exploration, *names: str, exclusive: bool = False) -> None:
+    """Raise ConfigError if one of the hyperparameters is below 0 (`exclusive`: is not above)."""
+    for name in names:
+        value = getattr(exploration, name)
+        if not (math.isfinite(value) and (value > 0.0 or (value == 0.0 and not exclusive))):
+            bound = "above 0" if exclusive else "at least 0"
+            raise ConfigError(f"exploration.{name}={value} must be a finite number, {bound}.")

@@ -69,19 +69,27 @@ class EpsilonGreedy(Exploration):
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        modes = action_dist.mode()
         epsilon = self._epsilon(timestep) if explore else 0.0
-        if epsilon == 0.0:
-            return modes, np.zeros(len(modes), np.float32)
-        num_valid = count_valid(action_dist.inputs)
-        share = epsilon / num_valid
-        log, log1p = (math.log, math.log1p) if isinstance(num_valid, int) else (np.log, np.log1p)
-        log_probs = np.empty(len(modes), np.float32)
-        # A mode is drawn at random as well. Of equally good actions the first is the mode.
-        log_probs[:] = log1p(share - epsilon)
-        is_random = self.rng.random(len(modes)) < epsilon
-        if not np.count_nonzero(is_random):
-            return modes, log_probs
-        choices = choose_valid(action_dist.inputs, num_valid, self.rng)
-        actions = np.where(is_random, choices, modes)
-        return actions, np.where(actions == modes, log_probs, np.float32(log(share)))
+        return draw_epsilon_greedily(action_dist, epsilon, self.rng)
+
+
+def draw_epsilon_greedily(
+    dist: Distribution, epsilon: float | np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Actions [N] and their log-probabilities [N] by the rule of `EpsilonGreedy`, with one epsilon
+    for all rows, or one above 0 for each, [N]."""
+    modes = dist.mode()
+    if isinstance(epsilon, float) and epsilon == 0.0:
+        return modes, np.zeros(len(modes), np.float32)
+    num_valid = count_valid(dist.inputs)
+    share = epsilon / num_valid
+    log, log1p = (math.log, math.log1p) if isinstance(share, float) else (np.log, np.log1p)
+    log_probs = np.empty(len(modes), np.float32)
+    # A mode is drawn at random as well. Of equally good actions the first is the mode.
+    log_probs[:] = log1p(share - epsilon)
+    is_random = rng.random(len(modes)) < epsilon
+    if not np.count_nonzero(is_random):
+        return modes, log_probs
+    choices = choose_valid(dist.inputs, num_valid, rng)
+    actions = np.where(is_random, choices, modes)
+    return actions, np.where(actions == modes, log_probs, np.float32(log(share)))

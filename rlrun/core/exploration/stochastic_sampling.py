@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrun.core.distributions import Distribution
-from rlrun.core.errors import ConfigError
-from rlrun.core.exploration.base import Exploration
+from rlrun.core.exploration.base import Exploration, check_not_negative
 from rlrun.core.exploration.random_actions import random_actions
 
 
@@ -21,10 +20,7 @@ class StochasticSampling(Exploration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.random_timesteps < 0:
-            raise ConfigError(
-                f"exploration.random_timesteps={self.random_timesteps} must be at least 0."
-            )
+        check_not_negative(self, "random_timesteps")
 
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
