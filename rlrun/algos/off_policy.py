@@ -182,6 +182,11 @@ class OffPolicy(Algorithm):
         """Where replayed rows are sequences: their steps; shorter ones are padded."""
         return None
 
+    @property
+    def new_steps(self) -> int:
+        """Env steps that a replayed row has and the one before has not."""
+        return 1
+
     def make_buffer(self, rng: np.random.Generator) -> Any:
         """The buffer of the replay side."""
         storage = self.make_storage()
@@ -206,7 +211,7 @@ class OffPolicy(Algorithm):
                 f"{shape}. Use algo.replay_frames=null."
             )
         if are_images and self.replay_frames is not False:
-            return FrameStorage(self.buffer_size, shape, place)
+            return FrameStorage(self.buffer_size, shape, place, self.new_steps)
         return Storage(self.buffer_size, place)
 
     def apply_hyperparameters(self) -> None:

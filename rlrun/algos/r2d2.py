@@ -34,8 +34,7 @@ class R2D2(OffPolicy):
     `model.max_seq_len` steps of one episode, which start from the state that the worker had there.
 
     Rows are sequences; defaults are the paper's (table 2), which conf/algo/r2d2.yaml lists.
-    Deviations: Huber's loss in place of the square, as in DQN; the learner is fed by as many
-    sequences as workers bring, at the pace of `training_intensity`.
+    A deviation is Huber's loss in place of the square, as in DQN.
     """
 
     gamma: float = 0.997
@@ -183,6 +182,10 @@ class R2D2(OffPolicy):
     @property
     def replayed_steps(self) -> int:
         return self.policy.max_seq_len + 1
+
+    @property
+    def new_steps(self) -> int:
+        return self.policy.max_seq_len - self.overlapping_steps
 
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """Huber loss of the n-step TD errors of all steps that are learned; `td_error` has one

@@ -30,9 +30,17 @@ class FrameStorage(Storage):
     floats are stored as they are.
     """
 
-    def __init__(self, capacity: int, shape: tuple[int, ...], place: Memory | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        shape: tuple[int, ...],
+        place: Memory | None = None,
+        new_frames: int = 1,
+    ) -> None:
         super().__init__(capacity, place)
         self.shape = shape
+        self.new_frames = new_frames
+        """Frames that a row brings, but for those at an episode's start, which are few."""
         self.frames: Frames | None = None
 
     def write(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
@@ -82,8 +90,7 @@ class FrameStorage(Storage):
             for name in OBSERVATIONS
             if name in batch
         }
-        # A row brings one new frame; those at an episode's start are few.
-        self._make_columns({**batch, **places}, self.frames.frame_bytes)
+        self._make_columns({**batch, **places}, self.new_frames * self.frames.frame_bytes)
 
     def _make_frames(self, dtype: Any) -> Frames:
         return Frames(self._frame_shape, np.dtype(dtype), self.place)
