@@ -156,7 +156,11 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 
 
 def test_an_algorithm_brings_its_natural_exploration():
-    for algo, exploration in (("dqn", "epsilon_greedy"), ("rainbow", "greedy")):
+    for algo, exploration in (
+        ("apex", "per_worker_epsilon_greedy"),
+        ("dqn", "epsilon_greedy"),
+        ("rainbow", "greedy"),
+    ):
         brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 

@@ -135,6 +135,16 @@ def tiny(algo: str, *choices: str, **values: Any) -> dict[str, Any]:
     return config(f"algo={algo}", "tuned=none", *choices, **{**sizes, **values})
 
 
+def tiny_apex(**values: Any) -> dict[str, Any]:
+    """A config whose workers act for a while with weights that are older than the learner's."""
+    sizes = {
+        "algo__num_replay_buffer_shards": 3,
+        "algo__rollout_fragment_length": 10,
+        "algo__buffer_size": 150,
+    }
+    return tiny_dqn("algo=apex", "tuned=none", **{**sizes, **values})
+
+
 CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     "ppo": tiny_ppo,
     "ppo with evaluation that explores": lambda: tiny_ppo(
@@ -167,6 +177,13 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "dqn with training intensity": lambda: tiny_dqn(
         algo__training_intensity=3.3, algo__tau=0.1, algo__target_network_update_freq=1
+    ),
+    "apex": lambda: tiny_apex(algo__max_weight_sync_delay=70, **EVALUATION),
+    "apex with training intensity on filtered observations": lambda: tiny_apex(
+        algo__max_weight_sync_delay=1, algo__training_intensity=3.3, **FILTERED
+    ),
+    "apex with noisy layers of whole episodes": lambda: tiny_apex(
+        algo__noisy=True, algo__batch_mode="complete_episodes"
     ),
     "rainbow": lambda: tiny_dqn("algo=rainbow", **EVALUATION),
     "rainbow with evaluation that explores": lambda: tiny_dqn(
