@@ -23,10 +23,12 @@ _PUBLIC = {
     "PPO": "rlrun.algos.ppo",
     "DDPPO": "rlrun.algos.ddppo",
     "DQN": "rlrun.algos.dqn",
+    "SAC": "rlrun.algos.sac",
+    "DDPG": "rlrun.algos.ddpg",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 
-_BUILDS_TRAINERS = ("Algorithm", "PPO", "DDPPO", "DQN")
+_BUILDS_TRAINERS = ("Algorithm", "PPO", "DDPPO", "DQN", "SAC", "DDPG")
 """Classes with a method `build`, which lies below what builds."""
 
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604

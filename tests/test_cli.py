@@ -26,7 +26,22 @@ from helpers_cli import (
     top_folders,
 )
 
-ALGORITHMS = ["a2c", "a3c", "apex", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+ALGORITHMS = [
+    "a2c",
+    "a3c",
+    "apex",
+    "apex_ddpg",
+    "appo",
+    "ddpg",
+    "ddppo",
+    "dqn",
+    "impala",
+    "pg",
+    "ppo",
+    "rainbow",
+    "sac",
+    "td3",
+]
 
 ONE_ITERATION = (*TINY, "stop.training_iteration=1")
 

@@ -61,6 +61,57 @@ ENVS: dict[str, list[str]] = {
 }
 
 
+FROM_REPLAY = [
+    "algo.actor_hiddens=[8]",
+    "algo.critic_hiddens=[8]",
+    "algo.train_batch_size=16",
+    "algo.buffer_size=100",
+    "algo.learning_starts=30",
+    "algo.num_envs_per_worker=2",
+]
+BOX_ACTIONS = ["env=gym", "env.id=space_envs.MatchEnv", "env.env_config.actions=box"]
+IMAGES = [
+    "env=gym",
+    "env.id=space_envs.NestedImageEnv",
+    "model=cnn",
+    "model.conv_filters=[[2,3,2]]",
+    "model.post_fcnet_hiddens=[8]",
+]
+FILTERED = ["env=pendulum", "env.horizon=20", "env.observation_filter=MeanStdFilter"]
+TD3_SIZES = ["exploration.random_timesteps=20"]
+ACTOR_CRITICS = {
+    "sac box": ("sac", BOX_ACTIONS),
+    "sac filtered, prioritised, 3 steps": (
+        "sac",
+        [*FILTERED, "algo.prioritized_replay=true", "algo.n_step=3"],
+    ),
+    "sac discrete, more updates than steps": (
+        "sac",
+        ["env=cartpole", "algo.training_intensity=40"],
+    ),
+    "sac dict observations": (
+        "sac",
+        ["env=gym", "env.id=toy_envs.DictObsEnv", "algo.twin_q=false"],
+    ),
+    "sac images, one encoder": ("sac", IMAGES),
+    "sac images, two encoders": ("sac", [*IMAGES, "model.vf_share_layers=false"]),
+    "td3 box": ("td3", [*BOX_ACTIONS, *TD3_SIZES]),
+    "td3 filtered, whole episodes": (
+        "td3",
+        [*FILTERED, *TD3_SIZES, "algo.batch_mode=complete_episodes"],
+    ),
+    "td3 images": (
+        "td3",
+        [
+            *IMAGES,
+            *TD3_SIZES,
+            "env.id=toy_envs.ImageAndForceEnv",
+        ],
+    ),
+    "ddpg box": ("ddpg", [*BOX_ACTIONS, *TD3_SIZES, "algo.prioritized_replay=true"]),
+}
+
+
 def settings(algo: str, model: str, env: str) -> dict[str, Any]:
     overrides = [*ENVS[env], *SIZES[algo], *MODELS[model], *MEMORY_SIZE[model]]
     overrides += ["tuned=none", "algo.timesteps_per_iteration=60"]
@@ -74,8 +125,20 @@ def settings(algo: str, model: str, env: str) -> dict[str, Any]:
     + [(model, env) for model in ("lstm", "gtrxl") for env in ENVS],
 )
 def test_it_learns_and_goes_on_where_it_was(algo, model, env, tmp_path):
+    assert_learns_and_goes_on(settings(algo, model, env), tmp_path)
+
+
+@pytest.mark.parametrize("case", ACTOR_CRITICS)
+def test_actor_critics_from_replay_learn_and_go_on_where_they_were(case, tmp_path):
+    algo, overrides = ACTOR_CRITICS[case]
+    common = ["tuned=none", "algo.timesteps_per_iteration=30", *FROM_REPLAY]
+    given = {"algo": algo, "overrides": [*common, *overrides], "seed": 1}
+    assert_learns_and_goes_on(given, tmp_path)
+
+
+def assert_learns_and_goes_on(given: dict[str, Any], tmp_path: Any) -> None:
     def make():
-        return make_trainer(**settings(algo, model, env))
+        return make_trainer(**given)
 
     with make() as trainer:
         before = trainer.get_weights()["default_policy"]

@@ -158,14 +158,26 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 def test_an_algorithm_brings_its_natural_exploration():
     for algo, exploration in (
         ("apex", "per_worker_epsilon_greedy"),
+        ("apex_ddpg", "per_worker_ornstein_uhlenbeck_noise"),
         ("dqn", "epsilon_greedy"),
         ("rainbow", "greedy"),
+        ("sac", "stochastic_sampling"),
+        ("ddpg", "ornstein_uhlenbeck_noise"),
+        ("td3", "constant_gaussian_noise"),
     ):
         brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-PRESETS = {"algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
+PRESETS = {
+    "algo/rainbow",
+    "algo/td3",
+    "exploration/greedy",
+    "exploration/constant_gaussian_noise",
+    "model/mlp_relu",
+    "model/no_layers",
+    "model/custom",
+}
 """Files that change what their class has by default, or need a value that it has not."""
 
 
@@ -193,6 +205,22 @@ def test_rainbow_is_dqn_with_the_values_of_its_paper():
     # 80,000 and 32,000 frames (Hessel et al., 2018, table 1), 4 frames an env step.
     assert rainbow["learning_starts"] == 80_000 / 4
     assert rainbow["target_network_update_freq"] == 32_000 / 4
+
+
+def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():
+    td3, ddpg = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("td3", "ddpg"))
+    # Fujimoto et al. (2018), section 6.1; its targets follow with the delayed actor (algorithm 1).
+    assert {key: value for key, value in td3.items() if value != ddpg[key]} == {
+        "twin_q": True,
+        "policy_delay": 2,
+        "smooth_target_policy": True,
+        "target_network_update_freq": 2,
+        "actor_lr": 1e-3,
+        "l2_reg": 0.0,
+        "tau": 0.005,
+        "learning_starts": 10_000,
+        "train_batch_size": 100,
+    }
 
 
 def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():

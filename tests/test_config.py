@@ -557,7 +557,7 @@ def test_hints_come_from_the_algorithm_that_is_chosen():
 
 
 def test_an_unknown_choice_lists_all_choices():
-    assert "Allowed: a2c, a3c, apex, appo, ddppo, dqn, impala, pg, ppo, rainbow" in refusal_of(
+    assert "Allowed: a2c, a3c, apex, apex_ddpg, appo, ddpg, ddppo, dqn, impala" in refusal_of(
         "algo=dqnn"
     )
 

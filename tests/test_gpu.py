@@ -14,6 +14,7 @@ SMALL = {
     "ppo": ["algo.train_batch_size=128", "algo.minibatch_size=64", "algo.num_epochs=2"],
     "dqn": ["algo.learning_starts=100", "algo.timesteps_per_iteration=200"],
     "rainbow": ["algo.learning_starts=100", "algo.timesteps_per_iteration=200"],
+    "sac": ["algo.learning_starts=100", "algo.timesteps_per_iteration=200"],
 }
 
 

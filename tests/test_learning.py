@@ -86,6 +86,49 @@ def test_dqn_crosses_the_frozen_lake_that_is_not_slippery(overrides):
     assert best_mean_reward(trainer, 8) > 0.5
 
 
+MATCH_ENV = ["env=gym", "env.id=space_envs.MatchEnv"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "overrides"),
+    [
+        pytest.param("sac", ["env.env_config.actions=box"], id="sac"),
+        pytest.param("sac", ["env.env_config.actions=discrete"], id="sac-discrete"),
+        pytest.param("td3", ["env.env_config.actions=box"], id="td3"),
+        pytest.param(
+            "ddpg", ["env.env_config.actions=box", "algo.actor_lr=1e-3", "algo.l2_reg=0"], id="ddpg"
+        ),
+    ],
+)
+def test_actor_critics_from_replay_learn_to_do_what_they_are_shown(algo, overrides):
+    # Random actions get 3 to 4 of the 8 that an episode pays.
+    common = [
+        "tuned=none",
+        "algo.gamma=0.0",
+        "algo.critic_lr=1e-2",
+        "algo.actor_lr=3e-3",
+        "algo.actor_hiddens=[32]",
+        "algo.critic_hiddens=[32]",
+        "algo.learning_starts=200",
+        "algo.train_batch_size=64",
+        "algo.timesteps_per_iteration=400",
+    ]
+    alpha = ["algo.initial_alpha=0.01", "algo.entropy_lr=0"]
+    common += alpha if algo == "sac" else ["exploration.random_timesteps=200"]
+    trainer = make_trainer(algo, overrides=[*MATCH_ENV, *common, *overrides], seed=1)
+    assert best_mean_reward(trainer, 6) > 6.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sac_swings_the_pendulum_up_within_a_few_thousand_steps():
+    evaluation = ["evaluation.interval=7", "evaluation.duration=10"]
+    with make_trainer("sac", env="pendulum", overrides=evaluation, seed=1) as trainer:
+        results = [trainer.train() for _ in range(7)]
+    assert results[-1]["timesteps_total"] == 7000
+    assert results[-1]["evaluation"]["episode_reward_mean"] > -200
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", TUNED_EXAMPLES, ids=lambda path: path.stem)

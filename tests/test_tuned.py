@@ -65,7 +65,8 @@ def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
 
 
 @pytest.mark.parametrize(
-    "algo", ["a2c", "a3c", "apex", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow"]
+    "algo",
+    ["a2c", "a3c", "apex", "appo", "ddppo", "dqn", "impala", "pg", "ppo", "rainbow", "sac"],
 )
 def test_cartpole_is_tuned_for_every_algorithm(algo):
     assert composed(f"algo={algo}")["tuned"] == f"{algo}/cartpole"

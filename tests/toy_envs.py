@@ -291,6 +291,23 @@ class ImageEnv(CountingEnv):
         return np.full((12, 12), self.steps % 256, np.uint8)
 
 
+class ImageAndForceEnv(CountingEnv):
+    """Counts in 8 steps an episode, shows it as 12 x 12 grey pixels, and pays the force of its one
+    continuous action, from 0 to 2."""
+
+    def __init__(self) -> None:
+        super().__init__(terminates_at=8)
+        self.observation_space = spaces.Box(0, 255, (12, 12), np.uint8)
+        self.action_space = spaces.Box(0.0, 2.0, (1,), np.float32)
+
+    def step(self, action: Any) -> Step:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, float(action[0]), terminated, truncated, info
+
+    def _observation(self) -> np.ndarray:
+        return np.full((12, 12), min(20 * self.steps, 255), np.uint8)
+
+
 class StuckEnv(CountingEnv):
     """Never comes back from its first step."""
 

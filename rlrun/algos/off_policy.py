@@ -24,7 +24,8 @@ from rlrun.core.target import Target
 @dataclass(kw_only=True)
 class OffPolicy(Algorithm):
     """Base of algorithms that learn from replayed transitions against a target network. An heir
-    adds `make_policy` and `loss`, whose metrics have `td_error`, a vector [N]."""
+    adds `make_policy`, and `loss` or (with several losses) `update`, whose metrics have `td_error`,
+    a vector [N]."""
 
     train_batch_size: int = 256
     """Rows of one update."""
@@ -136,7 +137,7 @@ class OffPolicy(Algorithm):
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
-        self.target = Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
+        self.target = self.make_target()
         self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),
             train_batch_size=self.train_batch_size,
@@ -144,6 +145,10 @@ class OffPolicy(Algorithm):
             training_intensity=self.training_intensity,
             beta=self.schedule("prioritized_replay_beta"),
         )
+
+    def make_target(self) -> Target:
+        """What follows the policy, for the targets."""
+        return Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
 
     def make_buffer(self, rng: np.random.Generator) -> Any:
         """The buffer of the replay side."""
@@ -174,11 +179,15 @@ class OffPolicy(Algorithm):
             return self.loss(rows)[1]["td_error"]
 
     def learn(self, rows: Batch) -> dict[str, Any]:
-        metrics = super().learn(rows)
+        metrics = self.update(rows)
         self.replay.update_priorities(rows, metrics["td_error"])
         # Lillicrap et al. (2016) average after each update; Mnih et al. (2015) copy by env steps.
         self.target.follow_if_due(self.timestep if self.tau == 1.0 else self.num_updates)
         return metrics
+
+    def update(self, rows: Batch) -> dict[str, Any]:
+        """One update of the policy; returns learner statistics."""
+        return super().learn(rows)
 
     def stats(self) -> dict[str, Any]:
         return {

@@ -33,6 +33,8 @@ class FlatParameters:
         self.module = module
         self.has_learner = False
         """Whether gradients are stepped along: then they must be views of `grad`, too."""
+        self.num_layouts = 0
+        """How often parameters were laid out: what is remembered of them before is old."""
         self._seen_changes = -1
         self._parameters: list[nn.Parameter] = []
         self._addresses: list[int] = []
@@ -47,6 +49,28 @@ class FlatParameters:
     def trainable(self) -> tuple[nn.Parameter, ...]:
         """The parameters that a gradient step may move."""
         return tuple(compress(self._parameters, self._are_trainable))
+
+    def part_of(self, module: nn.Module) -> slice:
+        """Where the parameters of `module`, a part of the network, lie in the vectors."""
+        own = {id(parameter) for parameter in module.parameters()}
+        parts = [
+            part
+            for part, parameter in zip(self._parts(), self._parameters, strict=True)
+            if id(parameter) in own
+        ]
+        if sum(part.stop - part.start for part in parts) != parts[-1].stop - parts[0].start:
+            raise ValueError(f"The parameters of {type(module).__name__} do not lie side by side.")
+        return slice(parts[0].start, parts[-1].stop)
+
+    def trainable_in(self, part: slice) -> tuple[nn.Parameter, ...]:
+        """Those in a part of the vectors."""
+        return tuple(
+            parameter
+            for parameter, place, moves in zip(
+                self._parameters, self._parts(), self._are_trainable, strict=True
+            )
+            if moves and part.start <= place.start and place.stop <= part.stop
+        )
 
     def bind(self) -> bool:
         """Make the module's present parameters views of the vectors again, where they are not.
@@ -70,11 +94,16 @@ class FlatParameters:
 
     def frozen(self) -> list[slice]:
         """The parts of the vectors whose parameters a gradient step must not move."""
-        ends = list(accumulate(parameter.numel() for parameter in self._parameters))
-        parts = [slice(end - p.numel(), end) for end, p in zip(ends, self._parameters, strict=True)]
-        return [part for part, moves in zip(parts, self._are_trainable, strict=True) if not moves]
+        places = zip(self._parts(), self._are_trainable, strict=True)
+        return [part for part, moves in places if not moves]
+
+    def _parts(self) -> list[slice]:
+        """The place of each parameter in the vectors."""
+        ends = accumulate(parameter.numel() for parameter in self._parameters)
+        return [slice(end - p.numel(), end) for end, p in zip(ends, self._parameters, strict=True)]
 
     def _lay_out(self) -> None:
+        self.num_layouts += 1
         self._seen_changes = module_changes.count
         parameters = list(self.module.parameters())
         shapes = [parameter.shape for parameter in parameters]

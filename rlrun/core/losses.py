@@ -84,6 +84,27 @@ def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -
     return weighted_mean(terms, weights)
 
 
+def critic_loss(
+    q_values: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    huber_threshold: float | None = None,
+) -> Tensor:
+    """Sum over critics of the mean squared error to one target (Fujimoto et al., 2018,
+    arXiv:1802.09477, algorithm 1); with `huber_threshold` delta, of the Huber loss
+    (e^2 / 2 where |e| < delta, else delta (|e| - delta / 2)).
+
+    q_values: [critics, N]; targets, weights: [N]. Haarnoja et al. (2018b, eq. 5) halve the squares,
+    which Adam does not notice.
+    """
+    targets = targets.expand_as(q_values)
+    if huber_threshold is None:
+        terms = torch.ops.aten.mse_loss.default(q_values, targets, _NONE)
+    else:
+        terms = torch.ops.aten.huber_loss.default(q_values, targets, _NONE, huber_threshold)
+    return weighted_mean(terms, weights) * len(q_values)
+
+
 def weighted_mean(terms: Tensor, weights: Tensor | None) -> Tensor:
     """Mean of terms [N, ...], each times its weight (None: 1)."""
     return terms.mean() if weights is None else (terms * weights).mean()

@@ -6,17 +6,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlrun.core.flat import FlatParameters
 
 
 class FlatOptimizer:
-    """Base of the optimisers over all weights of a network."""
+    """Base of the optimisers over all weights of a network, or over those of a `part` of it (a
+    module that its parameters lie in one after the other)."""
 
-    def __init__(self, flat: FlatParameters) -> None:
+    def __init__(self, flat: FlatParameters, part: nn.Module | None = None) -> None:
         self.flat = flat
         flat.has_learner = True
-        self._inputs = flat.trainable
+        self.part = slice(0, len(flat.values)) if part is None else flat.part_of(part)
+        """Where its weights lie in the vectors of `flat`."""
+        self.values, self.grad = flat.values[self.part], flat.grad[self.part]
+        self._inputs = flat.trainable_in(self.part)
+        self._frozen = self._own_frozen()
+        self._seen_layouts = flat.num_layouts
         self._one = torch.ones((), device=flat.values.device)
 
     def step(self, loss: torch.Tensor, lr: float, grad_clip: float | None = None) -> torch.Tensor:
@@ -25,9 +32,9 @@ class FlatOptimizer:
         return self.apply_gradients(lr, grad_clip)
 
     def compute_gradients(self, loss: torch.Tensor) -> None:
-        """Put the gradient of `loss` (a scalar) into `flat.grad`."""
+        """Put the gradient of `loss` (a scalar) into `flat.grad`, of its own part alone."""
         self._bind()
-        self.flat.grad.zero_()
+        self.grad.zero_()
         # What loss.backward(inputs=...) comes to; its checks take longer than the backward pass of
         # a small layer (35 us).
         torch.autograd.Variable._execution_engine.run_backward(
@@ -43,21 +50,36 @@ class FlatOptimizer:
     def take_gradients(self, grad: torch.Tensor) -> None:
         """Put a gradient [P] that was computed elsewhere into `flat.grad`, less what is frozen."""
         self._bind()
-        self.flat.grad.copy_(grad)
-        for part in self.flat.frozen():
-            self.flat.grad[part] = 0.0
+        self.grad.copy_(grad)
+        for part in self._frozen:
+            self.grad[part] = 0.0
+
+    def add_weight_decay(self, coeff: float) -> None:
+        """Add the gradient of coeff / 2 * |weights|^2."""
+        self.grad.add_(self.values, alpha=coeff)
+        for part in self._frozen:
+            self.grad[part] = 0.0
 
     def _bind(self) -> None:
-        if self.flat.bind():
-            self._inputs = self.flat.trainable
-            for part in self.flat.frozen():
+        self.flat.bind()
+        if self._seen_layouts != self.flat.num_layouts:
+            self._seen_layouts = self.flat.num_layouts
+            self._inputs = self.flat.trainable_in(self.part)
+            self._frozen = self._own_frozen()
+            for part in self._frozen:
                 # What was on its way before they were frozen would move them on.
                 self._forget_momentum(part)
+
+    def _own_frozen(self) -> list[slice]:
+        """Weights of its own that must not move, as parts of its own vectors."""
+        start, stop = self.part.start, self.part.stop
+        frozen = [part for part in self.flat.frozen() if start <= part.start and part.stop <= stop]
+        return [slice(part.start - start, part.stop - start) for part in frozen]
 
     def apply_gradients(self, lr: float, grad_clip: float | None = None) -> torch.Tensor:
         """Step along `flat.grad`, which `grad_clip` first scales down to that L2 norm as a whole;
         returns the norm before that (scalar)."""
-        norm = torch.linalg.vector_norm(self.flat.grad)
+        norm = torch.linalg.vector_norm(self.grad)
         if grad_clip is not None:
             self._clip(norm, grad_clip)
         self._move(lr)
@@ -74,9 +96,9 @@ class FlatOptimizer:
     def _clip(self, norm: torch.Tensor, grad_clip: float) -> None:
         if norm.device.type != "cpu":
             # Without a look at the norm, for which the host would have to wait.
-            self.flat.grad.mul_((grad_clip / (norm + 1e-6)).clamp_(max=1.0))
+            self.grad.mul_((grad_clip / (norm + 1e-6)).clamp_(max=1.0))
         elif (length := norm.item()) > grad_clip:
-            self.flat.grad.mul_(grad_clip / (length + 1e-6))
+            self.grad.mul_(grad_clip / (length + 1e-6))
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and step count; the weights themselves belong to the policy's state."""
@@ -93,15 +115,16 @@ class FlatAdam(FlatOptimizer):
     def __init__(
         self,
         flat: FlatParameters,
+        part: nn.Module | None = None,
         *,
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        super().__init__(flat)
+        super().__init__(flat, part)
         self.eps = eps
         self.betas = betas
-        self.exp_avg = torch.zeros_like(flat.values)
-        self.exp_avg_sq = torch.zeros_like(flat.values)
+        self.exp_avg = torch.zeros_like(self.values)
+        self.exp_avg_sq = torch.zeros_like(self.values)
         self.num_steps = torch.zeros((), device=flat.values.device)
 
     def _move(self, lr: float) -> None:
@@ -109,8 +132,8 @@ class FlatAdam(FlatOptimizer):
         # The kernel under torch.optim.Adam(fused=True): one pass, where the same in single
         # operations takes ten times as long (14 us against 150 us for 10,000 weights).
         torch._fused_adam_(
-            [self.flat.values],
-            [self.flat.grad],
+            [self.values],
+            [self.grad],
             [self.exp_avg],
             [self.exp_avg_sq],
             [],
@@ -152,18 +175,18 @@ class FlatRMSProp(FlatOptimizer):
         self.decay = decay
         self.momentum = momentum
         self.eps = eps
-        self.mean_square = torch.ones_like(flat.values)
-        self.velocity = torch.zeros_like(flat.values)
+        self.mean_square = torch.ones_like(self.values)
+        self.velocity = torch.zeros_like(self.values)
 
     def _move(self, lr: float) -> None:
-        grad = self.flat.grad
+        grad = self.grad
         self.mean_square.mul_(self.decay).addcmul_(grad, grad, value=1.0 - self.decay)
         scaled = grad * (self.mean_square + self.eps).rsqrt_()
         if self.momentum:
             scaled = self.velocity.mul_(self.momentum).add_(scaled, alpha=lr)
-            self.flat.values.sub_(scaled)
+            self.values.sub_(scaled)
         else:
-            self.flat.values.sub_(scaled, alpha=lr)
+            self.values.sub_(scaled, alpha=lr)
 
     def _forget_momentum(self, part: slice) -> None:
         self.velocity[part] = 0.0

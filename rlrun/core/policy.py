@@ -102,6 +102,10 @@ class Policy(nn.Module):
         other.flat.bind()
         self.flat.bind()
         self.flat.values.copy_(other.flat.values)
+        self.copy_statistics(other)
+
+    def copy_statistics(self, other: Policy) -> None:
+        """Take over the buffers that are part of the weights: running statistics."""
         for (mine, name), (theirs, _) in zip(self._statistics, other._statistics, strict=True):
             mine[name].copy_(theirs[name])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from torch import nn
+
 from rlrun.core.policy import Policy
 
 
@@ -20,11 +22,15 @@ class Target:
     online weights, and all of its statistics.
 
     Whoever holds it says in `follow_if_due` what counts: env steps (as Mnih et al., 2015) or
-    updates (as Lillicrap et al., 2016, arXiv:1509.02971).
+    updates (as Lillicrap et al., 2016, arXiv:1509.02971). `part` is the module of the policy that
+    is to follow, where the rest of the copy is of no use.
     """
 
-    def __init__(self, online: Policy, *, interval: int, tau: float) -> None:
+    def __init__(
+        self, online: Policy, *, interval: int, tau: float, part: nn.Module | None = None
+    ) -> None:
         self.online = online
+        self.part = slice(None) if part is None else online.flat.part_of(part)
         self.network = copy.deepcopy(online)
         self.network.requires_grad_(False)
         self.network.eval()
@@ -46,9 +52,11 @@ class Target:
         if tau == 1.0:
             self.network.copy_weights(self.online)
         else:
-            before = self.network.flat.values.clone()
-            self.network.copy_weights(self.online)
-            self.network.flat.values.lerp_(before, 1.0 - tau)
+            own, weights = self.network.flat, self.online.flat
+            own.bind()
+            weights.bind()
+            own.values[self.part].lerp_(weights.values[self.part], tau)
+            self.network.copy_statistics(self.online)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and counts."""

@@ -1,0 +1,89 @@
+"""A Gaussian squashed to bounded actions, the policy of SAC."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from rlrun.core.distribution_base import Array, Distribution, softplus
+
+LOG_2 = math.log(2.0)
+LOG_2PI = math.log(2.0 * math.pi)
+
+LOG_STD_RANGE = (-20.0, 2.0)
+"""Bounds of the log standard deviation, those of the authors' code."""
+
+ALMOST_1 = 1.0 - 1e-6
+"""Actions beyond it count as this one, where the Gaussian's number behind one is asked for."""
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_QUADRATURE = np.stack([_NODES, _WEIGHTS / _WEIGHTS.sum()]).astype(np.float32)
+
+
+class SquashedGaussian(Distribution):
+    """tanh(u) of independent normal u (Haarnoja et al., 2018b, arXiv:1812.05905, appendix C).
+
+    Inputs [..., 2 d] are the means of u, then its log standard deviations, which are cut to
+    LOG_STD_RANGE. Actions lie in [-1, 1], and log-probabilities are the exact ones of the actions:
+    log pi(a) = log N(u) - sum log(1 - tanh(u)^2) (eq. 26).
+    """
+
+    def __init__(self, inputs: Array) -> None:
+        self.inputs = inputs
+        half = inputs.shape[-1] // 2
+        self.mean = inputs[..., :half]
+        self.log_std = inputs[..., half:].clip(*LOG_STD_RANGE)
+
+    def draw(self, noise: Array) -> tuple[Array, Array]:
+        """Actions [..., d] for standard normal noise [..., d], and their log-probabilities [...];
+        differentiable (the reparametrisation of eq. 8 and 9)."""
+        unsquashed = self.mean + _exp(self.log_std) * noise
+        log_probs = (-0.5 * noise * noise - self.log_std - log_slope(unsquashed)).sum(-1)
+        return _tanh(unsquashed), log_probs - 0.5 * LOG_2PI * noise.shape[-1]
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return self.draw(rng.standard_normal(self.mean.shape, dtype=np.float32))
+
+    def mode(self) -> np.ndarray:
+        """The squashed mean, as the authors evaluate; the density's peak may lie further out."""
+        return np.tanh(self.mean)
+
+    def log_prob(self, actions: Array) -> Array:
+        inside = actions.clip(-ALMOST_1, ALMOST_1)
+        unsquashed = inside.atanh() if isinstance(inside, torch.Tensor) else np.arctanh(inside)
+        noise = (unsquashed - self.mean) * _exp(-self.log_std)
+        log_probs = (-0.5 * noise * noise - self.log_std - log_slope(unsquashed)).sum(-1)
+        return log_probs - 0.5 * LOG_2PI * noise.shape[-1]
+
+    def entropy(self) -> Array:
+        """The Gaussian's, and the mean of `log_slope` by Gauss-Hermite quadrature (32 nodes)."""
+        nodes, shares = _QUADRATURE
+        if isinstance(self.mean, torch.Tensor):
+            nodes, shares = torch.from_numpy(_QUADRATURE).to(self.mean)
+        unsquashed = self.mean[..., None] + _exp(self.log_std)[..., None] * nodes
+        slopes = (log_slope(unsquashed) * shares).sum(-1)
+        return (self.log_std + 0.5 * (1.0 + LOG_2PI) + slopes).sum(-1)
+
+    def kl(self, other: Distribution) -> Array:
+        """That of the Gaussians: what is done to both alike, and can be undone, changes nothing."""
+        assert isinstance(other, SquashedGaussian)
+        variance_ratio = _exp(2.0 * (self.log_std - other.log_std))
+        distance = (self.mean - other.mean) * _exp(-other.log_std)
+        return (
+            other.log_std - self.log_std + 0.5 * (variance_ratio + distance * distance - 1.0)
+        ).sum(-1)
+
+
+def log_slope(unsquashed: Array) -> Array:
+    """log(1 - tanh(u)^2), exact also where tanh(u) rounds to 1."""
+    return 2.0 * (LOG_2 - unsquashed - softplus(-2.0 * unsquashed))
+
+
+def _exp(array: Array) -> Array:
+    return array.exp() if isinstance(array, torch.Tensor) else np.exp(array)
+
+
+def _tanh(array: Array) -> Array:
+    return array.tanh() if isinstance(array, torch.Tensor) else np.tanh(array)
