@@ -135,14 +135,14 @@ def tiny(algo: str, *choices: str, **values: Any) -> dict[str, Any]:
     return config(f"algo={algo}", "tuned=none", *choices, **{**sizes, **values})
 
 
-def tiny_apex(**values: Any) -> dict[str, Any]:
+def tiny_apex(*choices: str, **values: Any) -> dict[str, Any]:
     """A config whose workers act for a while with weights that are older than the learner's."""
     sizes = {
         "algo__num_replay_buffer_shards": 3,
         "algo__rollout_fragment_length": 10,
         "algo__buffer_size": 150,
     }
-    return tiny_dqn("algo=apex", "tuned=none", **{**sizes, **values})
+    return tiny_dqn(*(choices or ("algo=apex",)), "tuned=none", **{**sizes, **values})
 
 
 CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -184,6 +184,13 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "apex with noisy layers of whole episodes": lambda: tiny_apex(
         algo__noisy=True, algo__batch_mode="complete_episodes"
+    ),
+    "apex_ddpg with the parts of TD3": lambda: tiny_apex(
+        *("algo=apex_ddpg", "env=pendulum"),
+        algo__max_weight_sync_delay=30,
+        algo__twin_q=True,
+        algo__smooth_target_policy=True,
+        algo__target_network_update_freq=1,
     ),
     "rainbow": lambda: tiny_dqn("algo=rainbow", **EVALUATION),
     "rainbow with evaluation that explores": lambda: tiny_dqn(

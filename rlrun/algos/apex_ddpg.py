@@ -13,8 +13,8 @@ from rlrun.algos.distributed_replay import DistributedReplay
 class ApexDDPG(DistributedReplay, DDPG):
     """DDPG that many workers gather for. Each explores with noise of its own scale.
 
-    Defaults are DDPG's, but for those of how rows are gathered and replayed; conf/algo/apex_ddpg.yaml
-    lists them.
+    Defaults are DDPG's, but for those of how rows are gathered and replayed;
+    conf/algo/apex_ddpg.yaml lists them.
     """
 
     built_in = DDPG.built_in | DistributedReplay.built_in
