@@ -25,6 +25,12 @@ COMMON_PPO = (
     "algo.num_envs_per_worker=8 algo.timesteps_per_iteration=0 "
     "model.fcnet_hiddens=[64,64] model.fcnet_activation=tanh "
 )
+COMMON_REPLAY = (
+    "tuned=none env=pendulum algo.actor_lr=3e-4 algo.critic_lr=3e-4 algo.actor_hiddens=[256,256] "
+    "algo.critic_hiddens=[256,256] algo.train_batch_size=256 algo.buffer_size=100000 "
+    "algo.learning_starts=500 algo.tau=0.005 algo.timesteps_per_iteration=250 "
+)
+NOISE = "exploration=gaussian_noise exploration.final_scale=1.0 exploration.random_timesteps=500 "
 TASKS = {
     "ppo_cartpole": (
         40_960,
@@ -63,6 +69,11 @@ TASKS = {
         COMMON_PPO + "env=halfcheetah algo.train_batch_size=2048 algo.minibatch_size=64 "
         "algo.num_epochs=10",
     ),
+}
+TASKS |= {
+    "sac_pendulum": (3000, "algo=sac algo.entropy_lr=3e-4 " + COMMON_REPLAY),
+    "td3_pendulum": (3000, "algo=td3 " + COMMON_REPLAY + NOISE),
+    "ddpg_pendulum": (3000, "algo=ddpg algo.l2_reg=0 " + COMMON_REPLAY + NOISE),
 }
 FIGURES = ("steps_per_s", "first_iteration_s", "total_s", "peak_memory_mb")
 

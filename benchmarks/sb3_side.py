@@ -11,10 +11,11 @@ TASK, STEPS, SEED = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 
 def main() -> None:
+    import numpy
     import torch
 
     torch.set_num_threads(1)
-    from stable_baselines3 import A2C, DQN, PPO
+    from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -29,6 +30,12 @@ def main() -> None:
     class Each1000Steps(BaseCallback):
         def _on_step(self) -> bool:
             if self.num_timesteps % 1000 == 0:
+                METER.tick(self.num_timesteps)
+            return True
+
+    class Each250Steps(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps % 250 == 0:
                 METER.tick(self.num_timesteps)
             return True
 
@@ -58,6 +65,25 @@ def main() -> None:
     elif TASK == "ppo_halfcheetah":
         env = make_vec_env("HalfCheetah-v5", 8)
         model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, n_epochs=10, **common)
+    elif TASK in ("sac_pendulum", "td3_pendulum", "ddpg_pendulum"):
+        from stable_baselines3.common.noise import NormalActionNoise
+
+        noise = NormalActionNoise(numpy.zeros(1), numpy.full(1, 0.1))
+        kind = {"sac": SAC, "td3": TD3, "ddpg": DDPG}[TASK.partition("_")[0]]
+        model = kind(
+            "MlpPolicy",
+            "Pendulum-v1",
+            learning_rate=3e-4,
+            buffer_size=100_000,
+            learning_starts=500,
+            batch_size=256,
+            train_freq=1,
+            gradient_steps=1,
+            action_noise=None if kind is SAC else noise,
+            device="cpu",
+            seed=SEED,
+            policy_kwargs={"net_arch": [256, 256]},
+        )
     else:
         model = DQN(
             "MlpPolicy",
@@ -75,7 +101,10 @@ def main() -> None:
             seed=SEED,
             policy_kwargs={"net_arch": [120, 84]},
         )
-    model.learn(STEPS, callback=Each1000Steps() if TASK == "dqn_cartpole" else EachRollout())
+    callbacks = {"dqn_cartpole": Each1000Steps()}
+    if TASK.endswith("_pendulum"):
+        callbacks[TASK] = Each250Steps()
+    model.learn(STEPS, callback=callbacks.get(TASK, EachRollout()))
     METER.tick(model.num_timesteps)
     METER.print()
 
