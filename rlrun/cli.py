@@ -21,6 +21,7 @@ from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
+from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
 from rlrun.validate import take_or_read
@@ -127,7 +128,7 @@ def train(arguments: list[str]) -> int:
         raise ConfigError(f"Hydra cannot compose this: {error}") from error
     finally:
         if jobs.of_sweep:
-            print(sweep.summary(jobs.of_sweep), flush=True)
+            print(sweep.summary(sweep.with_those_not_run(jobs.of_sweep)), flush=True)
     return max(jobs.statuses, default=0)
 
 
@@ -176,9 +177,14 @@ def resume(arguments: list[str]) -> int:
     """
     if not _begins_with_path(arguments):
         raise _usage(resume)
+    path, overrides = arguments[0], parse_assignments(arguments[1:])
+    from rlrun.saved import config_to_resume
+
+    # Before torch is imported, which takes seconds.
+    refuse_early(config_to_resume(path, overrides)[2])
     from rlrun.run import Run
 
-    return execute(Run.resume(arguments[0], parse_assignments(arguments[1:])))
+    return execute(Run.resume(path, overrides))
 
 
 def rollout(arguments: list[str]) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlrun.config import RunSettings
-from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError
 from rlrun.loggers.base import flatten, lookup, without
 
@@ -45,11 +44,11 @@ INVENTED = ("custom_metrics", "hist_stats")
 """Below these the names are the users' own, so that one is often much like another."""
 
 
-def check_names(
-    settings: RunSettings, callbacks: Callbacks, evaluation_interval: int | None
-) -> None:
-    """Raise ConfigError for a key that no result of the run can have, as far as that is known."""
-    may_add_keys = callbacks.overrides("on_train_result")
+def check_names(settings: RunSettings, may_add_keys: bool, evaluation_interval: int | None) -> None:
+    """Raise ConfigError for a key that no result of the run can have, as far as that is known.
+
+    `may_add_keys`: whether there are callbacks that may.
+    """
     for setting, key in keys_of(settings).items():
         name = first_part(key)
         if name == "evaluation" and evaluation_interval is None and not may_add_keys:

@@ -16,26 +16,13 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.early import read_settings, refuse_early
 from rlrun.evaluation import EvaluationConfig
 from rlrun.key_watch import check_names
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import WorkerConfig
-
-GROUPS = frozenset(
-    [
-        "algo",
-        "env",
-        "exploration",
-        "model",
-        "resources",
-        "evaluation",
-        "logger",
-        "callbacks",
-        "curriculum",
-    ]
-)
 
 EVALUATION_KEYS = frozenset({"algo", "env", "exploration", "explore"})
 """What of the config evaluation workers may have otherwise than training ones."""
@@ -52,13 +39,8 @@ class Parts:
 
 def read_config(plain: Mapping[str, Any]) -> Parts:
     """All objects of a composed config with a seed, validated. Raises ConfigError."""
-    for group in sorted(GROUPS - {"logger", "callbacks", "curriculum"}):
-        if not isinstance(plain.get(group), Mapping):
-            raise ConfigError(
-                f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
-                f"with {group}=<choice>; see `rlrun list {group}`."
-            )
-    settings = _settings(plain)
+    refuse_early(plain)
+    settings = read_settings(plain)
     resources = build(plain["resources"], "resources", target=Resources)
     evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
     worker = _worker_config(plain, settings, resources.num_workers)
@@ -85,12 +67,12 @@ def read_config(plain: Mapping[str, Any]) -> Parts:
         worker = replace(worker, device="cuda")
     overridden = _with_overrides(plain, evaluation.config)
     evaluation_worker = replace(
-        _worker_config(overridden, _settings(overridden), evaluation.num_workers),
+        _worker_config(overridden, read_settings(overridden), evaluation.num_workers),
         in_evaluation=True,
         device=worker.device,
         callbacks=worker.callbacks,
     )
-    check_names(settings, worker.callbacks, evaluation.interval)
+    check_names(settings, worker.callbacks.overrides("on_train_result"), evaluation.interval)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
@@ -110,11 +92,6 @@ def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
     if plain.get("seed") is None:
         return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
     return plain
-
-
-def _settings(plain: Mapping[str, Any]) -> RunSettings:
-    rest = {key: value for key, value in plain.items() if key not in GROUPS}
-    return build(rest, "", target=RunSettings)
 
 
 def _worker_config(

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
-from rlrun.parts import read_config
 from rlrun.run_folder import modules_from_where_it_was_started
-from rlrun.workers.atari import is_atari
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
-from rlrun.workers.sample import Sample
+from rlrun.saved import find_checkpoint
+
+if TYPE_CHECKING:
+    from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+    from rlrun.workers.sample import Sample
 
 DEFAULT_EPISODES = 10
 
@@ -74,6 +74,10 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     plain["explore"] = False
     for key, value in overrides.items():
         set_value(plain, key, value)
+    # Only now torch is imported, which takes seconds: there is something to act with.
+    from rlrun.parts import read_config
+    from rlrun.workers.atari import is_atari
+
     with modules_from_where_it_was_started(folder.parent):
         read_config(plain)
         plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
@@ -87,6 +91,8 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
 
 
 def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
+    from rlrun.workers.rollout_worker import RolloutWorker
+
     state = checkpoint.load_checkpoint(folder, ("policy", "workers"))
     try:
         # Before there are envs: a curriculum gives them their task when they are made.
@@ -99,24 +105,6 @@ def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder} does not fit this config: {error}") from error
     return worker
-
-
-def find_checkpoint(path: Path) -> Path:
-    """`path` itself, or the newest complete checkpoint in the run's folder `path`.
-
-    Raises ConfigError if nothing is there, CheckpointError if it holds none.
-    """
-    if not (path.exists() or checkpoint.FOLDER.fullmatch(path.name)):
-        raise ConfigError(f"{path}: there is no such checkpoint or run.")
-    if checkpoint.FOLDER.fullmatch(path.name) or os.path.isfile(path / checkpoint.MANIFEST):
-        return path
-    try:
-        found = checkpoint.list_checkpoints(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not found:
-        raise CheckpointError(f"{path} is no checkpoint, and holds no complete one.")
-    return found[-1]
 
 
 def _count(options: dict[str, Any], name: str) -> int | None:

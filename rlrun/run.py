@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -18,8 +17,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rlrun import run_folder
-from rlrun.compose import plain_config, set_value
+from rlrun import run_folder, saved
+from rlrun.compose import plain_config
 from rlrun.core import checkpoint
 from rlrun.core.errors import (
     CheckpointError,
@@ -78,32 +77,7 @@ class Run:
 
         Raises ConfigError if there is no such run, CheckpointError if it has no checkpoint.
         """
-        path = Path(path).absolute()
-        folder = path.parent if checkpoint.FOLDER.fullmatch(path.name) else path
-        params = folder / run_folder.PARAMS
-        try:
-            plain = dict(json.loads(params.read_text()))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ConfigError(
-                f"{folder} is not the folder of a run: it has no {run_folder.PARAMS}. (What "
-                f"trainer.save wrote, trainer.restore reads; `rlrun rollout` acts with it.)"
-            ) from error
-        except OSError as error:
-            raise ConfigError(f"{params} cannot be read: {error}") from error
-        except checkpoint.UNEXPECTED_CONTENT as error:
-            raise ConfigError(f"{params} is damaged, so this run cannot go on: {error}") from error
-        for key, value in (overrides or {}).items():
-            if key == "seed" and value != plain.get("seed"):
-                raise ConfigError(
-                    f"seed={value}: a resumed run goes on with the random numbers it began with "
-                    f"(seed={plain.get('seed')}). Start a new run for another seed."
-                )
-            set_value(plain, key, value)
-        if path is folder and not checkpoint.list_checkpoints(folder):
-            raise CheckpointError(
-                f"{folder} has no complete checkpoint to resume from. Start the run anew; "
-                f"checkpoint_freq=N writes one every N iterations."
-            )
+        path, folder, plain = saved.config_to_resume(path, overrides)
         with run_folder.modules_from_where_it_was_started(folder):
             run = cls(plain, folder)
         run._restored_from = path

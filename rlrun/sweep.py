@@ -13,6 +13,9 @@ from omegaconf import DictConfig
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """The sweeper whose jobs are known beforehand: all combinations of what is listed."""
 
+planned: list[list[str]] = []
+"""The overrides of all jobs of the sweep that runs, where they are known beforehand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -41,6 +44,24 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
     (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
     search_path = [o for o in config.hydra.overrides.hydra if o.startswith("hydra.searchpath")]
     return [[*search_path, *overrides] for overrides in batch]
+
+
+def with_those_not_run(jobs: list[Job]) -> list[Job]:
+    """The jobs that ran, and those that were planned and never began."""
+    have_run = {job.number for job in jobs}
+    folder = jobs[0].folder.parent
+    rest = [
+        Job(
+            number=number,
+            overrides=[each for each in overrides if not each.startswith("hydra.")],
+            objective=None,
+            status="not run",
+            folder=folder / str(number),
+        )
+        for number, overrides in enumerate(planned)
+        if number not in have_run
+    ]
+    return [*jobs, *rest]
 
 
 def summary(jobs: Iterable[Job]) -> str:

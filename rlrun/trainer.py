@@ -117,17 +117,16 @@ class Trainer:
             stack.pop_all()
 
     def _make_learner(self, actor: Actor, device: torch.device) -> Algorithm:
-        # The workers' copy of the algorithm stays a bundle of hyperparameters.
-        algorithm = replace(actor.algorithm)
         path = () if actor.policy_id == DEFAULT_POLICY_ID else (actor.policy_id,)
         seed = self.config.worker.seed
-        algorithm.setup(
-            actor.make_policy(), device, seeding.integer_seed(seed, *path) if path else seed
+        algorithm = actor.algorithm.make_learner(
+            actor.make_policy(),
+            device,
+            seeding.integer_seed(seed, *path) if path else seed,
+            lambda: self.workers.num_env_steps_sampled,
+            self.callbacks,
         )
-        algorithm.clock = lambda: self.workers.num_env_steps_sampled
         algorithm.timers = self.timers
-        if self.callbacks.overrides("on_learn_on_batch"):
-            algorithm.on_learn_on_batch = self.callbacks.on_learn_on_batch
         return algorithm
 
     # Training

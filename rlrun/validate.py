@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from rlrun import sweep
 from rlrun.compose import explain, plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.examples import file_that_sets
 from rlrun.run_folder import PARAMS, refuse_taken_folder
@@ -32,13 +35,13 @@ class ValidateBeforeRun:
         from hydra.core.hydra_config import HydraConfig
 
         try:
-            parts = read(config, config.hydra)
+            plain = _settled(config, config.hydra)
             # The folder's name may refer to Hydra's own config, which Hydra sets a moment later.
             HydraConfig.instance().set_config(config)
             if not str(config.hydra.run.dir):
                 raise ConfigError("hydra.run.dir= must name a folder.")
             refuse_taken_folder(Path(str(config.hydra.run.dir)))
-            _ready[:] = [parts]
+            _ready[:] = [_parts_of(plain, config.hydra)]
         except RlrunError as error:
             # Hydra turns the exceptions of callbacks into warnings, all but this one.
             sys.exit(report(error))
@@ -56,7 +59,8 @@ class ValidateBeforeRun:
         overrides: list[str] = []
         try:
             refuse_taken_sweep(config)
-            for overrides in sweep.jobs_of(config):
+            sweep.planned[:] = sweep.jobs_of(config)
+            for overrides in sweep.planned:
                 name = config.hydra.job.config_name
                 job = compose(name, overrides, return_hydra_config=True)
                 read(job, job.hydra)
@@ -89,18 +93,7 @@ def refuse_taken_sweep(config: DictConfig) -> None:
 
 def read(config: DictConfig, hydra: Any) -> Parts:
     """The objects of a config that Hydra composed, with its node `hydra`. Raises ConfigError."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlrun.parts import read_config, with_seed
-
-    try:
-        plain = plain_config(settle(config, hydra))
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    try:
-        return read_config(with_seed(plain))
-    except UnknownKeyError as error:
-        raise _with_origin(error, plain, hydra) from error
+    return _parts_of(_settled(config, hydra), hydra)
 
 
 def take_or_read(config: DictConfig) -> Parts:
@@ -108,6 +101,35 @@ def take_or_read(config: DictConfig) -> Parts:
     from hydra.core.hydra_config import HydraConfig
 
     return _ready.pop() if _ready else read(config, HydraConfig.get())
+
+
+def _settled(config: DictConfig, hydra: Any) -> dict[str, Any]:
+    """The config as plain values, as far as it can be checked without torch."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain = plain_config(settle(config, hydra))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    with _naming_origins(plain, hydra):
+        refuse_early(plain)
+    return plain
+
+
+def _parts_of(plain: dict[str, Any], hydra: Any) -> Parts:
+    from rlrun.parts import read_config, with_seed
+
+    with _naming_origins(plain, hydra):
+        return read_config(with_seed(plain))
+
+
+@contextmanager
+def _naming_origins(plain: dict[str, Any], hydra: Any) -> Iterator[None]:
+    """An unknown key is told with the file that sets it."""
+    try:
+        yield
+    except UnknownKeyError as error:
+        raise _with_origin(error, plain, hydra) from error
 
 
 def _with_origin(error: UnknownKeyError, plain: dict[str, Any], hydra: Any) -> ConfigError:

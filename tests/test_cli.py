@@ -660,6 +660,42 @@ print("LOADED", sorted(heavy))
 """
 
 
+REFUSED = """
+import sys
+from rlrun.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as leaving:
+    print("STATUS", leaving.code, "TORCH" if "torch" in sys.modules else "NO TORCH")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["log_level=loud"], "log_level=LOUD must be one of"),
+        (["seed=-1"], "seed=-1 must be at least 0"),
+        (["stop.episode_reward_meen=1"], "Did you mean episode_reward_mean"),
+        (["pass_mark.episode_reward_meen=1"], "Did you mean episode_reward_mean"),
+        (["resources.num_workers=-1"], "resources.num_workers=-1"),
+        (["hydra.run.dir=file"], "must name a folder"),
+        (["-m", "hydra.sweep.dir=file", "seed=1,2"], "must name a folder"),
+        (["-f", "nowhere"], "nowhere"),
+        (["resume", "nowhere"], "is not the folder of a run"),
+        (["resume", "file"], "is not the folder of a run"),
+        (["rollout", "nowhere"], "there is no such checkpoint or run"),
+        (["rollout", ".", "episodes=0"], "episodes=0 must be a whole number"),
+    ],
+    ids=str,
+)
+def test_what_needs_no_torch_is_refused_without_it(tmp_path, arguments, words):
+    (tmp_path / "file").touch()
+    outcome = python_process(tmp_path, "-c", REFUSED, *arguments)
+    assert words in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == "STATUS 2 NO TORCH\n"
+
+
 def test_the_defaults_are_shown_without_loading_anything_heavy(tmp_path):
     outcome = python_process(tmp_path, "-c", LOOK, "--info", "defaults")
     assert (outcome.status, outcome.stderr) == (0, "")

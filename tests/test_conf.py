@@ -18,9 +18,10 @@ from rlrun.config import RunSettings, conf_dir, field_keys
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
+from rlrun.early import GROUPS
 from rlrun.evaluation import EvaluationConfig
 from rlrun.overrides import OPEN_NODES
-from rlrun.parts import GROUPS, Parts, read_config
+from rlrun.parts import Parts, read_config
 from rlrun.workers.envs import EnvConfig
 
 CONF = conf_dir()

@@ -378,6 +378,19 @@ def test_a_value_out_of_range_names_key_value_and_bounds(algo, key, value, bound
             {"algo.num_atoms": 51, "algo.v_min": 5.0, "algo.v_max": 5.0},
             ["algo.v_min=5.0", "algo.v_max=5.0"],
         ),
+        ("ppo", {"algo.kl_coeff": 0.5}, ["algo.kl_coeff=0.5", "algo.use_kl_loss=false"]),
+        ("ddppo", {"algo.kl_target": 0.5}, ["algo.kl_target=0.5", "algo.use_kl_loss=false"]),
+        ("appo", {"algo.kl_target": 0.5}, ["algo.kl_target=0.5", "algo.use_kl_loss=false"]),
+        ("dqn", {"algo.v_max": 5.0}, ["algo.v_max=5.0", "algo.num_atoms=1"]),
+        ("dqn", {"algo.sigma0": 0.1}, ["algo.sigma0=0.1", "algo.noisy=false"]),
+        *(
+            ("dqn", {f"algo.{key}": 0.7}, [f"algo.{key}=0.7", "algo.prioritized_replay=false"])
+            for key in (
+                "prioritized_replay_alpha",
+                "prioritized_replay_beta",
+                "prioritized_replay_eps",
+            )
+        ),
         (
             "ppo",
             {"env.vectorization": "native", "env.wrappers": [{"_target_": "a.B"}]},

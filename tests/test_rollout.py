@@ -17,8 +17,9 @@ from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name, load_checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
 from rlrun.parts import read_config
-from rlrun.rollout import find_checkpoint, load_worker
+from rlrun.rollout import load_worker
 from rlrun.run import Run
+from rlrun.saved import find_checkpoint
 from rlrun.trainer import Trainer
 
 

@@ -58,6 +58,8 @@ class APPO(AsynchronousActorCritic):
             check_range(name, getattr(self, name), low=0.0)
         check_range("target_network_update_freq", self.target_network_update_freq, low=1)
         check_range("tau", self.tau, low=0.0, high=1.0)
+        if not self.use_kl_loss:
+            refuse_unused(self, ("kl_coeff", "kl_target"), "algo.use_kl_loss=false")
         if not self.vtrace:
             thresholds = [f"vtrace_clip_{name}_threshold" for name in ("rho", "pg_rho", "c")]
             refuse_unused(self, thresholds, "algo.vtrace=false")

@@ -66,6 +66,7 @@ class DDPPO(PPO):
         return super().fragment_length(1)
 
     def check_resources(self, resources: Resources) -> None:
+        """GPUs belong to the workers here, and nccl needs one for each."""
         if resources.num_gpus and resources.num_workers:
             raise ConfigError(
                 f"resources.num_gpus={resources.num_gpus:g} is for a learner in the driver, and "

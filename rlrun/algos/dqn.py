@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from rlrun.algos.off_policy import OffPolicy
 from rlrun.core import losses
-from rlrun.core.algorithm import check_range
+from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration, StochasticSampling
@@ -81,6 +81,10 @@ class DQN(OffPolicy):
         super().__post_init__()
         check_range("num_atoms", self.num_atoms, low=1)
         check_range("sigma0", self.sigma0, low=0)
+        if self.num_atoms == 1:
+            refuse_unused(self, ("v_min", "v_max"), "algo.num_atoms=1")
+        if not self.noisy:
+            refuse_unused(self, ("sigma0",), "algo.noisy=false")
         if any(width < 1 for width in self.hiddens):
             raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
         if self.num_atoms > 1 and self.v_min >= self.v_max:

@@ -10,7 +10,7 @@ import torch
 
 from rlrun.algos import loops
 from rlrun.core import returns, seeding
-from rlrun.core.algorithm import Algorithm, check_range
+from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.networks import Model
@@ -78,6 +78,9 @@ class OffPolicy(Algorithm):
         check_schedule_range(
             "algo.prioritized_replay_beta", self.prioritized_replay_beta, low=0.0, high=1.0
         )
+        if not self.prioritized_replay:
+            unused = [f"prioritized_replay_{name}" for name in ("alpha", "beta", "eps")]
+            refuse_unused(self, unused, "algo.prioritized_replay=false")
         if self.buffer_size < self.train_batch_size:
             raise ConfigError(
                 f"algo.buffer_size={self.buffer_size} is smaller than "

@@ -161,13 +161,8 @@ def _make_learners(
     group = peers.Peers() if address is None else _join(worker, address, device)
     for policy_id, state in states.items():
         actor = worker.actors[policy_id]
-        # The actor's stays a bundle of hyperparameters.
-        learner = worker.learners[policy_id] = replace(actor.algorithm)
-        learner.setup(actor.make_policy(), device, config.seed)
+        learner = worker.learners[policy_id] = worker.make_learner(actor)
         learner.peers = group
-        learner.clock = lambda: worker.timestep
-        if worker.callbacks.overrides("on_learn_on_batch"):
-            learner.on_learn_on_batch = worker.callbacks.on_learn_on_batch
         learner.take_over(state)
         actor.policy.copy_weights(learner.policy)
 

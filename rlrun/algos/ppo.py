@@ -13,7 +13,7 @@ from rlrun.algos import loops
 from rlrun.core import losses
 from rlrun.core.actor_critic import make_actor_critic
 from rlrun.core.advantages import with_advantages
-from rlrun.core.algorithm import Algorithm, check_range
+from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
@@ -69,6 +69,8 @@ class PPO(Algorithm):
         check_schedule_range("algo.entropy_coeff", self.entropy_coeff, low=0.0)
         for name in ("vf_clip_range", "vf_coeff", "kl_coeff", "kl_target"):
             check_range(name, getattr(self, name), low=0.0)
+        if not self.use_kl_loss:
+            refuse_unused(self, ("kl_coeff", "kl_target"), "algo.use_kl_loss=false")
         check_range("num_epochs", self.num_epochs, low=1)
         check_range("minibatch_size", self.minibatch_size, low=2)
         if self.minibatch_size > self.train_batch_size:
@@ -97,6 +99,7 @@ class PPO(Algorithm):
         self.current_kl_coeff = self.kl_coeff
 
     def learn(self, rows: Batch) -> dict[str, Any]:
+        """A step on each minibatch of every epoch; then what the whole update did."""
         history: list[torch.Tensor] = []
         for minibatch in self.minibatches(rows):
             metrics = self.compute_gradients(minibatch) | self.apply_gradients()

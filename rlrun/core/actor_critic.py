@@ -66,6 +66,7 @@ class ActorCritic(Policy):
         previous: Previous | None = None,
         explore: bool = True,
     ) -> tuple[Distribution, Extras, State]:
+        """The values of the states are its extras, and there is no state after it."""
         features = self._features(obs)
         outputs, values = self._pi.act(features), self._vf.act(features)
         if self.action_mask is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
@@ -21,6 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
+from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
 if TYPE_CHECKING:
@@ -193,6 +195,26 @@ class Algorithm:
         self.policy = policy.to(device)
         self.optimizer = self.make_optimizer()
         self.rng = seeding.generator(seed, "learner")
+
+    def make_learner(
+        self,
+        policy: Policy,
+        device: torch.device,
+        seed: int,
+        clock: Callable[[], int],
+        callbacks: Callbacks,
+    ) -> Algorithm:
+        """A learner of `policy` with these hyperparameters, which stay a bundle of them."""
+        if device.type == "cpu":
+            num_bytes = sum(parameter.nbytes for parameter in policy.parameters())
+            what = f"Learning a policy of {num_bytes / 1e9:,.1f} GB (vector, gradient, two moments)"
+            require_room(4 * num_bytes, what)
+        learner = replace(self)
+        learner.setup(policy, device, seed)
+        learner.clock = clock
+        if callbacks.overrides("on_learn_on_batch"):
+            learner.on_learn_on_batch = callbacks.on_learn_on_batch
+        return learner
 
     def make_optimizer(self) -> FlatOptimizer:
         """The optimiser of `policy`."""

@@ -11,6 +11,9 @@ import torch
 
 from rlrun.core.errors import BatchError
 
+STATE = "state_in/"
+"""Columns of a policy's state begin with it."""
+
 
 class Batch(dict[str, Any]):
     """Columns by name; every column has the same leading axis (rows).
@@ -117,7 +120,7 @@ def _padded(sequences: Mapping[str, Any], width: int) -> Mapping[str, Any]:
     shape = sequences["mask"].shape
     padded = dict(sequences)
     for name, column in sequences.items():
-        if not name.startswith("state_in/") and column.shape[:2] == shape:
+        if not name.startswith(STATE) and column.shape[:2] == shape:
             padded[name] = np.zeros((shape[0], width, *column.shape[2:]), column.dtype)
             padded[name][:, : shape[1]] = column
     return padded

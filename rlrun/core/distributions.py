@@ -18,10 +18,10 @@ from gymnasium import spaces
 from rlrun.core.actions import ActionDistribution, Simplex
 from rlrun.core.distribution_base import Array, Distribution
 from rlrun.core.errors import SpaceError
+from rlrun.core.masks import LEAST_FLOAT
 from rlrun.core.product_distributions import Bernoulli, Beta, Dirichlet, Leaf, Product
 
 LOG_2PI = math.log(2.0 * math.pi)
-LEAST_FLOAT = float(np.finfo(np.float32).min)
 
 
 class Categorical(Distribution):

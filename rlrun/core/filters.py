@@ -80,6 +80,7 @@ class MeanStdFilter(NoFilter):
         return bool(self.count > 0)
 
     def merge(self, gathered: RunningMoments) -> None:
+        """Count what was gathered, and normalise by all that was counted from now on."""
         total = RunningMoments(tuple(self.mean.shape))
         total.merge(int(self.count), self.mean.cpu().numpy(), self.squares.cpu().numpy())
         total.merge(gathered.count, gathered.mean, gathered.squares)

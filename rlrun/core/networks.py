@@ -20,6 +20,7 @@ from rlrun.core.actions import ActionDistribution
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.layout import Layout, layout_of
 from rlrun.core.memory import LSTMMemory, Memory
+from rlrun.core.room import require_room
 from rlrun.core.spaces import PixelScale, is_image
 
 Activation = Literal["tanh", "relu", "silu", "elu", "linear"]
@@ -366,6 +367,8 @@ def mlp(in_features: int, hiddens: list[int], activation: Activation) -> Layers:
 
 def linear(in_features: int, out_features: int, *, gain: float) -> nn.Linear:
     """A linear layer with orthogonal weights of the given gain and zero biases."""
+    num_bytes = 4 * (in_features + 1) * out_features
+    require_room(num_bytes, f"A layer of {in_features} x {out_features} weights")
     layer = nn.Linear(in_features, out_features)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)

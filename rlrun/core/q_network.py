@@ -89,6 +89,7 @@ class QNetwork(Policy):
         previous: Previous | None = None,
         explore: bool = True,
     ) -> tuple[Distribution, Extras, State]:
+        """The distribution is over values: its mode is the greedy action."""
         features = self.observation_filter.act(obs)
         if self._shared is not None:
             features = self._shared.act(features)

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core.action_encoder import ActionEncoder
-from rlrun.core.batch import Batch
+from rlrun.core.batch import STATE, Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.family import make_family
 from rlrun.core.heads import make_heads
@@ -59,6 +59,7 @@ class RecurrentActorCritic(Policy):
         previous: Previous | None = None,
         explore: bool = True,
     ) -> tuple[Distribution, Extras, State]:
+        """Each trunk steps on from its own part of the state."""
         filtered, before, state = self._inputs(obs, state, previous)
         steps = [trunk.act(filtered, before, state) for trunk in self._trunks]
         outputs = self._pi.act(steps[0][0])
@@ -150,7 +151,7 @@ class _Trunk:
         if before is not None:
             features = torch.cat([features, before], -1)
         memory = self.memory
-        columns = [f"state_in/{self.state_prefix}{name}" for name in memory.state_names]
+        columns = [f"{STATE}{self.state_prefix}{name}" for name in memory.state_names]
         rows.require(*columns)
         state = dict(zip(memory.state_names, map(rows.__getitem__, columns), strict=True))
         return memory(features, state)

@@ -201,6 +201,7 @@ class _LiveView(_View):
         self._live.start(refresh=True)
 
     def show(self, progress: _Progress) -> None:
+        """Draw the numbers, and a bar toward the nearest stop rule."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table

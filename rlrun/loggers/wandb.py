@@ -45,6 +45,7 @@ class WandbLogger(Logger):
     """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""
 
     def start(self, run: RunInfo) -> None:
+        """Begin a run of W&B, offline where there is no network."""
         self._run: Any = None
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:

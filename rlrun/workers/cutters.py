@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrun.core.algorithm import BatchMode
-from rlrun.core.batch import Batch, concat
-
-STATE = "state_in/"
-"""Columns of a policy's state begin with it."""
+from rlrun.core.batch import STATE, Batch, concat
 
 FOLLOWING = {"obs": "next_obs", "prev_actions": "actions", "prev_rewards": "rewards"}
 """Which columns of a step hold what others have in the step that follows it."""

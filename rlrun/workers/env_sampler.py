@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrun.core.batch import Batch
+from rlrun.core.batch import STATE, Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.errors import RlrunError, WorkerError
@@ -108,7 +108,7 @@ class EnvSampler:
             for name in asked:
                 row[name] = decision.columns[name]
             for name, part in self.state.items():
-                row[f"state_in/{name}"] = part
+                row[f"{STATE}{name}"] = part
             if self.previous is not None:
                 row["prev_actions"] = self.previous.actions
                 row["prev_rewards"] = self.previous.rewards

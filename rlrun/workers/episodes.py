@@ -55,6 +55,7 @@ class EpisodeTracker:
         truncated: np.ndarray,
         void_rows: np.ndarray,
     ) -> None:
+        """Note in every running episode what its env gave, and call the hook."""
         for i, episode in enumerate(self.episodes):
             if void_rows[i]:
                 continue

@@ -44,6 +44,7 @@ class NativeVectorEnv(VectorEnv):
         return self._observations
 
     def step(self, actions: Any) -> StepResult:
+        """Step all envs; checks what they give, and finds the real last observations."""
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
         self._observations = self._checked("step", observations)
         for name, given in (
@@ -62,6 +63,7 @@ class NativeVectorEnv(VectorEnv):
         return observations, rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
+        """Reset the envs of the mask, where they do not do that by themselves."""
         if self.autoreset == AutoresetMode.DISABLED:
             running = [leaf[~done].copy() for leaf in _leaves(self._observations)]
             given = self.vector_env.reset(options={"reset_mask": done.copy()})[0]

@@ -22,6 +22,7 @@ from rlrun.core.errors import (
     WorkerError,
 )
 from rlrun.core.resources import Resources
+from rlrun.workers.task import Task, do
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -39,9 +40,6 @@ STOP_TIMEOUT_S = 10.0
 
 PEER_GRACE_S = 20.0
 """How long to wait, once a worker has lost one that it learns with, for what became of that one."""
-
-Task = str | Callable[..., Any]
-"""What a worker is to do: a method by name, or function(worker, *args)."""
 
 
 class RemotePool:
@@ -347,9 +345,7 @@ class _Actor:
         """Nothing: whoever answers is there."""
 
     def call(self, task: Task, *args: Any) -> Any:
-        if callable(task):
-            return task(self.worker, *args)
-        return getattr(self.worker, task)(*args)
+        return do(self.worker, task, args)
 
     def stop(self) -> None:
         if hasattr(self.worker, "stop"):

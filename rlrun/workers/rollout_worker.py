@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -213,7 +213,7 @@ class RolloutWorker:
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
         if actor.policy_id not in self.learners:
-            self.learners[actor.policy_id] = self._make_learner(actor)
+            self.learners[actor.policy_id] = self.make_learner(actor)
         learner = self.learners[actor.policy_id]
         learner.policy.copy_weights(actor.policy)
         if gathered is not None and not learner.policy.observation_filter.has_statistics:
@@ -221,14 +221,16 @@ class RolloutWorker:
             learner.policy.observation_filter.merge(gathered)
         return gradient_of(learner, rows)
 
-    def _make_learner(self, actor: Actor) -> Algorithm:
-        learner = replace(actor.algorithm)
+    def make_learner(self, actor: Actor) -> Algorithm:
+        """A learner of its own for an actor, where algorithms learn in the workers."""
         device = self.config.device if self.worker_index else self.config.local_device
-        learner.setup(actor.make_policy(), torch.device(device), self.seed)
-        learner.clock = lambda: self.timestep
-        if self.callbacks.overrides("on_learn_on_batch"):
-            learner.on_learn_on_batch = self.callbacks.on_learn_on_batch
-        return learner
+        return actor.algorithm.make_learner(
+            actor.make_policy(),
+            torch.device(device),
+            self.config.seed,
+            lambda: self.timestep,
+            self.callbacks,
+        )
 
     def begin_evaluation(
         self, evaluation_round: int, num_episodes: int | None, num_steps: int | None

@@ -54,6 +54,7 @@ class SubEnv(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Reset the env; notes how the episode starts, and checks what is given."""
         if seed is None:
             self.episode_start = {"streams": self._streams()}
         else:
@@ -72,6 +73,7 @@ class SubEnv(gym.Wrapper):
         return given
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env, and check what it gives."""
         try:
             given = self.env.step(action)
         except (Exception, SystemExit) as error:

@@ -24,11 +24,9 @@ from rlrun.core.shards import ShardPlan
 from rlrun.workers.evaluate import shares
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
+from rlrun.workers.task import Task, do
 
 logger = logging.getLogger("rlrun.workers")
-
-Task = str | Callable[..., Any]
-"""What a worker is to do: a method by name, or function(worker, *args)."""
 
 SAMPLING = ("sample", "sample_and_leave")
 """Tasks whose results a checkpoint holds, if nobody has had them yet."""
@@ -110,7 +108,7 @@ class WorkerSet:
     def map(self, task: Task, *args: Any) -> list[Any]:
         """`task` of every sampling worker at once; their results in order. Raises WorkerError."""
         if self._pool is None:
-            return [_do(self._local, task, args)]
+            return [do(self._local, task, args)]
         return self._pool.map(task, *args)
 
     def stream(
@@ -130,7 +128,7 @@ class WorkerSet:
             yield from self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
             return
         while not is_over():
-            yield 0, _do(self._local, task, args)
+            yield 0, do(self._local, task, args)
 
     def stream_samples(
         self, *, in_flight: int, is_over: Callable[[], bool]
@@ -164,7 +162,7 @@ class WorkerSet:
     def send(self, position: int, task: Task, *args: Any) -> None:
         """Tell one sampling worker without waiting; it obeys after what it is doing."""
         if self._pool is None:
-            _do(self._local, task, args)
+            do(self._local, task, args)
         else:
             self._pool.send(position, task, *args)
 
@@ -457,7 +455,3 @@ def _as_moments(plain: Mapping[str, Any]) -> dict[str, RunningMoments]:
     for policy_id, moments in found.items():
         moments.load_state_dict(plain[policy_id])
     return found
-
-
-def _do(worker: RolloutWorker, task: Task, args: tuple[Any, ...]) -> Any:
-    return task(worker, *args) if callable(task) else getattr(worker, task)(*args)

@@ -49,6 +49,11 @@ def learner(**hyperparameters: Any) -> DQN:
     return algo
 
 
+def atoms(num_atoms: int, bound: float) -> dict[str, Any]:
+    """The settings of that many atoms between -bound and bound."""
+    return {"num_atoms": num_atoms} | ({"v_min": -bound, "v_max": bound} if num_atoms > 1 else {})
+
+
 def diverged(algo: DQN) -> DQN:
     """The learner with a target network that is not the online one, and wider action gaps."""
     rng = np.random.default_rng(5)
@@ -215,11 +220,7 @@ def test_the_gradient_is_clipped_to_its_limit(grad_clip):
 
 @pytest.mark.parametrize("num_atoms", [1, 11])
 def test_importance_weights_scale_the_loss_of_each_row(num_atoms):
-    algo = diverged(
-        learner(
-            prioritized_replay=True, num_atoms=num_atoms, v_min=-4.0, v_max=4.0, adam_epsilon=1e-3
-        )
-    )
+    algo = diverged(learner(prioritized_replay=True, adam_epsilon=1e-3, **atoms(num_atoms, 4.0)))
     weights, target_weights = reference_of(algo.network), reference_of(algo.target.network)
     batch = transitions()
     algo.replay.add(batch)
@@ -279,7 +280,7 @@ def test_a_sampled_train_batch_holds_added_rows_and_can_be_learned():
 @pytest.mark.parametrize("num_atoms", [1, 5])
 @pytest.mark.parametrize("dueling", [True, False])
 def test_dueling_streams_are_joined_with_the_mean_advantage_subtracted(dueling, num_atoms):
-    algo = diverged(learner(dueling=dueling, num_atoms=num_atoms, v_min=-2.0, v_max=2.0))
+    algo = diverged(learner(dueling=dueling, **atoms(num_atoms, 2.0)))
     weights, obs = reference_of(algo.network), transitions()["obs"]
     with torch.no_grad():
         outputs = algo.network(Batch(obs=torch.as_tensor(obs)))

@@ -459,7 +459,9 @@ def test_an_env_in_a_process_does_not_destroy_what_its_parent_left_behind():
         envs = make_vector_env(EnvConfig(id="toy_envs.CollectingEnv", vectorization="async"), 1, 0)
         envs.reset([1])
         envs.step(np.zeros(1, np.int64))
+        (process,) = envs.vector_env.processes
         envs.close()
+        assert process.exitcode == 0
     finally:
         gc.enable()
 

@@ -69,6 +69,7 @@ class EpsilonGreedy(Exploration):
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Modes, but where chance says otherwise, with the probabilities of this rule."""
         epsilon = self._epsilon(timestep) if explore else 0.0
         return draw_epsilon_greedily(action_dist, epsilon, self.rng)
 

@@ -9,12 +9,10 @@ from gymnasium import spaces
 
 from rlrun.core.distributions import Categorical, Distribution, MultiCategorical
 from rlrun.core.errors import RlrunError, SpaceError
+from rlrun.core.masks import LEAST_FLOAT
 from rlrun.core.product_distributions import Bernoulli, Dirichlet, Product
 
-LEAST_INPUT = np.finfo(np.float32).min
-"""Inputs from here down mark actions that must not be taken."""
-
-MASKED_SUM = 0.5 * float(LEAST_INPUT)
+MASKED_SUM = 0.5 * LEAST_FLOAT
 """A sum from here down has such an input in it."""
 
 FEW = 64
@@ -74,7 +72,7 @@ def choose_valid(
     if isinstance(num_valid, int):
         # A third of the time that Generator.integers takes for a few rows.
         return (rng.random(len(inputs)) * num_valid).astype(np.int64)
-    keys = np.where(inputs > LEAST_INPUT, rng.random(inputs.shape), -1.0)
+    keys = np.where(inputs > LEAST_FLOAT, rng.random(inputs.shape), -1.0)
     return keys.argmax(-1)
 
 
@@ -86,9 +84,9 @@ def count_valid(inputs: np.ndarray) -> int | np.ndarray:
     # Python's own sum of a few numbers takes a fifth of NumPy's minimum; a single mask, or nan, is
     # seen in it.
     few = inputs.size <= FEW
-    if sum(inputs.ravel().tolist()) > MASKED_SUM if few else inputs.min() > LEAST_INPUT:
+    if sum(inputs.ravel().tolist()) > MASKED_SUM if few else inputs.min() > LEAST_FLOAT:
         return inputs.shape[-1]
-    num_valid = np.count_nonzero(inputs > LEAST_INPUT, axis=-1)
+    num_valid = np.count_nonzero(inputs > LEAST_FLOAT, axis=-1)
     if not num_valid.all():
         raise RlrunError(
             f"No action may be taken where the policy gives {inputs[num_valid == 0][0]}: a mask "

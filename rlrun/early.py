@@ -1,0 +1,57 @@
+"""What of a config is refused before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlrun.config import RunSettings, build
+from rlrun.core.errors import ConfigError
+from rlrun.core.resources import Resources
+from rlrun.key_watch import check_names
+
+GROUPS = frozenset(
+    [
+        "algo",
+        "env",
+        "exploration",
+        "model",
+        "resources",
+        "evaluation",
+        "logger",
+        "callbacks",
+        "curriculum",
+    ]
+)
+
+
+def refuse_early(plain: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key without a value, and for what is wrong with the keys of no group
+    or with the resources."""
+    for group in sorted(GROUPS - {"logger", "callbacks", "curriculum"}):
+        if not isinstance(plain.get(group), Mapping):
+            raise ConfigError(
+                f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
+                f"with {group}=<choice>; see `rlrun list {group}`."
+            )
+    if missing := next(_missing(plain), None):
+        raise ConfigError(f"{missing} must be given: {missing}=<value>")
+    settings = read_settings(plain)
+    build(plain["resources"], "resources", target=Resources)
+    if not (plain.get("callbacks") or plain.get("curriculum")):
+        check_names(settings, False, plain["evaluation"].get("interval"))
+
+
+def read_settings(plain: Mapping[str, Any]) -> RunSettings:
+    """The keys of no group. Raises ConfigError."""
+    rest = {key: value for key, value in plain.items() if key not in GROUPS}
+    return build(rest, "", target=RunSettings)
+
+
+def _missing(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys that have no value yet."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _missing(value, f"{prefix}{name}.")
+        elif value == "???":
+            yield f"{prefix}{name}"
