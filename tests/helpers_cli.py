@@ -21,22 +21,8 @@ from typing import Any
 import pytest
 
 ALGORITHMS = (
-    *(
-        "a2c",
-        "a3c",
-        "apex",
-        "appo",
-        "ars",
-        "bc",
-        "cql",
-        "ddpg",
-        "ddppo",
-        "dqn",
-        "es",
-        "impala",
-        "marwil",
-    ),
-    *("marwil", "pg", "ppo", "qr_dqn", "r2d2", "rainbow", "sac", "simple_q", "td3"),
+    *("a2c", "a3c", "apex", "apex_ddpg", "appo", "ars", "bc", "cql", "ddpg", "ddppo", "dqn", "es"),
+    *("impala", "marwil", "pg", "ppo", "qr_dqn", "r2d2", "rainbow", "sac", "simple_q", "td3"),
 )
 """All that `algo=` may be."""
 

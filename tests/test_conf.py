@@ -160,6 +160,8 @@ def test_a_result_key_with_slashes_is_the_same_as_one_with_dots():
 
 def test_an_algorithm_brings_its_natural_exploration():
     for algo, exploration in (
+        ("apex", "per_worker_epsilon_greedy"),
+        ("apex_ddpg", "per_worker_ornstein_uhlenbeck_noise"),
         ("dqn", "epsilon_greedy"),
         ("rainbow", "greedy"),
         ("sac", "stochastic_sampling"),

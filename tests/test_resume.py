@@ -143,6 +143,16 @@ def tiny(algo: str, *choices: str, **values: Any) -> dict[str, Any]:
     return config(f"algo={algo}", "tuned=none", *choices, **{**sizes, **values})
 
 
+def tiny_apex(*choices: str, **values: Any) -> dict[str, Any]:
+    """A config whose workers act for a while with weights that are older than the learner's."""
+    sizes = {
+        "algo__num_replay_buffer_shards": 3,
+        "algo__rollout_fragment_length": 10,
+        "algo__buffer_size": 150,
+    }
+    return tiny_dqn(*(choices or ("algo=apex",)), "tuned=none", **{**sizes, **values})
+
+
 CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
     "ppo": tiny_ppo,
     "ppo with evaluation that explores": lambda: tiny_ppo(
@@ -206,6 +216,20 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
         "algo.zero_init_states=true",
         "algo.rollout_fragment_length=20",
         **SMALL_R2D2,
+    ),
+    "apex": lambda: tiny_apex(algo__max_weight_sync_delay=70, **EVALUATION),
+    "apex with training intensity on filtered observations": lambda: tiny_apex(
+        algo__max_weight_sync_delay=1, algo__training_intensity=3.3, **FILTERED
+    ),
+    "apex with noisy layers of whole episodes": lambda: tiny_apex(
+        algo__noisy=True, algo__batch_mode="complete_episodes"
+    ),
+    "apex_ddpg with the parts of TD3": lambda: tiny_apex(
+        *("algo=apex_ddpg", "env=pendulum"),
+        algo__max_weight_sync_delay=30,
+        algo__twin_q=True,
+        algo__smooth_target_policy=True,
+        algo__target_network_update_freq=1,
     ),
     "rainbow": lambda: tiny_dqn("algo=rainbow", **EVALUATION),
     "rainbow with evaluation that explores": lambda: tiny_dqn(

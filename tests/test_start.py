@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = (
     "ray",
     "wandb",
@@ -18,7 +20,7 @@ DEFAULT_RUN = """
 import sys
 from rlrun.cli import main
 try:
-    main(["stop.training_iteration=1", "algo.timesteps_per_iteration=0", "checkpoint_freq=1"])
+    main([*{choices!r}, "stop.training_iteration=1", "algo.timesteps_per_iteration=0"])
 except SystemExit as exit_:
     assert exit_.code == 0, exit_.code
 print("LOADED", [name for name in {heavy!r} if name in sys.modules])
@@ -44,8 +46,9 @@ def loaded_by(code, tmp_path):
     return lines[0]
 
 
-def test_a_default_run_loads_no_heavy_package_that_it_does_not_use(tmp_path):
-    assert loaded_by(DEFAULT_RUN.format(heavy=HEAVY), tmp_path) == "LOADED []"
+@pytest.mark.parametrize("choices", [["checkpoint_freq=1"], ["algo=apex", "tuned=none"]])
+def test_a_run_in_one_process_loads_no_heavy_package_that_it_does_not_use(tmp_path, choices):
+    assert loaded_by(DEFAULT_RUN.format(heavy=HEAVY, choices=choices), tmp_path) == "LOADED []"
 
 
 def test_help_loads_neither_torch_nor_envs(tmp_path):

@@ -116,10 +116,7 @@ class DDPG(OffPolicyActorCritic):
         self, rows: Batch, obs: torch.Tensor, next_obs: torch.Tensor
     ) -> dict[str, Any]:
         """One step towards r + discount * min_i Q_i'(s', mu'(s') + noise)."""
-        with torch.no_grad():
-            next_actions = self.target_actions(next_obs)
-            next_values = self.target_network.critics(next_obs, next_actions).amin(0)
-            targets = rows["rewards"] + rows["discounts"] * next_values
+        targets = self.targets(rows, next_obs)
         q_values = self.q_of(obs, rows["actions"])
         threshold = self.huber_threshold if self.use_huber else None
         loss = losses.critic_loss(q_values, targets, rows.get("weights"), threshold)
@@ -137,6 +134,19 @@ class DDPG(OffPolicyActorCritic):
             "q": found[0],
             "td_error": (found - targets).abs().mean(0),
         }
+
+    @torch.no_grad()
+    def targets(self, rows: Batch, next_obs: torch.Tensor) -> torch.Tensor:
+        """What the critics are to become at `rows`, [N]."""
+        next_actions = self.target_actions(next_obs)
+        next_values = self.target_network.critics(next_obs, next_actions).amin(0)
+        return rows["rewards"] + rows["discounts"] * next_values
+
+    @torch.no_grad()
+    def td_errors(self, rows: Batch) -> torch.Tensor:
+        obs, next_obs = self.observed(rows)
+        targets = self.targets(rows, next_obs)
+        return (self.q_of(obs, rows["actions"]) - targets).abs().mean(0)
 
     def target_actions(self, next_obs: torch.Tensor) -> torch.Tensor:
         """The target actor's actions [N, d], with noise where the target policy is smooth."""

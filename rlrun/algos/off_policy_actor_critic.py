@@ -59,9 +59,13 @@ class OffPolicyActorCritic(OffPolicy):
         """The policy as what it is."""
         return cast(ActorWithCritics, self.policy)
 
+    @property
+    def target_network(self) -> ActorWithCritics:
+        """Its target as what it is."""
+        return cast(ActorWithCritics, self.target.network)
+
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
-        self.target_network = cast(ActorWithCritics, self.target.network)
         self.actor_optimizer = FlatAdam(
             self.network.flat, self.network.actor, eps=self.adam_epsilon
         )

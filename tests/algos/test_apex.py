@@ -19,6 +19,7 @@ from gymnasium import spaces
 from helpers_cli import Child, config
 
 from rlrun.algos.apex import Apex
+from rlrun.algos.apex_ddpg import ApexDDPG
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import list_checkpoints, load_checkpoint
@@ -147,6 +148,32 @@ def test_first_priorities_are_the_errors_that_a_learner_of_the_same_weights_has(
     np.testing.assert_allclose(priorities, errors.abs().numpy(), rtol=1e-5, atol=1e-6)
     assert priorities.min() > 0.0
     assert all((policy.get_weights()[name] == before[name]).all() for name in before)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"twin_q": True, "n_step": 1}, {"smooth_target_policy": True}]
+)
+def test_first_priorities_of_actions_that_are_continuous_are_a_learners_errors(settings):
+    torch.manual_seed(1)
+    sizes = {"actor_hiddens": [8], "critic_hiddens": [8], "buffer_size": 512}
+    worker, learner = (ApexDDPG(gamma=0.9, **sizes, **settings) for _ in range(2))
+    policy = worker.make_policy(
+        spaces.Box(-9.0, 9.0, (2,), np.float32),
+        spaces.Box(-1.0, 1.0, (1,), np.float32),
+        MLP(fcnet_hiddens=[]),
+    )
+    steps = trajectory()
+    steps["actions"] = np.linspace(-1.0, 1.0, 10, dtype=np.float32).reshape(5, 2, 1)
+    rows = worker.postprocess(policy, steps)
+    again = worker.postprocess(policy, steps)
+    np.testing.assert_array_equal(again["priorities"], rows["priorities"])
+    flat = {name: column.reshape(-1, *column.shape[2:]) for name, column in rows.items()}
+    priorities = flat.pop("priorities")
+    learner.setup(policy, torch.device("cpu"), 1)
+    learner.rng = np.random.default_rng(0)
+    errors = learner.update(Batch(flat).to())["td_error"]
+    np.testing.assert_allclose(priorities, errors.abs().numpy(), rtol=1e-5, atol=1e-6)
+    assert priorities.min() > 0.0
 
 
 # The way of the rows
