@@ -25,10 +25,12 @@ _PUBLIC = {
     "DQN": "rlrun.algos.dqn",
     "SAC": "rlrun.algos.sac",
     "DDPG": "rlrun.algos.ddpg",
+    "MARWIL": "rlrun.algos.marwil",
+    "CQL": "rlrun.algos.cql",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 
-_BUILDS_TRAINERS = ("Algorithm", "PPO", "DDPPO", "DQN", "SAC", "DDPG")
+_BUILDS_TRAINERS = ("Algorithm", "PPO", "DDPPO", "DQN", "SAC", "DDPG", "MARWIL", "CQL")
 """Classes with a method `build`, which lies below what builds."""
 
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604

@@ -27,10 +27,8 @@ from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.evaluate import EvaluationRound
 from rlrun.workers.input import Input
 from rlrun.workers.offline.config import InputConfig, OutputConfig
-from rlrun.workers.offline.episode_files import EpisodeFiles
-from rlrun.workers.offline.episode_lines import Origin
 from rlrun.workers.offline.reader import OfflineReader, origin_of_data
-from rlrun.workers.offline.recorder import EpisodeRecorder
+from rlrun.workers.offline.recorder import make_recorder
 from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
@@ -408,18 +406,6 @@ class RolloutWorker:
             share=Share(max(self.worker_index - 1, 0), max(config.num_workers, 1)),
         )
 
-    def _make_recorder(self, env: VectorEnv) -> EpisodeRecorder | None:
-        config = self.config
-        if config.output is None or config.in_evaluation:
-            return None
-        origin = Origin(
-            env=config.env.id,
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-        )
-        files = EpisodeFiles(config.output, origin, self.worker_index)
-        return EpisodeRecorder(files, origin, env.num_envs)
-
     def _make_sampler(self, env: VectorEnv) -> EnvSampler:
         config = self.config
         if self.callbacks.overrides("on_sub_environment_created"):
@@ -428,6 +414,7 @@ class RolloutWorker:
                     worker=self, sub_environment=sub_environment, env_index=index
                 )
         seed = seeding.integer_seed(self.seed, self.purpose)
+        output = None if config.in_evaluation else config.output
         return EnvSampler(
             env,
             self.actors[DEFAULT_POLICY_ID],
@@ -436,5 +423,5 @@ class RolloutWorker:
             worker=self,
             seeds=env_seeds(seed, self.worker_index, env.num_envs),
             learns=not config.in_evaluation,
-            recorder=self._make_recorder(env),
+            recorder=make_recorder(output, env, config.env.id, self.worker_index),
         )

@@ -10,7 +10,9 @@ import numpy as np
 from gymnasium import spaces
 
 from rlrun.core.nested import copied_row, row_of
+from rlrun.workers.base_vector_env import VectorEnv
 from rlrun.workers.offline.columns import stacked
+from rlrun.workers.offline.config import OutputConfig
 from rlrun.workers.offline.episode_files import EpisodeFiles
 from rlrun.workers.offline.episode_lines import Origin, RecordedEpisode
 
@@ -124,6 +126,18 @@ class EpisodeRecorder:
             rewards=np.asarray(plain["rewards"]).tolist(),
             log_probs=np.asarray(plain["log_probs"]).tolist(),
         )
+
+
+def make_recorder(
+    config: OutputConfig | None, env: VectorEnv, env_id: str, worker_index: int
+) -> EpisodeRecorder | None:
+    """What records the episodes of a worker's envs; None where nothing is to be written."""
+    if config is None:
+        return None
+    origin = Origin(
+        env=env_id, observation_space=env.observation_space, action_space=env.action_space
+    )
+    return EpisodeRecorder(EpisodeFiles(config, origin, worker_index), origin, env.num_envs)
 
 
 def _as_of_space(space: spaces.Space, column: Any) -> Any:
