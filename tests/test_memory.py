@@ -257,5 +257,5 @@ def test_an_algorithm_that_would_ignore_the_memory_is_refused(memory):
 @each_memory
 def test_dqn_refuses_a_memory(memory):
     overrides = [each for each in MEMORIES[memory] if "=true" in each or each == "model=gtrxl"]
-    with pytest.raises(ConfigError, match="algo=dqn learns from single steps"):
+    with pytest.raises(ConfigError, match="DQN learns from single steps"):
         make_trainer("dqn", env="cartpole", overrides=overrides)

@@ -14,6 +14,7 @@ from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, RlrunError, SpaceError
 from rlrun.core.frames import FrameStorage
+from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
@@ -203,15 +204,16 @@ class OffPolicy(Algorithm):
     def make_storage(self) -> Storage:
         """Where the buffer's rows lie. Raises SpaceError if there are no frames to store once."""
         place = Disk(self.replay_folder) if self.replay_storage == "memmap" else Memory()
-        shape = self.policy.obs_space.shape
-        are_images = len(shape) in (2, 3)
+        space = self.policy.obs_space
+        # Rows of nested observations are bytes and floats side by side.
+        are_images = len(space.shape) in (2, 3) and layout_of(space) is None
         if self.replay_frames and not are_images:
             raise SpaceError(
-                f"algo.replay_frames=true needs observations that are images; these have the shape "
-                f"{shape}. Use algo.replay_frames=null."
+                f"algo.replay_frames=true needs observations that are images, and nothing else; "
+                f"these are {space}. Use algo.replay_frames=null."
             )
         if are_images and self.replay_frames is not False:
-            return FrameStorage(self.buffer_size, shape, place, self.new_steps)
+            return FrameStorage(self.buffer_size, space.shape, place, self.new_steps)
         return Storage(self.buffer_size, place)
 
     def apply_hyperparameters(self) -> None:
