@@ -104,7 +104,9 @@ class DQN(OffPolicy):
             )
 
     def natural_exploration(self) -> Exploration:
-        return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0) if self.noisy else EpsilonGreedy()
+        if self.noisy:
+            return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0)
+        return EpsilonGreedy()
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

@@ -62,6 +62,8 @@ class ParameterNoise(NestedExploration):
             )
         self.stddev = self.initial_stddev
         """The standard deviation now."""
+        self.stddev_of_noise = self.stddev
+        """What it was when the copy got its weights."""
         self.noise = np.zeros(0, np.float32)
         """Standard normal, [P]; empty until it is drawn."""
         self.num_ended = 0
@@ -132,8 +134,9 @@ class ParameterNoise(NestedExploration):
         if not len(self.noise):
             self.noise = self.rng.standard_normal(weights.flat.values.numel(), dtype=np.float32)
             self.num_ended = 0
+        self.stddev_of_noise = self.stddev
         noise = torch.from_numpy(self.noise).to(weights.flat.values.device)
-        weights.flat.values.add_(noise, alpha=self.stddev)
+        weights.flat.values.add_(noise, alpha=self.stddev_of_noise)
 
     @property
     def _is_discrete(self) -> bool:
