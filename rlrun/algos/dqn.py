@@ -15,7 +15,7 @@ from rlrun.core import losses
 from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration import Exploration, StochasticSampling
+from rlrun.core.exploration import EpsilonGreedy, Exploration, StochasticSampling
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.q_network import QNetwork
@@ -102,6 +102,11 @@ class DQN(OffPolicy):
                 "has values of actions. Use exploration=epsilon_greedy, or exploration=greedy with "
                 "algo.noisy=true."
             )
+
+    def natural_exploration(self) -> Exploration:
+        if self.noisy:
+            return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0)
+        return EpsilonGreedy()
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

@@ -157,7 +157,9 @@ class RolloutWorker:
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
+        actor.exploration.before_fragment()
         fragment = self.input.sample(num_steps, self.timestep, self.config.explore)
+        exploration_stats = actor.postprocess(fragment, self.timestep, self.config.explore)
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
@@ -181,6 +183,7 @@ class RolloutWorker:
             vector_steps=vector_steps,
             gradients=gradients,
             weights_version=self.weights_version,
+            exploration={actor.policy_id: exploration_stats} if exploration_stats else {},
         )
 
     def _rows(self, actor: Actor, trajectory: Batch) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlrun.core.batch import Batch
 from rlrun.core.episode import EpisodeReport
@@ -32,3 +33,5 @@ class Sample:
     """In place of rows, where the algorithm learns on its workers, by policy id."""
     weights_version: int = 0
     """Which publication of the weights it acted with."""
+    exploration: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Numbers that the exploration reports, by policy id."""
