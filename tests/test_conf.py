@@ -161,6 +161,17 @@ def test_an_algorithm_brings_its_natural_exploration():
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
+@pytest.mark.parametrize("algo", choices("algo"))
+def test_what_explorations_nest_by_themselves_is_the_algorithms_natural_one(algo):
+    plain = composed(algo, "tuned=none")
+    natural = import_object(plain["algo"]["_target_"], "algo")(
+        **{key: value for key, value in plain["algo"].items() if key != "_target_"}
+    ).natural_exploration()
+    node = dict(plain["exploration"])
+    assert type(natural) is import_object(node.pop("_target_"), "exploration")
+    assert node == {name: getattr(natural, name) for name in node}
+
+
 PRESETS = {"algo/rainbow", "exploration/greedy", "model/mlp_relu", "model/custom"}
 """Files that change what their class has by default, or need a value that it has not."""
 

@@ -105,7 +105,7 @@ class DQN(OffPolicy):
 
     def natural_exploration(self) -> Exploration:
         if self.noisy:
-            return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0)
+            return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0, epsilon_timesteps=0)
         return EpsilonGreedy()
 
     def make_policy(

@@ -1,4 +1,4 @@
-"""The corridor: all that there is to be found lies at its far end."""
+"""The corridor: all that is worth having lies at its far end."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from gymnasium import spaces
 
 
 class Corridor(gym.Env):
-    """A row of places, with the one reward at the last of them.
+    """A row of places with the reward at the last one, and a lure at the first (after the chain of
+    Strehl & Littman, 2008, "RiverSwim", with steps that never fail).
 
-    Observations: Discrete(corridor_length + 1), the place. Actions: Discrete(2), a step back (at
-    the start: none) or ahead. The end gives 1, and ends the episode. An episode is truncated after
-    twice the steps that the way takes, in which a random walk gets as far as the square root of
-    these: with 40 places it comes to the end in one of 100,000 episodes. The optimal return is 1.
+    Observations: Discrete(corridor_length + 1), the place. Actions: Discrete(2), a step back or
+    ahead. The end gives 1, and ends the episode. A step back at the start goes nowhere and gives
+    `lure`. An episode is truncated after twice the steps that the way takes: a random walk gets
+    about as far as their square root, to the end of 40 places in one of 100,000 episodes. The
+    optimal return is 1; whoever stays with the lure gets 2 * corridor_length * lure.
     """
 
-    def __init__(self, corridor_length: int = 40) -> None:
+    def __init__(self, corridor_length: int = 40, lure: float = 0.001) -> None:
         if corridor_length < 1:
             raise ValueError(f"corridor_length={corridor_length} must be at least 1.")
         self.observation_space = spaces.Discrete(corridor_length + 1)
         self.action_space = spaces.Discrete(2)
         self.corridor_length = corridor_length
+        self.lure = lure
         self.place = 0
         self.num_steps = 0
 
@@ -35,7 +38,9 @@ class Corridor(gym.Env):
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
         self.num_steps += 1
-        self.place = max(self.place + (1 if int(action) else -1), 0)
+        is_ahead = bool(int(action))
+        reward = self.lure if self.place == 0 and not is_ahead else 0.0
+        self.place = max(self.place + (1 if is_ahead else -1), 0)
         is_at_end = self.place == self.corridor_length
         truncated = not is_at_end and self.num_steps >= 2 * self.corridor_length
-        return self.place, float(is_at_end), is_at_end, truncated, {}
+        return self.place, 1.0 if is_at_end else reward, is_at_end, truncated, {}

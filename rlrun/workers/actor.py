@@ -16,6 +16,7 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
+from rlrun.core.exploration.base import Acts
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
@@ -104,14 +105,11 @@ class Actor:
         self.exploration = self._exploration(
             self.rng, self.policy if config.purpose == "rollout" else None
         )
+        self._acting: Acts = self.exploration.actor or self.policy
         self._onlooker = self._exploration(self._stream("onlooker"), None)
         """Explores for the user, who may look without changing what workers draw."""
         self.gathered: RunningMoments | None = self.policy.observation_filter.moments()
         """What was observed since the last `take_gathered`."""
-        self.rollout_columns = tuple(
-            dict.fromkeys((*self.algorithm.rollout_columns, *self.exploration.rollout_columns))
-        )
-        """What algorithm and exploration need of each step, see `Algorithm.rollout_columns`."""
         self._wants_check = isinstance(self.policy.observation_filter, MeanStdFilter)
 
     def make_policy(self) -> Policy:
@@ -147,14 +145,16 @@ class Actor:
         exploration: Exploration | None = None,
     ) -> Decision:
         """Choose actions at preprocessed observations [N, *shape]."""
-        exploration = exploration or self.exploration
         policy = self.policy
+        acting: Acts = policy
+        if exploration is None:
+            exploration, acting = self.exploration, self._acting
         if policy.noisy_layers:
             if explore:
                 policy.draw_noise(exploration.rng, len(obs))
             else:
                 policy.mute_noise()
-        dist, columns, state = (exploration.actor or policy).act(obs, state, previous, explore)
+        dist, columns, state = acting.act(obs, state, previous, explore)
         actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
         columns["log_probs"] = log_probs
         if "dist_inputs" in self.algorithm.rollout_columns:
@@ -205,6 +205,12 @@ class Actor:
             previous.actions if actions is None else self.converter.invert(actions),
             previous.rewards if rewards is None else np.asarray(rewards, np.float32),
         )
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        """What algorithm and exploration need of each step, see `Algorithm.rollout_columns`."""
+        columns, more = self.algorithm.rollout_columns, self.exploration.rollout_columns
+        return tuple(dict.fromkeys((*columns, *more))) if more else columns
 
     def postprocess(self, fragment: Batch, timestep: int, explore: bool) -> dict[str, Any]:
         """Let the exploration see a fragment [T, B, ...] before the algorithm does; returns its

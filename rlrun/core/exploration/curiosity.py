@@ -52,11 +52,13 @@ class Curiosity(IntrinsicReward):
     """What the reward is multiplied by."""
     lr: float = 1e-3
     """Adam step size of all three networks."""
+    minibatch_size: int = 64
+    """Steps of one update; each fragment is gone through once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(self, "eta", "beta")
-        check_not_negative(self, "lr", "feature_dim", exclusive=True)
+        check_not_negative(self, "lr", "feature_dim", "minibatch_size", exclusive=True)
         if self.beta > 1.0:
             raise ConfigError(f"exploration.beta={self.beta} must be between 0 and 1.")
         check_encoder("exploration.feature_net_config", self.feature_net_config)
@@ -88,19 +90,21 @@ class Curiosity(IntrinsicReward):
 
     def rewards(self, fragment: Batch, timestep: int) -> tuple[np.ndarray, dict[str, Any]]:
         valid = fragment.get("valid", np.ones(fragment["rewards"].shape, bool))
-        inverse_loss, errors = self.losses(
+        columns = (
             self.seen(fragment, "obs"),
             self.seen(fragment, "next_obs"),
             torch.from_numpy(np.ascontiguousarray(fragment["actions"][valid])),
         )
-        forward_loss = errors.mean()
-        self.learned.step((1.0 - self.beta) * inverse_loss + self.beta * forward_loss)
-        rewards = self.spread(fragment, self.eta * errors.detach())
-        numbers = {
-            "inverse_loss": float(inverse_loss.detach()),
-            "forward_loss": float(forward_loss.detach()),
-        }
-        return rewards, numbers
+        with torch.no_grad():
+            inverse_loss, errors = self.losses(*columns)
+
+        def loss(index: torch.Tensor) -> torch.Tensor:
+            of_inverse, of_forward = self.losses(*(column[index] for column in columns))
+            return (1.0 - self.beta) * of_inverse + self.beta * of_forward.mean()
+
+        self.learned.learn(loss, len(errors), self.minibatch_size, self.rng)
+        numbers = {"inverse_loss": float(inverse_loss), "forward_loss": float(errors.mean())}
+        return self.spread(fragment, self.eta * errors), numbers
 
     def losses(
         self, obs: torch.Tensor, next_obs: torch.Tensor, actions: torch.Tensor

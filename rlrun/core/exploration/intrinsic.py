@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class IntrinsicReward(NestedExploration):
     An heir makes its modules in `make`, and gives `rewards`.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("next_obs",)
+    """What `rewards` needs of each step beside the usual columns."""
+
     def set_up(self, policy: Policy) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.rng.integers(2**31)))
@@ -43,7 +47,7 @@ class IntrinsicReward(NestedExploration):
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        return () if self.policy is None else ("next_obs", *self.sub.rollout_columns)
+        return () if self.policy is None else (*self.columns, *self.sub.rollout_columns)
 
     def postprocess(self, fragment: Batch, timestep: int) -> dict[str, Any]:
         numbers = super().postprocess(fragment, timestep)
@@ -77,9 +81,22 @@ class Learned:
         self.flat = FlatParameters(module)
         self.optimizer = FlatAdam(self.flat)
 
-    def step(self, loss: torch.Tensor) -> None:
-        """One step of Adam."""
-        self.optimizer.step(loss, self.lr)
+    def learn(
+        self,
+        loss: Callable[[torch.Tensor], torch.Tensor],
+        num_rows: int,
+        minibatch_size: int,
+        rng: np.random.Generator,
+    ) -> float:
+        """One step of Adam for each minibatch of about that size, in a shuffled pass over
+        `num_rows`; `loss` takes their numbers [N]. Returns the mean loss."""
+        order = torch.from_numpy(rng.permutation(num_rows))
+        total = 0.0
+        for index in order.chunk(max(round(num_rows / minibatch_size), 1)):
+            of_minibatch = loss(index)
+            self.optimizer.step(of_minibatch, self.lr)
+            total += len(index) * float(of_minibatch.detach())
+        return total / num_rows
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and moments, in memory of their own."""

@@ -31,18 +31,27 @@ class NestedExploration(Exploration):
         check_not_negative(self, "random_timesteps")
         self.sub: Exploration
         """The worker's copy of `sub_exploration`."""
+        self.natural: Exploration
+        """What the algorithm explores by on its own; there only without `sub_exploration`."""
         self.policy: Policy | None = None
         """The acting policy; None where no experience is gathered."""
 
     def for_worker(self, **given: Any) -> Exploration:
         mine = super().for_worker(**given)
         assert isinstance(mine, NestedExploration)
-        chosen = self.sub_exploration or given.get("natural") or StochasticSampling()
-        mine.sub = chosen.for_worker(**given)
+        if self.sub_exploration is not None:
+            mine.sub = self.sub_exploration.for_worker(**given)
+        else:
+            mine.natural = (given.get("natural") or StochasticSampling()).for_worker(**given)
+            mine.sub = mine.usual().for_worker(**given)
         mine.policy = given.get("policy")
         if mine.policy is not None:
             mine.set_up(mine.policy)
         return mine
+
+    def usual(self) -> Exploration:
+        """What chooses actions where no `sub_exploration` is given."""
+        return self.natural
 
     def set_up(self, policy: Policy) -> None:
         """Make what gathering experience with `policy` takes. Raises ConfigError, SpaceError."""

@@ -14,12 +14,18 @@ from gymnasium import spaces
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration.base import Acts, check_not_negative
+from rlrun.core.exploration.base import Acts, Exploration, check_not_negative
 from rlrun.core.exploration.epsilon_greedy import EpsilonGreedy
 from rlrun.core.exploration.gaussian_noise import GaussianNoise
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.exploration.ornstein_uhlenbeck_noise import OrnsteinUhlenbeckNoise
 from rlrun.core.policy import Extras, Policy, Previous, State
+
+ADAPTATION_STEPS = 50
+"""Steps for which the standard deviation grows or shrinks once by its factor, as in the authors' code."""
+
+SMALL_EPSILON = 0.01
+"""What is left of random actions beside the noise where epsilon-greedy is usual."""
 
 USUAL_DISTANCE = 0.1
 """What is aimed at where `sub_exploration` says nothing of it."""
@@ -32,10 +38,13 @@ class ParameterNoise(NestedExploration):
 
     Noise is drawn anew where an episode ends (of several envs: where as many have ended as there
     are envs), and laid over the newest weights before each fragment. Its standard deviation grows
-    by a factor after fragments in which the actions differed less than `target_distance` from those
-    of the policy itself, and else shrinks by it (sec. 3, eq. 1). The policy itself, and so the
-    learner, never sees the noise: it acts beside the copy, for that distance and for extras such as
-    values, which are those of the weights that learn.
+    after fragments in which the actions differed no more than `target_distance` from those of the
+    policy itself, and else shrinks: by a factor for every 50 steps (sec. 3, adaptive noise scaling). The
+    policy itself, and so the learner, never sees the noise: it acts beside the copy, for that
+    distance and for extras such as values, which are those of the weights that learn.
+
+    Without a `sub_exploration`, algorithms that choose epsilon-greedily take 1% of random actions
+    beside the noise, which aims at the distance that their own epsilon gives (appendix C).
 
     Discrete actions differ by KL(policy || copy), of values after softmax (appendix C), continuous
     ones by the root of the mean squared difference of the modes.
@@ -45,11 +54,11 @@ class ParameterNoise(NestedExploration):
     initial_stddev: float = 1.0
     """Standard deviation of the noise at the start."""
     target_distance: float | None = None
-    """How far actions may differ; null: as far as by `sub_exploration` (appendix C): -log(1 -
-    epsilon + epsilon / n) for epsilon-greedy choices, its standard deviation for noise on actions;
-    0.1 for others."""
+    """How far actions may differ; null: as far as by `sub_exploration`, or by what the algorithm
+    explores by on its own: -log(1 - epsilon + epsilon / n) for epsilon-greedy choices, the standard
+    deviation of noise on actions; 0.1 for others."""
     adaptation_coeff: float = 1.01
-    """The factor by which the standard deviation grows or shrinks."""
+    """The factor by which the standard deviation grows or shrinks every 50 steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +80,11 @@ class ParameterNoise(NestedExploration):
         self._perturbed: Policy
         self._distances: list[float] = []
         self._is_stale = True
+
+    def usual(self) -> Exploration:
+        if isinstance(self.natural, EpsilonGreedy):
+            return EpsilonGreedy(initial_epsilon=SMALL_EPSILON, final_epsilon=SMALL_EPSILON)
+        return self.natural
 
     def set_up(self, policy: Policy) -> None:
         if policy.noisy_layers:
@@ -122,7 +136,8 @@ class ParameterNoise(NestedExploration):
         if not self._is_discrete:
             distance = math.sqrt(distance)
         is_near = distance <= self._target(timestep)
-        self.stddev *= self.adaptation_coeff if is_near else 1.0 / self.adaptation_coeff
+        times = fragment["rewards"].size / ADAPTATION_STEPS
+        self.stddev *= self.adaptation_coeff ** (times if is_near else -times)
         return numbers | {"parameter_noise_stddev": self.stddev, "action_distance": distance}
 
     def _perturb(self) -> None:
@@ -151,13 +166,13 @@ class ParameterNoise(NestedExploration):
     def _target(self, timestep: int) -> float:
         if self.target_distance is not None:
             return self.target_distance
-        sub = self.sub
-        if isinstance(sub, EpsilonGreedy) and isinstance(self.action_space, spaces.Discrete):
-            epsilon = sub.epsilon(timestep)
+        like = self.natural if self.sub_exploration is None else self.sub
+        if isinstance(like, EpsilonGreedy) and isinstance(self.action_space, spaces.Discrete):
+            epsilon = like.epsilon(timestep)
             return -math.log(max(1.0 - epsilon + epsilon / int(self.action_space.n), 1e-8))
-        if isinstance(sub, GaussianNoise | OrnsteinUhlenbeckNoise):
-            stddev = sub.stddev if isinstance(sub, GaussianNoise) else sub.ou_sigma
-            return stddev * float(np.mean(sub.scale(timestep, 1)))
+        if isinstance(like, GaussianNoise | OrnsteinUhlenbeckNoise):
+            stddev = like.stddev if isinstance(like, GaussianNoise) else like.ou_sigma
+            return stddev * float(np.mean(like.scale(timestep, 1)))
         return USUAL_DISTANCE
 
     def state_dict(self) -> dict[str, Any]:

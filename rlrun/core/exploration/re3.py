@@ -57,6 +57,8 @@ class RE3(IntrinsicReward):
         self.past = torch.zeros(0)
         """Features of the steps before, [N, embeds_dim]."""
 
+    columns = ()
+
     def make(self, policy: Policy) -> None:
         self.encoder = feature_net(policy.obs_space, self.encoder_net_config, self.embeds_dim)
         self.flat = FlatParameters(self.encoder)

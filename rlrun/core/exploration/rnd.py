@@ -15,6 +15,7 @@ from rlrun.core.exploration.base import check_not_negative
 from rlrun.core.exploration.features import check_encoder, feature_net
 from rlrun.core.exploration.intrinsic import IntrinsicReward, Learned
 from rlrun.core.filters import RunningMoments
+from rlrun.core.flat import FlatParameters
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Layers, Model, linear
 from rlrun.core.policy import Policy
@@ -48,14 +49,18 @@ class RND(IntrinsicReward):
     """Discount of the returns that rewards are normalised by."""
     lr: float = 1e-4
     """Adam step size of the predictor."""
+    minibatch_size: int = 64
+    """Steps of one update; each fragment is gone through once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(self, "intrinsic_reward_coeff", "intrinsic_gamma")
-        check_not_negative(self, "lr", "embed_dim", "predictor_hiddens", exclusive=True)
+        for name in ("lr", "embed_dim", "predictor_hiddens", "minibatch_size"):
+            check_not_negative(self, name, exclusive=True)
         check_encoder("exploration.feature_net_config", self.feature_net_config)
         self.learned: Learned
-        self.target: Learned
+        self.target: FlatParameters
+        """The weights of the fixed network."""
         self.obs_moments: RunningMoments | None = None
         """Of what was observed; None where rows of images are taken as they are."""
         self.return_moments = RunningMoments(())
@@ -74,7 +79,7 @@ class RND(IntrinsicReward):
             nn.ReLU(),
             linear(self.predictor_hiddens, self.embed_dim, gain=1.0),
         )
-        self.target, self.learned = Learned(target, 0.0), Learned(predictor, self.lr)
+        self.target, self.learned = FlatParameters(target), Learned(predictor, self.lr)
         self.return_moments = RunningMoments(())
 
     def rewards(self, fragment: Batch, timestep: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -82,13 +87,14 @@ class RND(IntrinsicReward):
         if self.obs_moments is not None:
             self.obs_moments.add(seen.numpy())
             seen = self._normalised(seen)
-        errors = self.errors(seen)
-        loss = errors.mean()
-        self.learned.step(loss)
-        novelty = self.spread(fragment, errors.detach())
+        with torch.no_grad():
+            novelty = self.spread(fragment, self.errors(seen))
+        loss = self.learned.learn(
+            lambda index: self.errors(seen[index]).mean(), len(seen), self.minibatch_size, self.rng
+        )
         self._count_returns(novelty)
         rewards = self.intrinsic_reward_coeff * novelty / (self.return_moments.std() + 1e-8)
-        return rewards, {"prediction_loss": float(loss.detach())}
+        return rewards, {"prediction_loss": loss}
 
     def errors(self, seen: torch.Tensor) -> torch.Tensor:
         """Mean squared errors of the predictor [N] at normalised observations [N, ...]."""
@@ -115,7 +121,7 @@ class RND(IntrinsicReward):
         obs_moments = self.obs_moments
         return super().state_dict() | {
             "predictor": self.learned.state_dict(),
-            "target": self.target.flat.values.clone(),
+            "target": self.target.values.clone(),
             "obs_moments": None if obs_moments is None else obs_moments.state_dict(),
             "return_moments": self.return_moments.state_dict(),
             "returns": self.returns,
@@ -126,7 +132,7 @@ class RND(IntrinsicReward):
         if self.policy is None:
             return
         self.learned.load_state_dict(state["predictor"])
-        self.target.flat.values.copy_(torch.as_tensor(state["target"]))
+        self.target.values.copy_(torch.as_tensor(state["target"]))
         if self.obs_moments is not None:
             self.obs_moments.load_state_dict(state["obs_moments"])
         self.return_moments.load_state_dict(state["return_moments"])
