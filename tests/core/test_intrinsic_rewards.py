@@ -363,7 +363,7 @@ def test_onlookers_only_choose_actions(exploration):
         natural=EpsilonGreedy(initial_epsilon=0.0),
     )
     dist = q_network().act(fragment()["obs"][0])[0]
-    actions, log_probs = mine.get_exploration_action(dist, 10**6, explore=True)
+    actions, _ = mine.get_exploration_action(dist, 10**6, explore=True)
     assert_array_equal(actions, dist.mode())
     assert mine.rollout_columns == ()
     assert mine.state_dict() == {"sub": {}}

@@ -22,7 +22,7 @@ from rlrun.core.exploration.ornstein_uhlenbeck_noise import OrnsteinUhlenbeckNoi
 from rlrun.core.policy import Extras, Policy, Previous, State
 
 ADAPTATION_STEPS = 50
-"""Steps for which the standard deviation grows or shrinks once by its factor, as in the authors' code."""
+"""Steps for which the standard deviation grows or shrinks once by its factor."""
 
 SMALL_EPSILON = 0.01
 """What is left of random actions beside the noise where epsilon-greedy is usual."""
@@ -39,9 +39,9 @@ class ParameterNoise(NestedExploration):
     Noise is drawn anew where an episode ends (of several envs: where as many have ended as there
     are envs), and laid over the newest weights before each fragment. Its standard deviation grows
     after fragments in which the actions differed no more than `target_distance` from those of the
-    policy itself, and else shrinks: by a factor for every 50 steps (sec. 3, adaptive noise scaling). The
-    policy itself, and so the learner, never sees the noise: it acts beside the copy, for that
-    distance and for extras such as values, which are those of the weights that learn.
+    policy itself, and else shrinks (sec. 3, adaptive noise scaling): by a factor for every 50
+    steps. The policy itself, and so the learner, never sees the noise: it acts beside the copy, for
+    that distance and for extras such as values, which are those of the weights that learn.
 
     Without a `sub_exploration`, algorithms that choose epsilon-greedily take 1% of random actions
     beside the noise, which aims at the distance that their own epsilon gives (appendix C).
