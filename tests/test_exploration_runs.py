@@ -66,7 +66,7 @@ MODELS = {
     "tuple actions": ["env=gym", "env.id=space_envs.MatchEnv", "env.env_config={actions: tuple}"],
     "filtered": ["env.observation_filter=MeanStdFilter"],
 }
-SIZES = ["algo.num_envs_per_worker=2", "tuned=none"]
+SIZES = ["algo.num_envs_per_worker=2", "algo.timesteps_per_iteration=60", "tuned=none"]
 ALGOS = {
     "ppo": ["algo.train_batch_size=40", "algo.minibatch_size=20"],
     "a2c": ["algo.train_batch_size=40"],
