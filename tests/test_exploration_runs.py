@@ -107,7 +107,7 @@ def test_rewards_of_episodes_are_the_envs_own(name):
         result = trainer.train()
         batch = trainer.workers.local_worker().sample().batches["default_policy"]
     assert result["info"]["exploration"]["default_policy"]["intrinsic_reward_mean"] > 0.0
-    assert set(result["hist_stats"]["rewards"]) == {0.0}
+    assert set(result["hist_stats"]["episode_reward"]) == {0.0}
     assert batch["value_targets"].any()
     assert "next_obs" not in batch
 
