@@ -66,7 +66,7 @@ MODELS = {
     "tuple actions": ["env=gym", "env.id=space_envs.MatchEnv", "env.env_config={actions: tuple}"],
     "filtered": ["env.observation_filter=MeanStdFilter"],
 }
-SIZES = ["algo.num_envs_per_worker=2", "tuned=none"]
+SIZES = ["algo.num_envs_per_worker=2", "algo.timesteps_per_iteration=60", "tuned=none"]
 ALGOS = {
     "ppo": ["algo.train_batch_size=40", "algo.minibatch_size=20"],
     "a2c": ["algo.train_batch_size=40"],
@@ -107,7 +107,7 @@ def test_rewards_of_episodes_are_the_envs_own(name):
         result = trainer.train()
         batch = trainer.workers.local_worker().sample().batches["default_policy"]
     assert result["info"]["exploration"]["default_policy"]["intrinsic_reward_mean"] > 0.0
-    assert set(result["hist_stats"]["rewards"]) == {0.0}
+    assert set(result["hist_stats"]["episode_reward"]) == {0.0}
     assert batch["value_targets"].any()
     assert "next_obs" not in batch
 
