@@ -129,7 +129,7 @@ def test_weights_with_noise_are_known_to_nobody_but_the_worker_that_acts():
         worker.sample()
         assert (weights == actor.policy.flat.values).all()
         noisy = actor.exploration._perturbed.flat.values
-        expected = weights + actor.exploration.stddev_of_noise * actor.exploration.noise
+        expected = weights.numpy() + actor.exploration.stddev_of_noise * actor.exploration.noise
         np.testing.assert_allclose(noisy, expected, rtol=1e-5, atol=1e-6)
         dist = actor.policy.act(np.eye(41, dtype=np.float32))[0]
         found = trainer.compute_actions({i: i for i in range(41)}, explore=False)

@@ -10,18 +10,19 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env
 
+from rlrun.envs.corridor import Corridor
 from rlrun.envs.repeat_after_me import RepeatAfterMe
 from rlrun.envs.stateless_cartpole import StatelessCartPole
 from rlrun.envs.t_maze import Move, Sight, TMaze
 
 
-@pytest.mark.parametrize("env_class", [RepeatAfterMe, StatelessCartPole, TMaze])
+@pytest.mark.parametrize("env_class", [Corridor, RepeatAfterMe, StatelessCartPole, TMaze])
 @pytest.mark.filterwarnings("ignore")
 def test_they_are_gymnasium_envs(env_class):
     check_env(env_class(), skip_render_check=True)
 
 
-@pytest.mark.parametrize("env_class", [RepeatAfterMe, StatelessCartPole, TMaze])
+@pytest.mark.parametrize("env_class", [Corridor, RepeatAfterMe, StatelessCartPole, TMaze])
 def test_a_seed_gives_the_same_episodes(env_class):
     def walk() -> list[Any]:
         env = env_class()
@@ -111,3 +112,17 @@ def test_both_signs_are_shown():
 def test_what_asks_for_no_memory_is_refused(make):
     with pytest.raises(ValueError, match="at least 1"):
         make()
+
+
+@pytest.mark.parametrize(("action", "expected"), [(1, (1.0, 7)), (0, (0.0, 14))])
+def test_the_corridor_rewards_its_end_alone(action, expected):
+    assert episode(Corridor(corridor_length=7), lambda seen: action, seed=1) == expected
+
+
+def test_a_step_back_in_the_corridor_is_one_step_lost():
+    env = Corridor(corridor_length=3)
+    env.reset(seed=1)
+    steps = [env.step(action) for action in (0, 1, 1, 0, 1, 1)]
+    assert [place for place, *_ in steps] == [0, 1, 2, 1, 2, 3]
+    # The sixth step is the last that there is, and comes to the end.
+    assert steps[-1][1:4] == (1.0, True, False)
