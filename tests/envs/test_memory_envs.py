@@ -1,4 +1,4 @@
-"""The envs that ask for a memory: their spaces, their rewards, and the best that there is."""
+"""Envs of our own: their spaces, their rewards, and the best that there is."""
 
 from __future__ import annotations
 
@@ -114,15 +114,25 @@ def test_what_asks_for_no_memory_is_refused(make):
         make()
 
 
-@pytest.mark.parametrize(("action", "expected"), [(1, (1.0, 7)), (0, (0.0, 14))])
-def test_the_corridor_rewards_its_end_alone(action, expected):
-    assert episode(Corridor(corridor_length=7), lambda seen: action, seed=1) == expected
+@pytest.mark.parametrize(("action", "expected"), [(1, (1.0, 7)), (0, (14 * 0.001, 14))])
+def test_the_corridor_rewards_its_end_and_a_little_its_start(action, expected):
+    env = Corridor(corridor_length=7, doors_seed=None)
+    assert episode(env, lambda seen: action, seed=1) == pytest.approx(expected)
 
 
-def test_a_step_back_in_the_corridor_is_one_step_lost():
+def test_a_wrong_door_of_the_corridor_leads_to_the_start():
     env = Corridor(corridor_length=3)
     env.reset(seed=1)
-    steps = [env.step(action) for action in (0, 1, 1, 0, 1, 1)]
-    assert [place for place, *_ in steps] == [0, 1, 2, 1, 2, 3]
-    # The sixth step is the last that there is, and comes to the end.
-    assert steps[-1][1:4] == (1.0, True, False)
+    first, second, third = env.doors
+    doors = (first, 1 - second, first, second, third)
+    steps = [env.step(door) for door in doors]
+    assert [place for place, *_ in steps] == [1, 0, 1, 2, 3]
+    assert [reward for _, reward, *_ in steps] == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert steps[-1][2:4] == (True, False)
+
+
+def test_the_doors_of_a_corridor_differ_and_stay():
+    doors = Corridor().doors
+    assert set(doors) == {0, 1}
+    np.testing.assert_array_equal(doors, Corridor().doors)
+    assert (doors != Corridor(doors_seed=1).doors).any()
