@@ -108,7 +108,8 @@ def _worker_config(
     algorithm = build(plain["algo"], "algo", kind=Algorithm)
     exploration = build(plain["exploration"], "exploration", kind=Exploration)
     model = build(plain["model"], "model", kind=Model)
-    algorithm.check_exploration(exploration)
+    for each in exploration.parts:
+        algorithm.check_exploration(each)
     algorithm.check_model(model)
     return WorkerConfig(
         env=build(plain["env"], "env", target=EnvConfig),

@@ -242,7 +242,10 @@ class Trainer:
                 "learner_stats": stats or algorithm.unknown_metrics(),
                 **algorithm.stats(),
             }
-        return {"info": {"learner": learner}}
+        info = {"learner": learner}
+        if exploration := self.workers.take_exploration():
+            info["exploration"] = exploration
+        return {"info": info}
 
     # Acting
 

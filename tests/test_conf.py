@@ -35,6 +35,8 @@ NEEDED = {
 }
 """What a choice cannot go without."""
 
+EXPLORATION = f"({'|'.join(file.stem for file in (CONF / 'exploration').glob('*.yaml'))})"
+
 DATACLASSES = {"env": EnvConfig, "resources": Resources, "evaluation": EvaluationConfig}
 """Groups whose class is always the same, so that their files do not name it."""
 
@@ -111,8 +113,8 @@ def test_every_tuned_example_composes_stops_by_itself_and_has_a_pass_mark(file: 
 @pytest.mark.parametrize("file", TUNED_EXAMPLES, ids=lambda file: file.stem)
 def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file: Path):
     choice = file.relative_to(CONF / "tuned_examples").with_suffix("")
-    # <env>-<algo>, and the memory where there is one.
-    assert re.fullmatch(rf"\w+-{choice.parent.name}(-lstm|-gtrxl)?", choice.name)
+    # <env>-<algo>, and the memory or exploration that it is for.
+    assert re.fullmatch(rf"\w+-{choice.parent.name}(-lstm|-gtrxl|-{EXPLORATION})?", choice.name)
     plain = composed(f"tuned_examples/{choice.as_posix()}")
     of_algorithm = composed(f"algo/{choice.parent.name}")["algo"]
     assert plain["algo"]["_target_"] == of_algorithm["_target_"]
@@ -170,6 +172,17 @@ def test_an_algorithm_brings_its_natural_exploration():
     ):
         brought = composed(f"algo/{algo}", "tuned=none")["exploration"]
         assert brought == composed(f"exploration/{exploration}")["exploration"]
+
+
+@pytest.mark.parametrize("algo", choices("algo"))
+def test_what_explorations_nest_by_themselves_is_the_algorithms_natural_one(algo):
+    plain = composed(algo, "tuned=none")
+    natural = import_object(plain["algo"]["_target_"], "algo")(
+        **{key: value for key, value in plain["algo"].items() if key != "_target_"}
+    ).natural_exploration()
+    node = dict(plain["exploration"])
+    assert type(natural) is import_object(node.pop("_target_"), "exploration")
+    assert node == {name: getattr(natural, name) for name in node}
 
 
 PRESETS = {

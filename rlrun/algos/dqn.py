@@ -16,7 +16,7 @@ from rlrun.core import losses
 from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration import Exploration
+from rlrun.core.exploration import EpsilonGreedy, Exploration
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.q_network import QNetwork
@@ -113,6 +113,11 @@ class DQN(OffPolicy):
             exploration,
             "Use exploration=epsilon_greedy, or exploration=greedy with algo.noisy=true.",
         )
+
+    def natural_exploration(self) -> Exploration:
+        if self.noisy:
+            return EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0, epsilon_timesteps=0)
+        return EpsilonGreedy()
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

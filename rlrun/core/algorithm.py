@@ -16,6 +16,7 @@ from rlrun.core import seeding
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
@@ -26,7 +27,6 @@ from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
 if TYPE_CHECKING:
-    from rlrun.core.exploration import Exploration
     from rlrun.core.resources import Resources
 
 BatchMode = Literal["truncate_episodes", "complete_episodes"]
@@ -167,6 +167,11 @@ class Algorithm:
 
     def check_exploration(self, exploration: Exploration) -> None:
         """Raise ConfigError if the algorithm's policies cannot be explored in this way."""
+
+    def natural_exploration(self) -> Exploration:
+        """What chooses actions where an exploration asks for another to do so, and none is
+        given."""
+        return StochasticSampling()
 
     def check_model(self, model: Model) -> None:
         """Raise ConfigError if the model has a value that the algorithm would ignore."""

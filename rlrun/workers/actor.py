@@ -13,8 +13,10 @@ from gymnasium import spaces
 from rlrun.core import seeding
 from rlrun.core.actions import ActionConverter
 from rlrun.core.algorithm import Algorithm
+from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
+from rlrun.core.exploration.base import Acts
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
@@ -100,8 +102,11 @@ class Actor:
         if not self.policy.runs_in_numpy:
             self.policy.to(config.device)
         self.rng = self._stream(config.purpose)
-        self.exploration = self._exploration(self.rng)
-        self._onlooker = self._exploration(self._stream("onlooker"))
+        self.exploration = self._exploration(
+            self.rng, self.policy if config.purpose == "rollout" else None
+        )
+        self._acting: Acts = self.exploration.actor or self.policy
+        self._onlooker = self._exploration(self._stream("onlooker"), None)
         """Explores for the user, who may look without changing what workers draw."""
         self.gathered: RunningMoments | None = self.policy.observation_filter.moments()
         """What was observed since the last `take_gathered`."""
@@ -140,14 +145,16 @@ class Actor:
         exploration: Exploration | None = None,
     ) -> Decision:
         """Choose actions at preprocessed observations [N, *shape]."""
-        exploration = exploration or self.exploration
         policy = self.policy
+        acting: Acts = policy
+        if exploration is None:
+            exploration, acting = self.exploration, self._acting
         if policy.noisy_layers:
             if explore:
                 policy.draw_noise(exploration.rng, len(obs))
             else:
                 policy.mute_noise()
-        dist, columns, state = policy.act(obs, state, previous, explore)
+        dist, columns, state = acting.act(obs, state, previous, explore)
         actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
         columns["log_probs"] = log_probs
         if "dist_inputs" in self.algorithm.rollout_columns:
@@ -199,6 +206,21 @@ class Actor:
             previous.rewards if rewards is None else np.asarray(rewards, np.float32),
         )
 
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        """What algorithm and exploration need of each step, see `Algorithm.rollout_columns`."""
+        columns, more = self.algorithm.rollout_columns, self.exploration.rollout_columns
+        return tuple(dict.fromkeys((*columns, *more))) if more else columns
+
+    def postprocess(self, fragment: Batch, timestep: int, explore: bool) -> dict[str, Any]:
+        """Let the exploration see a fragment [T, B, ...] before the algorithm does; returns its
+        numbers for the result."""
+        numbers = self.exploration.postprocess(fragment, timestep) if explore else {}
+        for name in self.exploration.rollout_columns:
+            if name not in self.algorithm.rollout_columns:
+                del fragment[name]
+        return numbers
+
     def gather(self, obs: np.ndarray) -> None:
         """Count preprocessed observations [N, *shape] for the filter's statistics."""
         if self.gathered is not None:
@@ -248,12 +270,14 @@ class Actor:
         config = self.config
         return seeding.generator(config.seed, purpose, *self._path, config.worker_index)
 
-    def _exploration(self, rng: np.random.Generator) -> Exploration:
+    def _exploration(self, rng: np.random.Generator, policy: Policy | None) -> Exploration:
         return self.config.exploration.for_worker(
             action_space=self.converter.policy_space,
             rng=rng,
             worker_index=self.config.worker_index,
             num_workers=self.config.num_workers,
+            policy=policy,
+            natural=self.algorithm.natural_exploration(),
         )
 
     def _check_filter(self) -> None:

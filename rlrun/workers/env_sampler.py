@@ -90,14 +90,14 @@ class EnvSampler:
         """`num_steps` steps of every env as columns [T, B, ...].
 
         `timestep` counts env steps of all workers before this fragment. Columns: obs, actions,
-        rewards, terminated, truncated, those of the algorithm's `rollout_columns` (unless
+        rewards, terminated, truncated, those of the actor's `rollout_columns` (unless
         `only_usual`), `state_in/<name>` of a policy with memory, and `valid` where some rows are
         only resets. Raises WorkerError if an env gives a reward or an observation that is not a
         finite number.
         """
         if not self.has_begun:
             self._begin()
-        self._columns = () if only_usual else self.actor.algorithm.rollout_columns
+        self._columns = () if only_usual else self.actor.rollout_columns
         fragment = _Fragment(num_steps)
         steps_per_row = self.env.num_envs * max(self.actor.config.num_workers, 1)
         asked = [name for name in self._columns if name not in BY_WORKER]

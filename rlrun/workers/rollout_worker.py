@@ -169,10 +169,12 @@ class RolloutWorker:
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
+        actor.exploration.before_fragment()
         fragment = self.input.sample(num_steps, self.timestep, self.config.explore)
         if "sampled_at_update" in actor.algorithm.rollout_columns:
             num_updates = self.num_updates.get(actor.policy_id, 0)
             fragment["sampled_at_update"] = np.full(fragment["rewards"].shape, num_updates)
+        exploration_stats = actor.postprocess(fragment, self.timestep, self.config.explore)
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
@@ -195,6 +197,7 @@ class RolloutWorker:
             seconds=seconds,
             vector_steps=vector_steps,
             gradients=gradients,
+            exploration={actor.policy_id: exploration_stats} if exploration_stats else {},
         )
 
     def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:

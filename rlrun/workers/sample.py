@@ -33,6 +33,8 @@ class Sample:
     """Steps of the vector of envs that took this time."""
     gradients: dict[str, Gradient] = field(default_factory=dict)
     """In place of rows, where the algorithm learns on its workers, by policy id."""
+    exploration: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Numbers that the exploration reports, by policy id."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.errors import Interrupted
 from rlrun.core.filters import RunningMoments
+from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
@@ -62,6 +63,7 @@ class WorkerSet:
         """How many updates in all the weights have seen that a worker was sent last."""
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
+        self._exploration: dict[str, LearnerStats] = {}
         self._seconds: dict[str, float] = {}
         self._vector_steps = 0
         self.iteration_ends_at = 0
@@ -216,6 +218,8 @@ class WorkerSet:
                 continue
             known = self._gathered.setdefault(policy_id, RunningMoments(moments.mean.shape))
             known.merge(moments.count, moments.mean, moments.squares)
+        for policy_id, numbers in sample.exploration.items():
+            self._exploration.setdefault(policy_id, LearnerStats()).add(numbers)
         for phase, seconds in sample.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         self._vector_steps += sample.vector_steps
@@ -252,6 +256,10 @@ class WorkerSet:
         """Episodes that ended since the last call, as workers reported them."""
         taken, self._episodes = self._episodes, []
         return taken
+
+    def take_exploration(self) -> dict[str, dict[str, float]]:
+        """What explorations reported since the last call, by policy id: see `LearnerStats`."""
+        return {policy_id: stats.take() for policy_id, stats in self._exploration.items()}
 
     def take_perf(self) -> dict[str, float]:
         """Milliseconds of one vector step by phase, over all sampling workers."""
@@ -316,6 +324,7 @@ class WorkerSet:
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [asdict(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
+            "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
             "older_weights": self._older_weights(),
             "remote": [] if self._pool is None else self._pool.map_living("state_dict"),
@@ -336,6 +345,9 @@ class WorkerSet:
         )
         self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
         self._gathered = _as_moments(state["gathered"])
+        self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
+        for policy_id, stats in self._exploration.items():
+            stats.load_state_dict(state["exploration"][policy_id])
         if self._pool is None:
             self._local.load_state_dict(state["local"])
             self.publish(algorithms)

@@ -1,4 +1,4 @@
-"""The envs that ask for a memory: their spaces, their rewards, and the best that there is."""
+"""Envs of our own: their spaces, their rewards, and the best that there is."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env
 
+from rlrun.envs.corridor import Corridor
 from rlrun.envs.repeat_after_me import RepeatAfterMe
 from rlrun.envs.stateless_cartpole import StatelessCartPole
 from rlrun.envs.t_maze import Move, Sight, TMaze
 
 
-@pytest.mark.parametrize("env_class", [RepeatAfterMe, StatelessCartPole, TMaze])
+@pytest.mark.parametrize("env_class", [Corridor, RepeatAfterMe, StatelessCartPole, TMaze])
 @pytest.mark.filterwarnings("ignore")
 def test_they_are_gymnasium_envs(env_class):
     check_env(env_class(), skip_render_check=True)
 
 
-@pytest.mark.parametrize("env_class", [RepeatAfterMe, StatelessCartPole, TMaze])
+@pytest.mark.parametrize("env_class", [Corridor, RepeatAfterMe, StatelessCartPole, TMaze])
 def test_a_seed_gives_the_same_episodes(env_class):
     def walk() -> list[Any]:
         env = env_class()
@@ -111,3 +112,27 @@ def test_both_signs_are_shown():
 def test_what_asks_for_no_memory_is_refused(make):
     with pytest.raises(ValueError, match="at least 1"):
         make()
+
+
+@pytest.mark.parametrize(("action", "expected"), [(1, (1.0, 7)), (0, (14 * 0.001, 14))])
+def test_the_corridor_rewards_its_end_and_a_little_its_start(action, expected):
+    env = Corridor(corridor_length=7, doors_seed=None)
+    assert episode(env, lambda seen: action, seed=1) == pytest.approx(expected)
+
+
+def test_a_wrong_door_of_the_corridor_leads_to_the_start():
+    env = Corridor(corridor_length=3)
+    env.reset(seed=1)
+    first, second, third = env.doors
+    doors = (first, 1 - second, first, second, third)
+    steps = [env.step(door) for door in doors]
+    assert [place for place, *_ in steps] == [1, 0, 1, 2, 3]
+    assert [reward for _, reward, *_ in steps] == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert steps[-1][2:4] == (True, False)
+
+
+def test_the_doors_of_a_corridor_differ_and_stay():
+    doors = Corridor().doors
+    assert set(doors) == {0, 1}
+    np.testing.assert_array_equal(doors, Corridor().doors)
+    assert (doors != Corridor(doors_seed=1).doors).any()

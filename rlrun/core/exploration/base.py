@@ -5,19 +5,37 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
 
+from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlrun.core.policy import Extras, Policy, Previous, State
+
+
+class Acts(Protocol):
+    """What may act in a policy's place."""
+
+    def act(
+        self, obs: np.ndarray, state: State | None, previous: Previous | None, explore: bool
+    ) -> tuple[Distribution, Extras, State]:
+        """As `Policy.act`."""
+        ...
 
 
 @dataclass(kw_only=True)
 class Exploration:
     """Chooses actions from a policy's distribution. Fields are hyperparameters; each worker has
-    its own copy, made by `for_worker`, with the worker's action space, index and generator."""
+    its own copy, made by `for_worker`, with the worker's action space, index and generator.
+
+    Beside the choice of actions there are hooks: `before_fragment`, `reset` where episodes end, and
+    `postprocess`, which sees each fragment before the algorithm does, and may add to its rewards.
+    """
 
     def for_worker(
         self,
@@ -26,9 +44,14 @@ class Exploration:
         rng: np.random.Generator,
         worker_index: int = 0,
         num_workers: int = 0,
+        policy: Policy | None = None,
+        natural: Exploration | None = None,
     ) -> Exploration:
         """A copy that serves one worker. `action_space` is in the policy's terms, as
-        `ActionConverter.policy_space` gives it. Raises SpaceError if it cannot handle the space."""
+        `ActionConverter.policy_space` gives it. `policy` is the acting one of a worker that gathers
+        experience; None for evaluation and for users who look on, where nothing is learned.
+        `natural` is the algorithm's own exploration. Raises SpaceError if it cannot handle the
+        space, ConfigError if it cannot explore that policy."""
         mine = copy.copy(self)
         mine.action_space = action_space
         mine.rng = rng
@@ -36,6 +59,22 @@ class Exploration:
         mine.num_workers = num_workers
         mine.check_space()
         return mine
+
+    @property
+    def rollout_columns(self) -> tuple[str, ...]:
+        """Columns that `postprocess` needs beside obs, actions, rewards, terminated and truncated;
+        see `Algorithm.rollout_columns`."""
+        return ()
+
+    @property
+    def actor(self) -> Acts | None:
+        """What acts in the policy's place; None: the policy itself."""
+        return None
+
+    @property
+    def parts(self) -> list[Exploration]:
+        """This one, and those given within it."""
+        return [self]
 
     def __post_init__(self) -> None:
         self.action_space: spaces.Space = spaces.Space()
@@ -49,6 +88,15 @@ class Exploration:
     def reset(self, envs: np.ndarray) -> None:
         """The episodes of the envs in the mask [N] have ended; what is carried from step to step
         begins anew."""
+
+    def before_fragment(self) -> None:
+        """The worker is about to sample a fragment, perhaps with new weights."""
+
+    def postprocess(self, fragment: Batch, timestep: int) -> dict[str, Any]:
+        """Look at a fragment [T, B, ...] of a worker that gathers experience, in which rewards may
+        be changed (returns of episodes are counted before); `timestep` as at its start. Steps that
+        the column `valid` [T, B] calls False are none. Returns numbers for the result."""
+        return {}
 
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True

@@ -9,19 +9,24 @@ from gymnasium import spaces
 
 from rlrun.core.distributions import Categorical, Distribution, MultiCategorical
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration.stochastic_sampling import StochasticSampling
+from rlrun.core.exploration.base import Exploration, check_not_negative
+from rlrun.core.exploration.random_actions import random_actions
 
 
 @dataclass(kw_only=True)
-class SoftQ(StochasticSampling):
+class SoftQ(Exploration):
     """Samples softmax(Q / temperature) (Sutton & Barto, 2018, sec. 2.8); the best action when not
     exploring. For a policy with probabilities it sharpens or flattens these."""
 
     temperature: float = 1.0
     """High ones draw all actions alike, low ones the best."""
 
+    random_timesteps: int = 0
+    """Env steps at the start of training with random actions instead (see `random_actions`)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_not_negative(self, "random_timesteps")
         if not self.temperature > 0.0:
             raise ConfigError(f"exploration.temperature={self.temperature} must be above 0.")
 
@@ -35,7 +40,12 @@ class SoftQ(StochasticSampling):
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        return super().get_exploration_action(self._softened(action_dist), timestep, explore)
+        if not explore:
+            actions = action_dist.mode()
+            return actions, np.zeros(len(actions), np.float32)
+        if timestep < self.random_timesteps:
+            return random_actions(self.action_space, action_dist, self.rng)
+        return self._softened(action_dist).sample(self.rng)
 
     def _softened(self, dist: Distribution) -> Distribution:
         with np.errstate(over="ignore"):  # Of masks: the least float becomes -inf.
