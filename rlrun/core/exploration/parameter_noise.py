@@ -20,6 +20,7 @@ from rlrun.core.exploration.gaussian_noise import GaussianNoise
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.exploration.ornstein_uhlenbeck_noise import OrnsteinUhlenbeckNoise
 from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
 ADAPTATION_STEPS = 50
 """Steps for which the standard deviation grows or shrinks once by its factor."""
@@ -53,10 +54,10 @@ class ParameterNoise(NestedExploration):
     random_timesteps: int = 10_000
     initial_stddev: float = 1.0
     """Standard deviation of the noise at the start."""
-    target_distance: float | None = None
-    """How far actions may differ; null: as far as by `sub_exploration`, or by what the algorithm
-    explores by on its own: -log(1 - epsilon + epsilon / n) for epsilon-greedy choices, the standard
-    deviation of noise on actions; 0.1 for others."""
+    target_distance: ScheduleLike | None = None
+    """How far actions may differ, or a schedule over env steps; null: as far as by
+    `sub_exploration`, or by what the algorithm explores by on its own: -log(1 - epsilon + epsilon /
+    n) for epsilon-greedy choices, the standard deviation of noise on actions; 0.1 for others."""
     adaptation_coeff: float = 1.01
     """The factor by which the standard deviation grows or shrinks every 50 steps."""
 
@@ -64,7 +65,7 @@ class ParameterNoise(NestedExploration):
         super().__post_init__()
         check_not_negative(self, "initial_stddev", exclusive=True)
         if self.target_distance is not None:
-            check_not_negative(self, "target_distance")
+            check_schedule_range("exploration.target_distance", self.target_distance, low=0.0)
         if not (math.isfinite(self.adaptation_coeff) and self.adaptation_coeff > 1.0):
             raise ConfigError(
                 f"exploration.adaptation_coeff={self.adaptation_coeff} must be above 1."
@@ -165,7 +166,7 @@ class ParameterNoise(NestedExploration):
 
     def _target(self, timestep: int) -> float:
         if self.target_distance is not None:
-            return self.target_distance
+            return make_schedule(self.target_distance)(timestep)
         like = self.natural if self.sub_exploration is None else self.sub
         if isinstance(like, EpsilonGreedy) and isinstance(self.action_space, spaces.Discrete):
             epsilon = like.epsilon(timestep)
