@@ -174,7 +174,8 @@ def test_an_algorithm_brings_its_natural_exploration():
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-@pytest.mark.parametrize("algo", choices("algo"))
+# TD3 is a preset of DDPG's class, which has its own.
+@pytest.mark.parametrize("algo", sorted({*choices("algo")} - {"algo/td3"}))
 def test_what_explorations_nest_by_themselves_is_the_algorithms_natural_one(algo):
     plain = composed(algo, "tuned=none")
     natural = import_object(plain["algo"]["_target_"], "algo")(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlrun.algos.distributed_replay import DistributedReplay
 from rlrun.algos.dqn import DQN
+from rlrun.core.exploration import Exploration, PerWorkerEpsilonGreedy
 
 
 @dataclass(kw_only=True)
@@ -24,3 +25,6 @@ class Apex(DistributedReplay, DQN):
     grad_clip: float | None = 40.0
 
     built_in = DQN.built_in | DistributedReplay.built_in
+
+    def natural_exploration(self) -> Exploration:
+        return PerWorkerEpsilonGreedy()

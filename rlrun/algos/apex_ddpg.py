@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rlrun.algos.ddpg import DDPG
 from rlrun.algos.distributed_replay import DistributedReplay
+from rlrun.core.exploration import Exploration, PerWorkerOrnsteinUhlenbeckNoise
 
 
 @dataclass(kw_only=True)
@@ -18,3 +19,6 @@ class ApexDDPG(DistributedReplay, DDPG):
     """
 
     built_in = DDPG.built_in | DistributedReplay.built_in
+
+    def natural_exploration(self) -> Exploration:
+        return PerWorkerOrnsteinUhlenbeckNoise()

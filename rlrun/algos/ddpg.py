@@ -18,7 +18,7 @@ from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.deterministic import Deterministic
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration import Exploration, StochasticSampling
+from rlrun.core.exploration import Exploration, OrnsteinUhlenbeckNoise, StochasticSampling
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.schedules import ScheduleLike
@@ -86,6 +86,9 @@ class DDPG(OffPolicyActorCritic):
                 "certain of its actions: nothing would be explored. Use "
                 "exploration=gaussian_noise or exploration=ornstein_uhlenbeck_noise."
             )
+
+    def natural_exploration(self) -> Exploration:
+        return OrnsteinUhlenbeckNoise()
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

@@ -69,6 +69,7 @@ class DistributedReplay(ThreadedLearner, _Base):
         "num_replay_buffer_shards",
         "learner_queue_size",
     }
+    learns_from_data: ClassVar[bool] = False
     replay_side: ClassVar[type[ReplaySide]] = ShardedReplaySide
     loop = staticmethod(loops.distributed_replay)
 
@@ -130,6 +131,7 @@ class DistributedReplay(ThreadedLearner, _Base):
                 alpha=self.prioritized_replay_alpha,
                 eps=self.prioritized_replay_eps,
                 seed=int(rng.integers(2**31)),
+                make_storage=self.storage_maker(),
             )
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -93,7 +95,8 @@ class OffPolicy(Algorithm):
             "algo.prioritized_replay_beta", self.prioritized_replay_beta, low=0.0, high=1.0
         )
         if not self.prioritized_replay:
-            unused = [f"prioritized_replay_{name}" for name in ("alpha", "beta", "eps")]
+            # Beta stays: presets bring a schedule of it, and may be run without their parts.
+            unused = ["prioritized_replay_alpha", "prioritized_replay_eps"]
             refuse_unused(self, unused, "algo.prioritized_replay=false")
         if self.buffer_size < self.train_batch_size:
             raise ConfigError(
@@ -190,7 +193,7 @@ class OffPolicy(Algorithm):
 
     def make_buffer(self, rng: np.random.Generator) -> Any:
         """The buffer of the replay side."""
-        storage = self.make_storage()
+        storage = self.storage_maker()(self.buffer_size)
         if not self.prioritized_replay:
             return ReplayBuffer(self.buffer_size, rng, storage)
         return PrioritizedReplayBuffer(
@@ -201,8 +204,9 @@ class OffPolicy(Algorithm):
             eps=self.prioritized_replay_eps,
         )
 
-    def make_storage(self) -> Storage:
-        """Where the buffer's rows lie. Raises SpaceError if there are no frames to store once."""
+    def storage_maker(self) -> Callable[[int], Storage]:
+        """What makes room for a number of rows; it may travel to other processes. Raises SpaceError
+        if there are no frames to store once."""
         place = Disk(self.replay_folder) if self.replay_storage == "memmap" else Memory()
         space = self.policy.obs_space
         # Rows of nested observations are bytes and floats side by side.
@@ -213,8 +217,8 @@ class OffPolicy(Algorithm):
                 f"these are {space}. Use algo.replay_frames=null."
             )
         if are_images and self.replay_frames is not False:
-            return FrameStorage(self.buffer_size, space.shape, place, self.new_steps)
-        return Storage(self.buffer_size, place)
+            return partial(FrameStorage, shape=space.shape, place=place, new_frames=self.new_steps)
+        return partial(Storage, place=place)
 
     def apply_hyperparameters(self) -> None:
         if not hasattr(self, "replay"):  # on a worker

@@ -15,7 +15,7 @@ from rlrun.core import losses
 from rlrun.core.algorithm import BatchMode, check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration import Exploration
+from rlrun.core.exploration import EpsilonGreedy, Exploration
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.recurrent_q import RecurrentQNetwork
@@ -128,6 +128,9 @@ class R2D2(OffPolicy):
 
     def check_exploration(self, exploration: Exploration) -> None:
         refuse_sampling("r2d2", exploration, "Use exploration=epsilon_greedy.")
+
+    def natural_exploration(self) -> Exploration:
+        return EpsilonGreedy()
 
     def check_model(self, model: Model) -> None:
         if not model.has_memory:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from rlrun.core import seeding
 from rlrun.core.batch import Batch
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
+from rlrun.core.storage import Storage
 
 
 class ReplayShard(PrioritizedReplayBuffer):
@@ -24,9 +25,15 @@ class ReplayShard(PrioritizedReplayBuffer):
     """
 
     def __init__(
-        self, capacity: int, rng: np.random.Generator, *, alpha: float, eps: float
+        self,
+        capacity: int,
+        rng: np.random.Generator,
+        storage: Storage | None = None,
+        *,
+        alpha: float,
+        eps: float,
     ) -> None:
-        super().__init__(capacity, rng, alpha=alpha, eps=eps)
+        super().__init__(capacity, rng, storage, alpha=alpha, eps=eps)
         self.writes = np.zeros(capacity, np.int64)
         self.num_late = 0
         """Updates of single priorities that came too late."""
@@ -73,6 +80,8 @@ class ShardPlan:
     alpha: float
     eps: float
     seed: int
+    make_storage: Callable[[int], Storage] = Storage
+    """What makes room for the rows of a shard."""
 
     @cached_property
     def first_indexes(self) -> np.ndarray:
@@ -82,9 +91,11 @@ class ShardPlan:
 
     def make(self, number: int) -> ReplayShard:
         """The shard of that number, from 0."""
+        capacity = int(np.diff(self.first_indexes)[number])
         return ReplayShard(
-            int(np.diff(self.first_indexes)[number]),
+            capacity,
             seeding.generator(self.seed, "shard", number),
+            self.make_storage(capacity),
             alpha=self.alpha,
             eps=self.eps,
         )
