@@ -97,7 +97,7 @@ def test_every_algorithm_learns_with_it(name, algo, model):
 # Who sees what
 
 
-CORRIDOR = ["env=corridor", *SIZES, *ALGOS["ppo"]]
+CORRIDOR = ["env=corridor", "env.env_config.lure=0", *SIZES, *ALGOS["ppo"]]
 
 
 @pytest.mark.parametrize("name", ["curiosity", "rnd", "re3"])
@@ -131,9 +131,9 @@ def test_weights_with_noise_are_known_to_nobody_but_the_worker_that_acts():
         noisy = actor.exploration._perturbed.flat.values
         expected = weights.numpy() + actor.exploration.stddev_of_noise * actor.exploration.noise
         np.testing.assert_allclose(noisy, expected, rtol=1e-5, atol=1e-6)
-        dist = actor.policy.act(np.eye(41, dtype=np.float32))[0]
-        found = trainer.compute_actions({i: i for i in range(41)}, explore=False)
-        assert [found[i] for i in range(41)] == dist.mode().tolist()
+        dist = actor.policy.act(np.eye(21, dtype=np.float32))[0]
+        found = trainer.compute_actions({i: i for i in range(21)}, explore=False)
+        assert [found[i] for i in range(21)] == dist.mode().tolist()
 
 
 def test_another_exploration_within_is_given_as_a_node():
