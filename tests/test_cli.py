@@ -758,12 +758,14 @@ def test_a_run_without_a_stop_rule_says_so(rlrun, monkeypatch):
 def test_list_of_one_group_shows_its_choices_with_a_sentence_each(rlrun):
     lines = rlrun("list", "exploration").stdout.splitlines()
     assert lines[0] == "exploration:"
+    of_noise = ("gaussian_noise", "ornstein_uhlenbeck_noise")
     assert [line.split()[0] for line in lines[1:]] == [
-        "epsilon_greedy",
-        "greedy",
-        "stochastic_sampling",
+        *("constant_gaussian_noise", "curiosity", "epsilon_greedy", "gaussian_noise", "greedy"),
+        *("ornstein_uhlenbeck_noise", "parameter_noise", "per_worker_epsilon_greedy"),
+        *(f"per_worker_{name}" for name in of_noise),
+        *("random", "re3", "rnd", "soft_q", "stochastic_sampling"),
     ]
-    assert "Always the best action" in lines[2]
+    assert "Always the best action" in lines[5]
 
 
 def test_the_module_is_the_command(tmp_path):
