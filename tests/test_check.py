@@ -134,8 +134,9 @@ def test_shipped_examples_are_found_by_folder_pattern_and_name(tmp_path, monkeyp
     from rlrun.check import files_of
 
     monkeypatch.chdir(tmp_path)
-    for path in ("dqn", "tuned_examples/dqn", "dqn/*-dqn.yaml", "tuned_examples/dqn/*.yaml"):
-        assert {file.stem for file in files_of(path)} == {"acrobot-dqn", "cartpole-dqn"}, path
+    shipped = {"cartpole-ddppo", "pendulum-ddppo"}
+    for path in ("ddppo", "tuned_examples/ddppo", "ddppo/*-ddppo.yaml", "tuned_examples/ddppo/*"):
+        assert {file.stem for file in files_of(path)} == shipped, path
     assert [file.stem for file in files_of("cartpole-dqn")] == ["cartpole-dqn"]
     # What lies here comes first.
     own = example(tmp_path / "dqn" / "own.yaml", "timesteps_total: 1")

@@ -386,11 +386,7 @@ def test_a_value_out_of_range_names_key_value_and_bounds(algo, key, value, bound
         ("dqn", {"algo.sigma0": 0.1}, ["algo.sigma0=0.1", "algo.noisy=false"]),
         *(
             ("dqn", {f"algo.{key}": 0.7}, [f"algo.{key}=0.7", "algo.prioritized_replay=false"])
-            for key in (
-                "prioritized_replay_alpha",
-                "prioritized_replay_beta",
-                "prioritized_replay_eps",
-            )
+            for key in ("prioritized_replay_alpha", "prioritized_replay_eps")
         ),
         (
             "ppo",
@@ -566,7 +562,7 @@ def test_a_key_that_hydra_lets_through_with_a_plus_is_refused_all_the_same():
 
 def test_hints_come_from_the_algorithm_that_is_chosen():
     message = refusal_of("algo=dqn", "algo.buffersize=5")
-    assert "Did you mean algo.buffer_size?" in message
+    assert "Did you mean algo.buffer_size or shuffle_buffer_size?" in message
     assert "Allowed below 'algo': adam_epsilon, batch_mode, buffer_size" in message
 
 

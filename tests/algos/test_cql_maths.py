@@ -84,7 +84,7 @@ def test_the_sampled_log_sum_is_the_integral_over_all_actions(temperature):
         q_values = q_values.view(2, len(obs), -1).double() / temperature
     integral = torch.trapezoid(q_values.exp(), grid.double(), dim=-1)
     rng = np.random.default_rng(0)
-    num_actions = 1500
+    num_actions = 5000
     proposals = conservative.propose(network, obs, rows["next_obs"], num_actions, rng)
     with torch.no_grad():
         values = conservative.proposal_values(network, obs, proposals)
