@@ -223,6 +223,8 @@ class OffPolicy(Algorithm):
     def apply_hyperparameters(self) -> None:
         if not hasattr(self, "replay"):  # on a worker
             return
+        if (self.tau == 1.0) != (self.target.tau == 1.0):
+            self.target.last_update = self.target_count
         self.target.interval, self.target.tau = self.target_network_update_freq, self.tau
         self.replay.train_batch_size = self.train_batch_size
         self.replay.learning_starts = self.learning_starts
@@ -238,11 +240,18 @@ class OffPolicy(Algorithm):
             return self.loss(rows)[1]["td_error"]
 
     def learn(self, rows: Batch) -> dict[str, Any]:
+        if self.tau != self.target.tau:  # Restored, and to go on with another.
+            self.apply_hyperparameters()
         metrics = self.update(rows)
         self.replay.update_priorities(rows, metrics["td_error"])
-        # Lillicrap et al. (2016) average after each update; Mnih et al. (2015) copy by env steps.
-        self.target.follow_if_due(self.timestep if self.tau == 1.0 else self.num_updates)
+        self.target.follow_if_due(self.target_count)
         return metrics
+
+    @property
+    def target_count(self) -> int:
+        """What the target's interval is counted in, as it is now."""
+        # Lillicrap et al. (2016) average after each update; Mnih et al. (2015) copy by env steps.
+        return self.timestep if self.tau == 1.0 else self.num_updates
 
     def update(self, rows: Batch) -> dict[str, Any]:
         """One update of the policy; returns learner statistics."""
@@ -259,12 +268,15 @@ class OffPolicy(Algorithm):
         return {
             **super().state_dict(),
             "target": self.target.state_dict(),
+            "tau": self.tau,
             "replay": self.replay.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.target.load_state_dict(state["target"])
+        # That of the interval under way, whatever is asked for from now on.
+        self.target.tau = state["tau"]
         self.replay.load_state_dict(state["replay"])
 
 

@@ -455,6 +455,36 @@ def test_a_soft_update_moves_the_target_by_tau_and_counts_updates():
     assert_same(algo.target.network, mixed)
 
 
+@pytest.mark.parametrize(("tau", "new_tau", "count"), [(1.0, 0.5, 1), (0.5, 1.0, 5000)])
+def test_a_new_tau_begins_a_new_interval_in_what_is_then_counted(tau, new_tau, count):
+    algo = learner(target_network_update_freq=2, tau=tau)
+    algo.clock = lambda: 5000
+    algo.learn(transitions().to())
+    algo.set_hyperparameters(tau=new_tau)
+    assert algo.target.last_update == count
+    num_updates = algo.target.num_updates
+    for timestep, expected in ((5001, num_updates), (5002, num_updates + 1)):
+        algo.clock = partial(int, timestep)
+        algo.learn(transitions(seed=timestep).to())
+        assert algo.target.num_updates == expected
+
+
+def test_a_restored_learner_counts_as_the_saved_one_did():
+    algo = learner(target_network_update_freq=100, tau=1.0)
+    algo.clock = lambda: 5000
+    algo.learn(transitions().to())
+    algo.set_hyperparameters(tau=0.5)
+    algo.learn(transitions(seed=1).to())
+    restored = learner(target_network_update_freq=100, tau=1.0)
+    restored.load_state_dict(algo.state_dict())
+    restored.set_hyperparameters(tau=0.5)
+    assert restored.target.last_update == algo.target.last_update == 1
+    other = learner(target_network_update_freq=100, tau=0.5)
+    other.load_state_dict(learner(tau=1.0).state_dict() | {"num_updates": 7})
+    other.learn(transitions().to())
+    assert (other.target.tau, other.target.last_update) == (0.5, 7)
+
+
 def test_a_restored_learner_makes_the_same_next_update():
     algo = diverged(learner(num_atoms=5, noisy=True, prioritized_replay=True))
     algo.replay.add(transitions(40))
