@@ -84,7 +84,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         num_layers = len(ctx.saved_tensors) // 2
         seen, weights = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
-        learns = ctx.needs_input_grad[1]
+        learns = any(ctx.needs_input_grad[1:])
         of_weights: list[Tensor | None] = [None] * num_layers
         of_biases: list[Tensor | None] = [None] * num_layers
         if learns:

@@ -67,3 +67,17 @@ def test_two_passes_before_a_backward_pass_do_not_disturb_each_other():
     loss.backward()
     for one, parameter in zip(found, ensemble.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
+
+
+@pytest.mark.parametrize("frozen", ["first layer", "biases"])
+def test_what_is_frozen_leaves_the_others_gradients_as_they_are(frozen):
+    ensemble = Ensemble([4, 7, 6, 1], 2)
+    still = ensemble.biases if frozen == "biases" else [ensemble.weights[0], ensemble.biases[0]]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    learning = [parameter for parameter in ensemble.parameters() if parameter.requires_grad]
+    inputs = torch.randn(9, 4)
+    found = torch.autograd.grad(ensemble(inputs).square().sum(), learning)
+    expected = torch.autograd.grad(outputs_of(ensemble, inputs).square().sum(), learning)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
