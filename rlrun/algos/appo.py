@@ -86,6 +86,7 @@ class APPO(AsynchronousActorCritic):
             self.target.interval, self.target.tau = self.target_interval, self.tau
 
     def learn(self, rows: Batch) -> dict[str, Any]:
+        self.target.take_first_statistics()
         metrics = super().learn(rows)
         before = self.target.num_updates
         self.target.follow_if_due(self.num_updates)

@@ -242,6 +242,7 @@ class OffPolicy(Algorithm):
     def learn(self, rows: Batch) -> dict[str, Any]:
         if self.tau != self.target.tau:  # Restored, and to go on with another.
             self.apply_hyperparameters()
+        self.target.take_first_statistics()
         metrics = self.update(rows)
         self.replay.update_priorities(rows, metrics["td_error"])
         self.target.follow_if_due(self.target_count)

@@ -41,6 +41,18 @@ class Target:
         self.last_update = 0
         """The count at which it followed last."""
         self.num_updates = 0
+        self._lacks_statistics = self._is_without_statistics
+
+    @property
+    def _is_without_statistics(self) -> bool:
+        return not self.network.observation_filter.has_statistics
+
+    def take_first_statistics(self) -> None:
+        """Take over the online network's statistics, if the target has none yet: until it follows
+        for the first time, it would see observations as they came."""
+        if self._lacks_statistics:
+            self.network.copy_statistics(self.online)
+            self._lacks_statistics = self._is_without_statistics
 
     def follow_if_due(self, count: int) -> None:
         """Follow the online network if `interval` has passed since the last time."""
@@ -73,3 +85,4 @@ class Target:
         self.network.set_weights(state["weights"])
         self.last_update = int(state["last_update"])
         self.num_updates = int(state["num_updates"])
+        self._lacks_statistics = self._is_without_statistics
