@@ -7,6 +7,7 @@ from pathlib import Path
 from rlrun.config import RunSettings, conf_dir
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError
+from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
@@ -58,6 +59,7 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
             f"from envs. Use output=null."
         )
     _check_algorithm(algorithm, worker.model, name)
+    _check_exploration(worker.exploration)
     if resources.create_env_on_driver:
         raise ConfigError(
             "resources.create_env_on_driver=true has no effect with input: workers read data, and "
@@ -98,6 +100,16 @@ def _check_algorithm(algorithm: Algorithm, model: Model, name: str) -> None:
             f"worker reads one episode after the other. Use 1; evaluation has "
             f"evaluation.config.algo.num_envs_per_worker."
         )
+
+
+def _check_exploration(exploration: Exploration) -> None:
+    """Raise ConfigError if it does its work on fragments that are sampled."""
+    for name in ("postprocess", "actor"):
+        if getattr(type(exploration), name) is not getattr(Exploration, name):
+            raise ConfigError(
+                f"exploration={type(exploration).__name__} works on what is sampled from envs, and "
+                f"with input nothing is. Leave out exploration=..., for what the algorithm brings."
+            )
 
 
 def _refuse_unused(settings: RunSettings, key: str, *names: str) -> None:

@@ -261,6 +261,8 @@ def test_remote_workers_write_files_of_their_own(ray_cluster, tmp_path):
         ([*RUNS["bc"], "algo.num_envs_per_worker=2"], "has no effect with input"),
         ([*RUNS["bc"], "stop.episode_reward_mean=9"], "use stop.evaluation/episode_reward_mean"),
         ([*RUNS["bc"], "resources.create_env_on_driver=true"], "workers read data"),
+        ([*RUNS["bc"], "exploration=parameter_noise"], "exploration=ParameterNoise works on what"),
+        ([*RUNS["dqn"], "exploration=rnd"], "exploration=RND works on what is sampled"),
         ([*RUNS["bc without an env"], "evaluation.interval=1"], "needs an env, and env=none has"),
         ([*RUNS["bc"], "env=pendulum"], "recorded in 'CartPole-v1'"),
         (["shuffle_buffer_size=5"], "shuffle_buffer_size=5 has no effect: input=null"),
