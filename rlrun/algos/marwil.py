@@ -30,6 +30,9 @@ OF_ADVANTAGES = (
 )
 """Hyperparameters that mean something only where advantages count."""
 
+LARGEST_EXPONENT = 20.0
+"""Of a row's weight, which then is 5e8."""
+
 
 @dataclass(kw_only=True)
 class MARWIL(Algorithm):
@@ -199,8 +202,12 @@ class MARWIL(Algorithm):
 
 
 def advantage_weights(advantages: torch.Tensor, beta: float, sqd_adv_norm: float) -> torch.Tensor:
-    """exp(beta A / c) for advantages [N], c^2 being `sqd_adv_norm` (Wang et al., 2018, alg. 1)."""
-    return (beta * advantages / sqd_adv_norm**0.5).exp()
+    """exp(beta A / c) for advantages [N], c^2 being `sqd_adv_norm` (Wang et al., 2018, alg. 1).
+
+    A deviation is that exponents end at 20: the average c follows slowly, and where it is far too
+    small the weights would be infinite.
+    """
+    return (beta * advantages / sqd_adv_norm**0.5).clamp(max=LARGEST_EXPONENT).exp()
 
 
 def moving_average(average: float, new: float, rate: float) -> float:

@@ -82,6 +82,12 @@ def test_weights_grow_with_advantages_over_their_usual_size():
     assert weights.tolist() == pytest.approx([1.0, math.exp(0.5), math.exp(-1.0)])
 
 
+def test_weights_are_finite_whatever_the_advantages_are():
+    weights = advantage_weights(torch.tensor([1e3, 21.0, 19.0, -1e3]), beta=1.0, sqd_adv_norm=1.0)
+    expected = [math.exp(20.0), math.exp(20.0), math.exp(19.0), 0.0]
+    assert weights.tolist() == pytest.approx(expected)
+
+
 def test_the_moving_average_goes_the_share_of_its_rate():
     assert moving_average(100.0, 20.0, 0.1) == pytest.approx(92.0)
     assert moving_average(100.0, 20.0, 1e-8) == pytest.approx(100.0 - 80e-8, abs=1e-12)
