@@ -72,6 +72,8 @@ class CQL(OffPolicyActorCritic):
         super().__post_init__()
         check_schedule_range("algo.entropy_lr", self.entropy_lr, low=0.0)
         check_range("initial_alpha", self.initial_alpha, low=1e-8)
+        if self.entropy_lr == 0:
+            refuse_unused(self, ("target_entropy",), "algo.entropy_lr=0 keeps alpha as it is")
         check_range("temperature", self.temperature, low=1e-8)
         for name in ("bc_iters", "min_q_weight", "lagrangian_thresh"):
             check_range(name, getattr(self, name), low=0.0)

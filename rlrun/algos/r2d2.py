@@ -12,7 +12,7 @@ from gymnasium import spaces
 from rlrun.algos.off_policy import OffPolicy, check_next_actions
 from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
 from rlrun.core import losses
-from rlrun.core.algorithm import BatchMode, check_range
+from rlrun.core.algorithm import BatchMode, check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import EpsilonGreedy, Exploration
@@ -111,6 +111,10 @@ class R2D2(OffPolicy):
         for name in ("burn_in", "sequence_overlap", "h_function_epsilon"):
             check_range(name, getattr(self, name), low=0)
         check_range("prioritized_replay_eta", self.prioritized_replay_eta, low=0.0, high=1.0)
+        if not self.prioritized_replay:
+            refuse_unused(self, ["prioritized_replay_eta"], "algo.prioritized_replay=false")
+        if not self.use_h_function:
+            refuse_unused(self, ["h_function_epsilon"], "algo.use_h_function=false")
         if any(width < 1 for width in self.hiddens):
             raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
 

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from rlrun.algos.off_policy_actor_critic import OffPolicyActorCritic, spread
 from rlrun.core import losses, soft_q
 from rlrun.core.actor_with_critics import check_box
-from rlrun.core.algorithm import check_range
+from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
@@ -46,6 +46,8 @@ class SAC(OffPolicyActorCritic):
         super().__post_init__()
         check_schedule_range("algo.entropy_lr", self.entropy_lr, low=0.0)
         check_range("initial_alpha", self.initial_alpha, low=1e-8)
+        if self.entropy_lr == 0:
+            refuse_unused(self, ["target_entropy"], "algo.entropy_lr=0 keeps alpha as it is")
 
     def check_spaces(self, obs_space: spaces.Box, action_space: spaces.Space, env: str) -> None:
         if not isinstance(action_space, spaces.Discrete):

@@ -289,6 +289,7 @@ def test_conservative_critics_value_the_datas_actions_above_others():
         ({"num_actions": 0}, "algo.num_actions"),
         ({"lagrangian_thresh": 1.0}, "algo.lagrangian_thresh=1.0 has no effect"),
         ({"entropy_lr": -1.0}, "algo.entropy_lr"),
+        ({"entropy_lr": 0, "target_entropy": 0.3}, "algo.target_entropy=0.3 has no effect"),
     ],
 )
 def test_values_out_of_range_are_refused(wrong, message):

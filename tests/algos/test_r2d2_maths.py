@@ -378,6 +378,10 @@ def test_what_cannot_be_is_refused():
         learner(lstm(free_log_std=False))
     with pytest.raises(ConfigError, match="prioritized_replay_eta"):
         learner(prioritized_replay_eta=1.5)
+    with pytest.raises(ConfigError, match=r"prioritized_replay_eta=0.5 has no effect"):
+        learner(prioritized_replay_eta=0.5)
+    with pytest.raises(ConfigError, match=r"h_function_epsilon=0.1 has no effect"):
+        learner(use_h_function=False, h_function_epsilon=0.1)
     with pytest.raises(SpaceError, match=r"algo=r2d2 needs a Discrete action space"):
         make_trainer("r2d2", env="pendulum", overrides=["tuned=none"], seed=1)
     with pytest.raises(ConfigError, match=r"algo=r2d2 has values of actions"):

@@ -330,6 +330,7 @@ def test_three_step_rows_are_bootstrapped_from_the_soft_value_three_steps_on():
         ({"actor_hiddens": [8, 0]}, "algo.actor_hiddens"),
         ({"critic_lr": -1.0}, "algo.critic_lr"),
         ({"entropy_lr": -1.0}, "algo.entropy_lr"),
+        ({"entropy_lr": 0, "target_entropy": 0.3}, "algo.target_entropy=0.3 has no effect"),
         ({"initial_alpha": 0.0}, "algo.initial_alpha"),
     ],
 )
