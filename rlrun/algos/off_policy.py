@@ -217,7 +217,10 @@ class OffPolicy(Algorithm):
                 f"these are {space}. Use algo.replay_frames=null."
             )
         if are_images and self.replay_frames is not False:
-            return partial(FrameStorage, shape=space.shape, place=place, new_frames=self.new_steps)
+            # A step's colours are all new, of a stack one frame is.
+            frames_a_step = 3 if len(space.shape) == 3 and space.shape[-1] == 3 else 1
+            new_frames = self.new_steps * frames_a_step
+            return partial(FrameStorage, shape=space.shape, place=place, new_frames=new_frames)
         return partial(Storage, place=place)
 
     def apply_hyperparameters(self) -> None:

@@ -307,6 +307,15 @@ def test_new_priorities_are_the_absolute_td_errors_of_the_learned_rows():
     np.testing.assert_allclose(sample["weights"], expected[sample["batch_indexes"]], rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "new_frames"), [((10, 10, 3), 3), ((4, 10, 10), 1), ((10, 10, 4), 1), ((10, 10), 1)]
+)
+def test_room_is_counted_for_each_frame_that_a_step_brings(shape, new_frames):
+    algo = learner()
+    algo.policy.obs_space = spaces.Box(0, 255, shape, np.uint8)
+    assert algo.storage_maker()(8).new_frames == new_frames
+
+
 def test_a_sampled_train_batch_holds_added_rows_and_can_be_learned():
     for prioritized_replay in (False, True):
         algo = learner(prioritized_replay=prioritized_replay, n_step=1)
