@@ -20,7 +20,9 @@ from rlrun.core.exploration import (
     EpsilonGreedy,
     Exploration,
     GaussianNoise,
+    OrnsteinUhlenbeckNoise,
     ParameterNoise,
+    PerWorkerEpsilonGreedy,
     SoftQ,
     StochasticSampling,
 )
@@ -159,7 +161,27 @@ def test_the_distance_aimed_at_is_that_of_the_exploration_within(sub, policy, ex
     if policy is not None:
         policy = make_actor_critic(OBS, policy, MLP(fcnet_hiddens=[4]))
     noise = at_work(ParameterNoise(sub_exploration=sub), policy)
-    assert noise._target(0) == pytest.approx(expected)
+    assert noise._target(0, 1) == pytest.approx(expected)
+
+
+def test_the_distance_of_drifting_noise_is_what_it_comes_to_in_the_long_run():
+    sub = OrnsteinUhlenbeckNoise(
+        ou_base_scale=0.5, ou_theta=0.2, ou_sigma=0.3, scale_schedule=0.5, random_timesteps=0
+    )
+    policy = make_actor_critic(OBS, BOX, MLP(fcnet_hiddens=[4]))
+    noise = at_work(ParameterNoise(sub_exploration=sub), policy)
+    # Both dimensions are 2 wide; x has the variance 0.09 / (1 - 0.64) = 0.25.
+    assert noise._target(0, 1) == pytest.approx(0.5 * 2.0 * 0.5 * 0.5)
+    steps = np.concatenate([noise.sub.draw(400, 2)[0] for _ in range(100)][50:])
+    assert steps.std() == pytest.approx(noise.sub.stddev, rel=0.03)
+
+
+def test_the_distance_of_workers_is_that_of_their_own_epsilons():
+    noise = at_work(
+        ParameterNoise(sub_exploration=PerWorkerEpsilonGreedy()), worker_index=2, num_workers=2
+    )
+    epsilon = 0.5 * (0.4 ** (1 + 7 * 2 / 3) + 0.4**8)
+    assert noise._target(0, 2) == pytest.approx(-math.log(1.0 - epsilon + epsilon / 3))
 
 
 def test_beside_noise_epsilon_greedy_choices_are_few_and_their_own_epsilon_sets_the_distance():
@@ -168,7 +190,7 @@ def test_beside_noise_epsilon_greedy_choices_are_few_and_their_own_epsilon_sets_
     # EpsilonGreedy() of three actions: from 1 to 0.01 within 62,500 steps.
     for timestep, epsilon in ((31_250, 0.505), (62_500, 0.01)):
         expected = -math.log(1.0 - epsilon + epsilon / 3)
-        assert noise._target(timestep) == pytest.approx(expected)
+        assert noise._target(timestep, 1) == pytest.approx(expected)
 
 
 def test_where_nothing_is_gathered_there_is_no_noise():

@@ -46,6 +46,14 @@ class OrnsteinUhlenbeckNoise(AdditiveNoise):
         return factors * self.x, -0.5 * (normal * normal + LOG_2PI).sum(-1) - log_factors
 
     @property
+    def stddev(self) -> float:
+        """How far the noise is from 0 before it is scaled, once it has drifted for long: the root
+        of the mean square over dimensions. Infinite where it never settles."""
+        kept = (1.0 - self.ou_theta) ** 2
+        of_x = self.ou_sigma / math.sqrt(1.0 - kept) if kept < 1.0 else math.inf
+        return self.ou_base_scale * float(np.sqrt(np.square(self._widths).mean())) * of_x
+
+    @property
     def _widths(self) -> np.ndarray:
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
         with np.errstate(over="ignore", invalid="ignore"):

@@ -19,6 +19,7 @@ from rlrun.core.exploration.epsilon_greedy import EpsilonGreedy
 from rlrun.core.exploration.gaussian_noise import GaussianNoise
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.exploration.ornstein_uhlenbeck_noise import OrnsteinUhlenbeckNoise
+from rlrun.core.exploration.per_worker import PerWorkerEpsilonGreedy, degrees
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
@@ -57,7 +58,8 @@ class ParameterNoise(NestedExploration):
     target_distance: ScheduleLike | None = None
     """How far actions may differ, or a schedule over env steps; null: as far as by
     `sub_exploration`, or by what the algorithm explores by on its own: -log(1 - epsilon + epsilon /
-    n) for epsilon-greedy choices, the standard deviation of noise on actions; 0.1 for others."""
+    n) for epsilon-greedy choices, the standard deviation of noise on actions (of noise that drifts,
+    in the long run); 0.1 for others."""
     adaptation_coeff: float = 1.01
     """The factor by which the standard deviation grows or shrinks every 50 steps."""
 
@@ -136,7 +138,7 @@ class ParameterNoise(NestedExploration):
         self._distances = []
         if not self._is_discrete:
             distance = math.sqrt(distance)
-        is_near = distance <= self._target(timestep)
+        is_near = distance <= self._target(timestep, fragment["rewards"].shape[1])
         times = fragment["rewards"].size / ADAPTATION_STEPS
         self.stddev *= self.adaptation_coeff ** (times if is_near else -times)
         return numbers | {"parameter_noise_stddev": self.stddev, "action_distance": distance}
@@ -164,16 +166,17 @@ class ParameterNoise(NestedExploration):
             return float(dist.kl(noisy_dist).mean())
         return float(np.square(dist.mode() - noisy_dist.mode()).mean())
 
-    def _target(self, timestep: int) -> float:
+    def _target(self, timestep: int, num_envs: int) -> float:
         if self.target_distance is not None:
             return make_schedule(self.target_distance)(timestep)
         like = self.natural if self.sub_exploration is None else self.sub
         if isinstance(like, EpsilonGreedy) and isinstance(self.action_space, spaces.Discrete):
             epsilon = like.epsilon(timestep)
+            if isinstance(like, PerWorkerEpsilonGreedy):
+                epsilon = float(degrees(like, num_envs).mean())
             return -math.log(max(1.0 - epsilon + epsilon / int(self.action_space.n), 1e-8))
         if isinstance(like, GaussianNoise | OrnsteinUhlenbeckNoise):
-            stddev = like.stddev if isinstance(like, GaussianNoise) else like.ou_sigma
-            return stddev * float(np.mean(like.scale(timestep, 1)))
+            return like.stddev * float(np.mean(like.scale(timestep, num_envs)))
         return USUAL_DISTANCE
 
     def state_dict(self) -> dict[str, Any]:
