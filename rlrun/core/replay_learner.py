@@ -68,7 +68,7 @@ class ReplayLearnerThread(LearnerThread):
                 share = self.replay.training_intensity / self.replay.train_batch_size
                 self.replay.updates_owed += rows.num_steps * share
             self._changed.notify_all()
-            while self.replay.updates_owed > self.max_owed and not self.is_interrupted():
+            while self._is_behind and not self.is_interrupted():
                 self._raise_error()
                 self._changed.wait(WAIT_S)  # Signals are heard between two waits.
         self._raise_error()
@@ -98,6 +98,12 @@ class ReplayLearnerThread(LearnerThread):
         if self.replay.training_intensity is not None:
             self.replay.updates_owed -= 1.0
         return rows
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether gathering is to wait; where nothing is learned, nothing would end the wait."""
+        is_counted = self.replay.training_intensity is not None and self._has_begun
+        return is_counted and self.replay.updates_owed > self.max_owed
 
     @property
     def _has_begun(self) -> bool:

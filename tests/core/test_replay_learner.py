@@ -138,6 +138,20 @@ def test_an_interrupt_ends_the_wait_for_a_learner_that_is_behind():
     assert side.updates_owed == 15.0
 
 
+@pytest.mark.parametrize("change", ["training_intensity", "learning_starts"])
+def test_gathering_does_not_wait_for_what_is_not_learned_any_more(change):
+    side = make_side(2.0)
+    setattr(side, change, {"training_intensity": None, "learning_starts": 1000}[change])
+    side.updates_owed = 50.0
+    gatherer = threading.Thread(
+        target=make_thread(side, lambda rows: None).add, args=(fragment(),), daemon=True
+    )
+    gatherer.start()
+    gatherer.join(TIMEOUT_S)
+    assert not gatherer.is_alive()
+    assert (side.buffer.size, side.updates_owed) == (10, 50.0)
+
+
 def test_an_error_of_the_thread_ends_the_wait_as_itself():
     def learn(rows: Batch) -> None:
         raise FloatingPointError("the loss is lost")
