@@ -100,6 +100,18 @@ def test_every_algorithm_learns_with_it(name, algo, model):
 CORRIDOR = ["env=corridor", "env.env_config.lure=0", *SIZES, *ALGOS["ppo"]]
 
 
+def test_policies_see_the_envs_rewards_where_others_are_learned():
+    model = [*MODELS["lstm"], "model.lstm_use_prev_reward=true"]
+    sizes = [f"exploration.{key}={value}" for key, value in SMALL["rnd"].items()]
+    overrides = ["env=cartpole", "exploration=rnd", *sizes, *SIZES, *ALGOS["impala"], *model]
+    with make_trainer(algo="impala", overrides=overrides, seed=1) as trainer:
+        rows = trainer.workers.local_worker().sample().batches["default_policy"]
+    assert (rows["rewards"][rows["mask"]] > 1.0).all()
+    # Also in the step behind a sequence's last one.
+    assert set(rows["prev_rewards"].ravel()) == {0.0, 1.0}
+    assert "acting_rewards" not in rows
+
+
 @pytest.mark.parametrize("name", ["curiosity", "rnd", "re3"])
 def test_rewards_of_episodes_are_the_envs_own(name):
     overrides = [*CORRIDOR, f"exploration={name}", "algo.timesteps_per_iteration=200"]

@@ -14,6 +14,9 @@ from rlrun.core.errors import BatchError
 STATE = "state_in/"
 """Columns of a policy's state begin with it."""
 
+ACTING_REWARDS = "acting_rewards"
+"""The env's rewards, which policies see as `prev_rewards`, where others were added to `rewards`."""
+
 
 class Batch(dict[str, Any]):
     """Columns by name; every column has the same leading axis (rows).

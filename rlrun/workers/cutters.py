@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from rlrun.core.algorithm import BatchMode
-from rlrun.core.batch import STATE, Batch, concat
+from rlrun.core.batch import ACTING_REWARDS, STATE, Batch, concat
 
 FOLLOWING = {"obs": "next_obs", "prev_actions": "actions", "prev_rewards": "rewards"}
-"""Which columns of a step hold what others have in the step that follows it."""
+"""Which columns of a step hold what others have in the step that follows it; previous rewards are
+the column ACTING_REWARDS, where there is one."""
 
 _Part = tuple[Batch, int, int, int]
 """(fragment [T, B, ...], env, first step, end): steps of one env."""
@@ -135,11 +136,14 @@ def cut_sequences(
     for name, column in trajectory.items():
         if name.startswith(STATE):
             rows[name] = column[when[:, 0], where]
-        elif not (bootstraps and name == "next_obs"):
+        elif name != ACTING_REWARDS and not (bootstraps and name == "next_obs"):
             rows[name] = found = column[when, where[:, None]]
             if bootstraps and name in FOLLOWING:
                 last = np.arange(len(starts)), lengths
-                found[last] = trajectory[FOLLOWING[name]][when[last], where]
+                following = trajectory[FOLLOWING[name]]
+                if name == "prev_rewards":
+                    following = trajectory.get(ACTING_REWARDS, following)
+                found[last] = following[when[last], where]
             if has_padding:
                 found[is_padding] = 0
     rows["mask"] = mask

@@ -278,6 +278,18 @@ def test_curiosity_takes_continuous_actions_as_they_are():
     assert numbers["inverse_loss"] == pytest.approx(expected.mean(), rel=1e-5)
 
 
+def test_the_rewards_that_policies_see_are_kept_beside_those_that_are_learned():
+    icm = at_work(Curiosity(feature_dim=4, sub_exploration=RND(embed_dim=4)))
+    batch, blind = fragment(), fragment()
+    batch["rewards"] = np.arange(8.0).reshape(4, 2)
+    batch["prev_rewards"] = np.zeros((4, 2))
+    icm.postprocess(batch, 0)
+    assert_array_equal(batch["acting_rewards"], np.arange(8.0).reshape(4, 2))
+    assert (batch["rewards"] > batch["acting_rewards"]).all()
+    icm.postprocess(blind, 0)
+    assert "acting_rewards" not in blind
+
+
 # RND
 
 

@@ -150,6 +150,17 @@ def test_a_bootstrap_step_stands_behind_each_sequence_and_nothing_is_longer_than
     assert "next_obs" not in rows
 
 
+@pytest.mark.parametrize("bootstraps", [False, True])
+def test_behind_a_sequence_stands_the_reward_that_a_policy_would_have_seen(bootstraps):
+    x = np.arange(1, 4)[:, None]
+    trajectory = Batch(obs=x, next_obs=x + 1, rewards=100 + x, acting_rewards=x, prev_rewards=x - 1)
+    ends = np.zeros((3, 1), bool)
+    rows = cut_sequences(trajectory, ends, None, max_seq_len=3, bootstraps=bootstraps)
+    assert rows["prev_rewards"].tolist() == [[0, 1, 2, 3] if bootstraps else [0, 1, 2]]
+    assert rows["rewards"][0, :3].tolist() == [101, 102, 103]
+    assert "acting_rewards" not in rows
+
+
 def test_long_episodes_are_cut_with_a_bootstrap_step_behind_each_part():
     x = np.arange(7)[:, None]
     trajectory = Batch(obs=x, next_obs=x + 1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlrun.core.batch import Batch
+from rlrun.core.batch import ACTING_REWARDS, Batch
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.flat import FlatParameters
 from rlrun.core.optim import FlatAdam
@@ -50,6 +50,8 @@ class IntrinsicReward(NestedExploration):
         return () if self.policy is None else (*self.columns, *self.sub.rollout_columns)
 
     def postprocess(self, fragment: Batch, timestep: int) -> dict[str, Any]:
+        if "prev_rewards" in fragment:
+            fragment.setdefault(ACTING_REWARDS, fragment["rewards"])
         numbers = super().postprocess(fragment, timestep)
         if not _valid(fragment).any():
             return numbers
