@@ -10,9 +10,13 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.evaluation import EvaluationConfig
+from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
 from rlrun.workers.rollout_worker import WorkerConfig
+
+OF_EPISODES = frozenset(key for key in RESULT_KEYS if key.startswith("episode"))
+"""Result keys that say how episodes of training fared."""
 
 
 def input_of(settings: RunSettings) -> InputConfig | None:
@@ -32,6 +36,8 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
     if settings.output is None:
         _refuse_unused(settings, "output", "output_max_file_size", "output_compress_columns")
         return None
+    if not settings.output.strip():
+        raise ConfigError("output is empty. Name a folder: output=DIR, or output=null.")
     return OutputConfig(
         folder=str(Path(settings.output).expanduser().absolute()),
         max_file_size=settings.output_max_file_size,
@@ -43,6 +49,11 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
     """Raise ConfigError if algorithm, env and data do not go together, or if data are missing."""
     algorithm = worker.algorithm
     name = type(algorithm).__name__
+    if worker.output is not None and not algorithm.samples_fragments:
+        raise ConfigError(
+            f"output={settings.output} writes what workers sample for a learner, and {name} tries "
+            f"whole episodes of its own, which nothing writes. Use output=null."
+        )
     if worker.input is None:
         if worker.env.id == NO_ENV:
             raise ConfigError("env=none needs data in the place of an env: input=PATH.")
@@ -64,7 +75,7 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
             "have no envs. Use create_env_on_driver=false."
         )
     for key, rules in {"stop": settings.stop, "pass_mark": settings.pass_mark}.items():
-        if of_episodes := [rule for rule in rules if rule.startswith("episode")]:
+        if of_episodes := [rule for rule in rules if first_part(rule) in OF_EPISODES]:
             raise ConfigError(
                 f"{key}.{of_episodes[0]}: with input no episodes are run in training. Set "
                 f"evaluation.interval, and use {key}.evaluation/{of_episodes[0]}."

@@ -268,6 +268,10 @@ def test_remote_workers_write_files_of_their_own(ray_cluster, tmp_path):
         (["output=x", "output_compress_columns=[new_obs]"], "Did you mean obs"),
         (["output=/dev/null/x"], "must name a folder, and /dev/null is a file"),
         (["algo=bc", "input={a: 0.5, b: 0.6}"], "sum to 1.1, not 1"),
+        (["algo=es", "output=x"], "output=x writes what workers sample for a learner, and ES"),
+        (["algo=ars", "output=x"], "output=x writes what workers sample for a learner, and ARS"),
+        (["output="], "output is empty. Name a folder: output=DIR"),
+        (["algo=bc", "input="], "input is empty. Name data: input=PATH"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(rlrun, tmp_path, arguments, message):
