@@ -256,6 +256,12 @@ def test_an_episode_that_cannot_be_brought_back_is_written_as_truncated(make_wor
     one.sample()
     state = one.state_dict()
     one.stop()
+    before = episodes_of(tmp_path)
+    idle = make()
+    idle.load_state_dict(state)
+    state = idle.state_dict()
+    idle.stop()
+    assert episodes_of(tmp_path) == before
     two = make()
     two.load_state_dict(state)
     two.sample()
