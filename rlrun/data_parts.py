@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlrun.config import RunSettings, conf_dir
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.early import read_settings
 from rlrun.evaluation import EvaluationConfig
 from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
@@ -43,6 +46,20 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
         max_file_size=settings.output_max_file_size,
         compress_columns=tuple(settings.output_compress_columns),
     )
+
+
+def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with `input` and `output` from where it is composed, so that a run can be resumed
+    from elsewhere. Raises ConfigError."""
+    settings = read_settings(plain)
+    data, output = input_of(settings), output_of(settings)
+    changed: dict[str, Any] = {}
+    if data is not None:
+        is_one = isinstance(settings.input, str)
+        changed["input"] = next(iter(data.sources)) if is_one else dict(data.sources)
+    if output is not None:
+        changed["output"] = output.folder
+    return {**plain, **changed}
 
 
 def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources) -> None:
