@@ -152,12 +152,12 @@ def test_paths_are_stored_as_they_were_where_the_run_was_composed(tmp_path, monk
     shutil.copytree(conf_dir() / CARTPOLE, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
 
-    def stored(*overrides):
+    def stored(*overrides, **keys):
         plain = plain_config(compose([*overrides, "seed=1"]))
-        return read_config(plain, trains=False).trainer.plain
+        return read_config(plain | keys, trains=False).trainer.plain
 
-    mixture = "input={data: 0.5, data/*.jsonl: 0.25, 'minari:my/set-v0': 0.25}"
-    plain = stored("algo=bc", mixture)
+    mixture = {"data": 0.5, "data/*.jsonl": 0.25, "minari:my/set-v0": 0.25}
+    plain = stored("algo=bc", input=mixture)
     assert plain["input"] == {
         str(tmp_path / "data"): 0.5,
         str(tmp_path / "data" / "*.jsonl"): 0.25,
