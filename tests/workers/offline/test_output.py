@@ -331,8 +331,8 @@ def test_a_full_disk_is_one_message_also_when_the_file_is_closed(make_worker, tm
     files = worker.input.recorder.files
     files.close()
     # What is written stays in the buffer of the file, whose close tries again.
-    files._file = Path("/dev/full").open("ab")
-    with pytest.raises(RlrunError, match="cannot be written: .*No space left"):
+    files._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    with pytest.raises(RlrunError, match=r"cannot be written: .*No space left"):
         worker.sample()
     files.close()
     assert "cannot be closed" in caplog.text
