@@ -37,6 +37,7 @@ class JsonSource:
         self.name = name
         self.files = files_of(name)
         self.parts = [path.name for path in self.files]
+        self.sizes = [path.stat().st_size for path in self.files]
         self.has_normalized_actions = has_normalized_actions
         self._origins: dict[int, Origin | None] = {}
         self._open: tuple[int, BinaryIO] | None = None

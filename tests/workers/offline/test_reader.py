@@ -182,6 +182,33 @@ def test_other_data_than_those_of_the_checkpoint_begin_anew(make_worker, tmp_pat
     assert steps_of(two, 1)[0] == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "buffer_size", "is_same"),
+    [
+        (1, b"\n", 1, True),  # The last one may grow.
+        (0, b"\n", 1, False),
+        (1, None, 1, False),
+        (1, b"", 5, False),
+    ],
+)
+def test_a_place_in_files_that_changed_is_none(
+    make_worker, tmp_path, caplog, file, content, buffer_size, is_same
+):
+    write(make_worker, tmp_path, files=2)
+    one = make_worker(COUNTING, input=input_from(tmp_path), fragment=7)
+    one.sample()
+    state = one.input.state_dict()
+    path = tmp_path / f"{file}.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] if content is None else before + content)
+    config = input_from(tmp_path, shuffle_buffer_size=buffer_size)
+    two = make_worker(COUNTING, input=config, fragment=7)
+    assert two.input.load_state_dict(state).tolist() == [not is_same]
+    assert ("not those of the checkpoint" in caplog.text) == (not is_same)
+    if is_same:
+        assert steps_of(two, 1) == steps_of(one, 1)
+
+
 def test_the_state_of_a_run_with_envs_is_refused(make_worker, tmp_path):
     write(make_worker, tmp_path)
     sampler = make_worker(COUNTING)
