@@ -70,9 +70,11 @@ def check(request: Request) -> int:
     """Replay every example with every seed, print a line for each and a summary, and write both as
     markdown; returns the exit status: 0 if all passed, 1 if not, 128 + a signal.
 
-    Raises ConfigError before anything runs if a path leads to no example with a pass mark.
+    Raises ConfigError before anything runs if a path leads to no example with a pass mark, or if
+    the folder of a run is there already.
     """
     replays = replays_of(request)
+    _refuse_old_folders(replays)
     runs = Runs(replays, request.num_jobs)
     outcomes: list[Outcome] = []
     layout = _Layout(replays)
@@ -112,6 +114,15 @@ def replays_of(request: Request) -> list[Replay]:
             folder = request.out.with_suffix("").absolute() / name
             replays.append(Replay(file, _label(file), seed, dict(marks), folder))
     return replays
+
+
+def _refuse_old_folders(replays: list[Replay]) -> None:
+    for replay in replays:
+        if replay.folder.exists():
+            raise ConfigError(
+                f"--out: the folder {replay.folder} of an earlier check is there already. Give "
+                f"another name, or remove {replay.folder.parent}."
+            )
 
 
 def files_of(path: str) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlrun.config import RunSettings, conf_dir
 from rlrun.core.algorithm import Algorithm
@@ -10,10 +12,15 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.early import read_settings
 from rlrun.evaluation import EvaluationConfig
+from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
 from rlrun.workers.rollout_worker import WorkerConfig
+
+OF_EPISODES = frozenset(key for key in RESULT_KEYS if key.startswith("episode"))
+"""Result keys that say how episodes of training fared."""
 
 
 def input_of(settings: RunSettings) -> InputConfig | None:
@@ -33,6 +40,8 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
     if settings.output is None:
         _refuse_unused(settings, "output", "output_max_file_size", "output_compress_columns")
         return None
+    if not settings.output.strip():
+        raise ConfigError("output is empty. Name a folder: output=DIR, or output=null.")
     return OutputConfig(
         folder=str(Path(settings.output).expanduser().absolute()),
         max_file_size=settings.output_max_file_size,
@@ -40,10 +49,29 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
     )
 
 
+def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with `input` and `output` from where it is composed, so that a run can be resumed
+    from elsewhere. Raises ConfigError."""
+    settings = read_settings(plain)
+    data, output = input_of(settings), output_of(settings)
+    changed: dict[str, Any] = {}
+    if data is not None:
+        is_one = isinstance(settings.input, str)
+        changed["input"] = next(iter(data.sources)) if is_one else dict(data.sources)
+    if output is not None:
+        changed["output"] = output.folder
+    return {**plain, **changed}
+
+
 def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources) -> None:
     """Raise ConfigError if algorithm, env and data do not go together, or if data are missing."""
     algorithm = worker.algorithm
     name = type(algorithm).__name__
+    if worker.output is not None and not algorithm.samples_fragments:
+        raise ConfigError(
+            f"output={settings.output} writes what workers sample for a learner, and {name} tries "
+            f"whole episodes of its own, which nothing writes. Use output=null."
+        )
     if worker.input is None:
         if worker.env.id == NO_ENV:
             raise ConfigError("env=none needs data in the place of an env: input=PATH.")
@@ -66,7 +94,7 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
             "have no envs. Use create_env_on_driver=false."
         )
     for key, rules in {"stop": settings.stop, "pass_mark": settings.pass_mark}.items():
-        if of_episodes := [rule for rule in rules if rule.startswith("episode")]:
+        if of_episodes := [rule for rule in rules if first_part(rule) in OF_EPISODES]:
             raise ConfigError(
                 f"{key}.{of_episodes[0]}: with input no episodes are run in training. Set "
                 f"evaluation.interval, and use {key}.evaluation/{of_episodes[0]}."

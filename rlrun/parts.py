@@ -16,7 +16,13 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
-from rlrun.data_parts import check_data, check_evaluation_env, input_of, output_of
+from rlrun.data_parts import (
+    check_data,
+    check_evaluation_env,
+    input_of,
+    output_of,
+    with_absolute_paths,
+)
 from rlrun.early import read_settings, refuse_early
 from rlrun.evaluation import EvaluationConfig
 from rlrun.key_watch import check_names
@@ -44,6 +50,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     Without `trains`, data that it would learn from need not be there.
     """
     refuse_early(plain)
+    plain = with_absolute_paths(plain)
     settings = read_settings(plain)
     resources = build(plain["resources"], "resources", target=Resources)
     evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)

@@ -114,11 +114,13 @@ def test_ctrl_c_ends_all_runs_in_order(tmp_path):
         (("good.yaml", "--jobs"), "--jobs needs a whole number of at least 1, got ''"),
         (("good.yaml", "--out", "empty"), "--out needs the name of a file, got 'empty'"),
         (("good.yaml", "--fast"), "there is no option --fast"),
+        (("good.yaml", "--out", "old.md"), "old/good_seed3 of an earlier check is there already"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line_before_anything_runs(rlrun, tmp_path, arguments, words):
     example(tmp_path / "good.yaml", "timesteps_total: 1")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "old" / "good_seed3").mkdir(parents=True)
     (tmp_path / "without.yaml").write_text("seed: 1\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     before = top_folders(tmp_path)

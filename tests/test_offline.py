@@ -16,6 +16,8 @@ from helpers_cli import Child, Outcome, command_line
 from offline_data import episodes_of
 
 from rlrun.compose import compose, plain_config
+from rlrun.config import conf_dir
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError
 from rlrun.parts import read_config
 from rlrun.run import make_trainer
@@ -146,6 +148,40 @@ def test_a_mixture_is_read_from_the_command_line():
     assert all(Path(path).is_absolute() for path in sources)
 
 
+def test_paths_are_stored_as_they_were_where_the_run_was_composed(tmp_path, monkeypatch):
+    shutil.copytree(conf_dir() / CARTPOLE, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+
+    def stored(*overrides, **keys):
+        plain = plain_config(compose([*overrides, "seed=1"]))
+        return read_config(plain | keys, trains=False).trainer.plain
+
+    mixture = {"data": 0.5, "data/*.jsonl": 0.25, "minari:my/set-v0": 0.25}
+    plain = stored("algo=bc", input=mixture)
+    assert plain["input"] == {
+        str(tmp_path / "data"): 0.5,
+        str(tmp_path / "data" / "*.jsonl"): 0.25,
+        "minari:my/set-v0": 0.25,
+    }
+    plain = stored("algo=bc", "input=data")
+    assert plain["input"] == str(tmp_path / "data")
+    assert stored("output=new")["output"] == str(tmp_path / "new")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert read_config(plain).trainer.worker.input.sources == {str(tmp_path / "data"): 1.0}
+
+
+def test_a_key_that_callbacks_add_may_begin_like_those_of_episodes():
+    overrides = [f"callbacks.mine._target_={__name__}.AddsScore", "stop.episode_score=1", "seed=1"]
+    parts = read_config(plain_config(compose([*RUNS["bc"], *overrides])))
+    assert parts.settings.stop == {"episode_score": 1}
+
+
+class AddsScore(Callbacks):
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        result["episode_score"] = 1.0
+
+
 def test_remote_workers_read_parts_and_a_run_goes_on_exactly(ray_cluster, tmp_path):
     overrides = [*RUNS["bc"], "resources.num_workers=2", "algo.rollout_fragment_length=25"]
 
@@ -270,6 +306,10 @@ def test_remote_workers_write_files_of_their_own(ray_cluster, tmp_path):
         (["output=x", "output_compress_columns=[new_obs]"], "Did you mean obs"),
         (["output=/dev/null/x"], "must name a folder, and /dev/null is a file"),
         (["algo=bc", "input={a: 0.5, b: 0.6}"], "sum to 1.1, not 1"),
+        (["algo=es", "output=x"], "x writes what workers sample for a learner, and ES"),
+        (["algo=ars", "output=x"], "x writes what workers sample for a learner, and ARS"),
+        (["output="], "output is empty. Name a folder: output=DIR"),
+        (["algo=bc", "input="], "input is empty. Name data: input=PATH"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(rlrun, tmp_path, arguments, message):
@@ -282,8 +322,6 @@ def test_what_does_not_go_together_is_one_line(rlrun, tmp_path, arguments, messa
 
 
 def test_a_rollout_needs_no_data(rlrun, tmp_path):
-    from rlrun.config import conf_dir
-
     shutil.copytree(conf_dir() / CARTPOLE, tmp_path / "data")
     outcome = rlrun(
         *("algo=bc", "input=data", *FEW_ROWS, "stop.training_iteration=1", *SMALL, "seed=1"),

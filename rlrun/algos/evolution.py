@@ -56,6 +56,7 @@ class Evolution(Algorithm):
     batch_mode: BatchMode = field(init=False, default="complete_episodes")
 
     built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"noise_size", "action_noise_std"}
+    samples_fragments: ClassVar[bool] = False
     step_size_name: ClassVar[str]
     """The field that says how far a step goes."""
 

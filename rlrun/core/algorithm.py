@@ -85,6 +85,8 @@ class Algorithm:
     """Whether it can learn from what another policy did (input=PATH)."""
     needs_data: ClassVar[bool] = False
     """Whether it learns from nothing else."""
+    samples_fragments: ClassVar[bool] = True
+    """Whether workers sample fragments for it, which output=DIR writes."""
 
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, low=0.0, high=1.0)

@@ -86,8 +86,10 @@ class InputConfig:
 
 def resolved(given: str | Mapping[str, float], shipped: Path) -> dict[str, float]:
     """Sources of `input`, with absolute paths: as given, or in the folder of the tuned examples
-    `shipped`."""
+    `shipped`. Raises ConfigError for a name that is empty."""
     sources = {given: 1.0} if isinstance(given, str) else given
+    if not all(str(name).strip() for name in sources):
+        raise ConfigError("input is empty. Name data: input=PATH, or input=null to sample.")
     return {_absolute(str(name), shipped): float(share) for name, share in sources.items()}
 
 

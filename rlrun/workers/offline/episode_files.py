@@ -36,23 +36,28 @@ class EpisodeFiles:
         self.num_episodes = 0
         """Written so far, which is also the next one's id."""
         self._metadata = metadata_line(origin)
-        now = time.strftime("%Y-%m-%d_%H-%M-%S")
-        # Runs that share a folder, or start in the same second, have files of their own.
-        self._stem = f"episodes_{now}_{os.urandom(4).hex()}_worker{worker_index}"
+        self._worker_index = worker_index
+        self._stem = _new_stem(worker_index)
         self._number = 0
         self._size = 0
         self._file: BinaryIO | None = None
+        self._has_failed = False
+        self._is_resumed = False
+        """Whether the files may still hold what was written after the state that was loaded."""
 
     def write(self, episode: RecordedEpisode) -> None:
         """Append an episode. Raises RlrunError if the disk refuses."""
         line = episode_line(episode, self.num_episodes, self.config.compress_columns)
-        is_begun = self._size > len(self._metadata)
         try:
+            if self._is_resumed:
+                self._cut()
+            is_begun = self._size > len(self._metadata)
             if is_begun and self._size + len(line) > self.config.max_file_size:
                 self._close_file()
                 self._number, self._size = self._number + 1, 0
             self._append(line)
         except OSError as error:
+            self._has_failed = True
             raise RlrunError(f"output={self.folder} cannot be written: {error}") from error
         self.num_episodes += 1
 
@@ -68,32 +73,42 @@ class EpisodeFiles:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken: what was written after it is lived again, and goes.
+        """Go on where `state_dict` was taken: what was written after it is lived again, and goes
+        when the first episode is written that takes its place. Who writes none deletes none.
 
-        Where the files are gone, or another process writes them, new ones are begun.
+        Where the files are gone by then, or another process writes them, new ones are begun.
         """
         self._close_file()
         self.num_episodes = int(state["num_episodes"])
-        stem, number, size = str(state["stem"]), int(state["number"]), int(state["size"])
-        last = self._path(number, stem)
-        later = [path for path in self.folder.glob(f"{stem}_*.jsonl") if _number_of(path) > number]
-        if size and (not last.is_file() or last.stat().st_size < size):
-            logger.warning("%s is gone: episodes go into new files.", last)
-            return
-        if not all(_is_free(path) for path in (last, *later) if path.exists()):
-            logger.warning("%s is still written to: episodes go into new files.", last)
-            return
-        self._stem, self._number, self._size = stem, number, size
-        for path in later:
-            path.unlink()
-        if size:
-            os.truncate(last, size)
-        else:
-            last.unlink(missing_ok=True)
+        self._stem, self._number = str(state["stem"]), int(state["number"])
+        self._size, self._is_resumed = int(state["size"]), True
 
     def close(self) -> None:
-        """Close the file."""
-        self._close_file()
+        """Close the file. Once writing has failed, that it fails again is only logged."""
+        try:
+            self._close_file()
+        except OSError as error:
+            if not self._has_failed:
+                raise RlrunError(f"output={self.folder} cannot be written: {error}") from error
+            logger.warning("A file of output=%s cannot be closed: %s", self.folder, error)
+
+    def _cut(self) -> None:
+        """Remove what was written after the state that was loaded, or begin new files."""
+        last = self._path(self._number, self._stem)
+        files = self.folder.glob(f"{self._stem}_*.jsonl")
+        found = [path for path in files if _number_of(path) >= self._number]
+        is_gone = self._size and (not last.is_file() or last.stat().st_size < self._size)
+        if is_gone or not all(_is_free(path) for path in found):
+            what = "gone" if is_gone else "still written to"
+            logger.warning("%s is %s: episodes go into new files.", last, what)
+            self._stem, self._number, self._size = _new_stem(self._worker_index), 0, 0
+        else:
+            for path in found:
+                if path == last and self._size:
+                    os.truncate(path, self._size)
+                else:
+                    path.unlink()
+        self._is_resumed = False
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -107,12 +122,18 @@ class EpisodeFiles:
         self._size += len(line)
 
     def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _path(self, number: int, stem: str) -> Path:
         return self.folder / f"{stem}_{number:03d}.jsonl"
+
+
+def _new_stem(worker_index: int) -> str:
+    """Runs that share a folder, or start in the same second, have files of their own."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return f"episodes_{now}_{os.urandom(4).hex()}_worker{worker_index}"
 
 
 def _number_of(path: Path) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from gymnasium import spaces
@@ -25,7 +26,16 @@ FORMAT_VERSION = 1
 COLUMNS = ("obs", "actions", "rewards", "log_probs")
 """Columns of an episode, each of which can be packed."""
 
-UNREADABLE = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+UNREADABLE = (
+    AttributeError,
+    BadZipFile,
+    EOFError,
+    IndexError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What reading raises of a line that is not what it should be."""
 
 
@@ -103,15 +113,25 @@ def episode_line(episode: RecordedEpisode, episode_id: int, packed: tuple[str, .
 
 def episode_of(plain: dict[str, Any], origin: Origin) -> RecordedEpisode:
     """What a line says that `episode_line` gave. Raises `UNREADABLE`."""
-    has_log_probs = "log_probs" in plain
+    rewards = _numbers(plain, "rewards")
+    log_probs = _numbers(plain, "log_probs") if "log_probs" in plain else None
+    if log_probs is not None and len(log_probs) != len(rewards):
+        raise ValueError(f"it has {len(rewards)} rewards and {len(log_probs)} log_probs")
     return RecordedEpisode(
         obs=decode(origin.observation_space, plain["obs"]),
         actions=decode(origin.action_space, plain["actions"]),
-        rewards=decode_array(plain["rewards"]),
+        rewards=rewards,
         terminated=bool(plain["terminated"]),
         truncated=bool(plain["truncated"]),
-        log_probs=decode_array(plain["log_probs"]) if has_log_probs else None,
+        log_probs=log_probs,
     )
+
+
+def _numbers(plain: dict[str, Any], name: str) -> np.ndarray:
+    array = decode_array(plain[name])
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise ValueError(f"its {name} are no list of numbers")
+    return array
 
 
 def _line(plain: dict[str, Any]) -> bytes:

@@ -23,6 +23,9 @@ from rlrun.workers.offline.source import Key, Place
 
 logger = logging.getLogger("rlrun.workers")
 
+NUM_TELLING_BYTES = 40
+"""By so many it is told whether a line holds metadata."""
+
 
 class JsonSource:
     """The lines of one or several files, in any mixture of the two kinds. A record is a line.
@@ -34,12 +37,13 @@ class JsonSource:
         self.name = name
         self.files = files_of(name)
         self.parts = [path.name for path in self.files]
+        self.sizes = [path.stat().st_size for path in self.files]
         self.has_normalized_actions = has_normalized_actions
         self._origins: dict[int, Origin | None] = {}
         self._open: tuple[int, BinaryIO] | None = None
 
     def origin(self) -> Origin | None:
-        return self._origin(0)
+        return None if self._first is None else self._first[1]
 
     def walk(self, order: Sequence[int], place: Place) -> Iterator[tuple[Key, int, Place]]:
         begin, offset, number = place or [0, 0, 0]
@@ -105,29 +109,36 @@ class JsonSource:
                 "actions_in_input_normalized=true is for the reference's files; in those that "
                 "output= wrote actions are the env's own. Set it to false"
             )
-        first = self._first
-        if first is not None and not _are_alike(first, origin):
+        assert self._first is not None
+        path, first = self._first
+        if not _are_alike(first, origin):
             raise SpaceError(
                 f"its spaces are {origin.observation_space} and {origin.action_space}, those of "
-                f"{self.files[0]} {first.observation_space} and {first.action_space}"
+                f"{path} {first.observation_space} and {first.action_space}"
             )
         return origin
 
     @cached_property
-    def _first(self) -> Origin | None:
-        return self._origin(0)
+    def _first(self) -> tuple[Path, Origin] | None:
+        """The first file that says where its episodes come from, and what it says."""
+        origins = ((path, self._origin(file)) for file, path in enumerate(self.files))
+        return next(((path, origin) for path, origin in origins if origin is not None), None)
 
     def _origin(self, file: int) -> Origin | None:
         """What the first line of a file says. Raises ConfigError."""
         if file not in self._origins:
             with _opened(self.files[file]) as lines:
-                line = lines.readline()
+                line = lines.readline(NUM_TELLING_BYTES)
+                # Other lines are not read to their ends: a batch may have many megabytes.
+                if _is_metadata(line) and not line.endswith(b"\n"):
+                    line += lines.readline()
             self._origins[file] = _read_origin(line, self.files[file])
         return self._origins[file]
 
 
 def _read_origin(line: bytes, path: Path) -> Origin | None:
-    if not _is_metadata(line):
+    is_cut_short = not line.endswith(b"\n") and not _is_json(line)
+    if is_cut_short or not _is_metadata(line):
         return None
     try:
         return origin_of(json.loads(line))
@@ -141,7 +152,7 @@ def _read_origin(line: bytes, path: Path) -> Origin | None:
 
 
 def _is_metadata(line: bytes) -> bool:
-    return line[:40].replace(b" ", b"").startswith(b'{"type":"metadata"')
+    return line[:NUM_TELLING_BYTES].replace(b" ", b"").startswith(b'{"type":"metadata"')
 
 
 def _is_json(line: bytes) -> bool:

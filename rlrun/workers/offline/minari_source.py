@@ -35,6 +35,7 @@ class MinariSource:
             ) from error
         self.parts = [dataset_id]
         self._ids = [int(index) for index in self.dataset.episode_indices]
+        self.sizes = [len(self._ids)]
 
     def origin(self) -> Origin:
         spec = self.dataset.spec.env_spec

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlrun.core import seeding
+from rlrun.core.actions import Simplex
 from rlrun.core.batch import Batch, concat
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.errors import ConfigError, RlrunError, SpaceError
@@ -63,6 +64,8 @@ class OfflineReader:
             self.records.append(
                 ShuffledRecords(source, size=config.shuffle_buffer_size, seed=own_seed, share=share)
             )
+        if config.actions_in_input_normalized:
+            _check_normalized(actor)
         self._probabilities = np.array(list(config.sources.values()))
         self._current: tuple[int, Key] | None = None
         """(source, key) of the record whose episodes are given now."""
@@ -129,11 +132,18 @@ class OfflineReader:
 
     def _take(self, most: int) -> Batch:
         """Up to `most` steps of one episode, [T, ...]."""
+        passes = [records.pass_number for records in self.records]
         while self._episode >= len(self._episodes):
             source = 0
             if len(self.records) > 1:
                 source = int(self.rng.choice(len(self.records), p=self._probabilities))
-            self._open(source, self.records[source].draw(self.rng))
+            records = self.records[source]
+            self._open(source, records.draw(self.rng))
+            if not self._episodes and records.pass_number > passes[source] + 1:
+                raise ConfigError(
+                    f"input={records.source.name} holds no step of an episode: none was in a whole "
+                    f"pass over it. Name other data."
+                )
         episode = self._episodes[self._episode]
         found = episode.take(slice(self._step, self._step + most))
         self._step += found.num_rows
@@ -145,7 +155,8 @@ class OfflineReader:
         """Read the episodes of a record."""
         self._current = source, key
         origin = self.records[source].source
-        self._episodes = [self._columns(each, origin.where(key)) for each in origin.read(key)]
+        episodes = [episode for episode in origin.read(key) if len(episode.rewards)]
+        self._episodes = [self._columns(each, origin.where(key)) for each in episodes]
         self._episode = self._step = 0
 
     def _columns(self, episode: RecordedEpisode, where: str) -> Batch:
@@ -182,7 +193,8 @@ class OfflineReader:
         reason = misfit(space, obs, lead=(length,), name="obs")
         if reason is None:
             return preprocessor(cast(space, obs))
-        if preprocessor.layout is None and np.shape(obs) == (length, *preprocessor.space.shape):
+        is_flattened = preprocessor.layout is None and preprocessor.space.shape != space.shape
+        if is_flattened and np.shape(obs) == (length, *preprocessor.space.shape):
             return np.array(obs, preprocessor.space.dtype)
         raise SpaceError(f"{where}: {reason}.")
 
@@ -190,7 +202,7 @@ class OfflineReader:
         """Actions in the policy's terms, [T, ...]."""
         converter, length = self.actor.converter, len(episode.rewards)
         space, actions = self.actor.action_space, episode.actions
-        if episode.has_policy_actions and isinstance(space, spaces.Box):
+        if episode.has_policy_actions:
             expected = (length, *(converter.policy_space.shape or ()))
             if np.size(actions) != np.prod(expected):
                 raise SpaceError(f"{where}: actions have the shape {actions.shape}, not {expected}")
@@ -231,6 +243,21 @@ def origin_of_data(config: InputConfig) -> Origin:
         f"input={', '.join(config.sources)} says nothing of its spaces. Choose the env that it is "
         f"of: env=NAME."
     )
+
+
+def _check_normalized(actor: Actor) -> None:
+    space = actor.action_space
+    is_float_box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if not is_float_box or isinstance(space, Simplex):
+        raise ConfigError(
+            f"actions_in_input_normalized=true is for a Box of floats, and the action space is "
+            f"{space}. Set it to false."
+        )
+    if not actor.config.normalize_actions:
+        raise ConfigError(
+            "actions_in_input_normalized=true means actions in [-1, 1], and this run's policy acts "
+            "in the env's own terms. Use env.normalize_actions=true."
+        )
 
 
 def _check_spaces(source: Source, actor: Actor) -> None:

@@ -39,6 +39,8 @@ class EpisodeRecorder:
         self.origin = origin
         self._open: list[_Open | None] = [None] * num_envs
         """None: it began before anybody recorded it."""
+        self._cut: dict[int, _Open] = {}
+        """What a restart cut off, by env, until the next step writes it."""
 
     def start_all(self, raw: Any) -> None:
         """All envs were reset; `raw` are their observations."""
@@ -60,42 +62,43 @@ class EpisodeRecorder:
         void_rows: np.ndarray,
     ) -> None:
         """One step of every env, but for those in the mask `void_rows`, which were reset by it."""
+        for episode in self._cut.values():
+            self._write(episode, is_terminated=False)
+        self._cut.clear()
         self.start(raw, void_rows)
-        for i, episode in enumerate(self._open):
-            if episode is None or void_rows[i]:
+        for i, running in enumerate(self._open):
+            if running is None or void_rows[i]:
                 continue
-            episode.obs.append(copied_row(raw, i))
-            episode.actions.append(copied_row(env_actions, i))
-            episode.rewards.append(float(rewards[i]))
-            episode.log_probs.append(float(log_probs[i]))
+            running.obs.append(copied_row(raw, i))
+            running.actions.append(copied_row(env_actions, i))
+            running.rewards.append(float(rewards[i]))
+            running.log_probs.append(float(log_probs[i]))
             if terminated[i] or truncated[i]:
-                self._end(i, is_terminated=bool(terminated[i]))
+                self._write(running, is_terminated=bool(terminated[i]))
+                self._open[i] = None
 
     def state_dict(self) -> dict[str, Any]:
         """The running episodes, and how far the files go."""
+        episodes = [self._cut.get(i, episode) for i, episode in enumerate(self._open)]
         return {
             "files": self.files.state_dict(),
-            "open": [None if episode is None else self._plain(episode) for episode in self._open],
+            "open": [None if episode is None else self._plain(episode) for episode in episodes],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], raw: Any, cut: np.ndarray) -> None:
         """Go on where `state_dict` was taken; the episodes of the envs in the mask `cut` [B] end
-        there, and new ones start from `raw`."""
+        there, and new ones start from `raw`. Nothing is written before the next step."""
         self.files.load_state_dict(state["files"])
-        for i, plain in enumerate(state["open"]):
-            self._open[i] = None if plain is None else self._from_plain(plain)
-            if cut[i] and self._open[i] is not None:
-                self._end(i, is_terminated=False)
+        self._open = [None if each is None else self._from_plain(each) for each in state["open"]]
+        ended = {i: each for i, each in enumerate(self._open) if cut[i] and each is not None}
+        self._cut = {i: each for i, each in ended.items() if each.rewards}
         self.start(raw, cut)
 
     def close(self) -> None:
         """Close the files; episodes that still run are not whole, and are not written."""
         self.files.close()
 
-    def _end(self, i: int, *, is_terminated: bool) -> None:
-        episode, self._open[i] = self._open[i], None
-        if episode is None or not episode.rewards:
-            return
+    def _write(self, episode: _Open, *, is_terminated: bool) -> None:
         log_probs = np.array(episode.log_probs, np.float32)
         self.files.write(
             RecordedEpisode(

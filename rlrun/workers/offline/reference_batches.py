@@ -109,6 +109,9 @@ def _columns(plain: dict[str, Any]) -> dict[str, np.ndarray]:
             raise KeyError(name)
     if not {"dones", "terminateds"} & found.keys():
         raise KeyError("dones")
+    for name, column in found.items():
+        if name not in ("obs", "new_obs", "actions") and column.ndim != 1:
+            raise ValueError(f"its {name} are no list of numbers")
     lengths = {name: len(column) for name, column in found.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its columns differ in length: {lengths}")

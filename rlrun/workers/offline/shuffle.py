@@ -64,6 +64,8 @@ class ShuffledRecords:
         """Where it is."""
         return {
             "parts": list(self.source.parts),
+            "sizes": list(self.source.sizes),
+            "is_shuffled": self.size > 1,
             "pass_number": self.pass_number,
             "place": list(self._place),
             "waiting": [list(key) for key in self._waiting],
@@ -71,9 +73,10 @@ class ShuffledRecords:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on where `state_dict` was taken; False, and nothing done, if the data are others."""
-        if list(state["parts"]) != self.source.parts:
+        if not self._are_same_data(state) or state["is_shuffled"] != (self.size > 1):
             logger.warning(
-                "The files of input=%s are not those of the checkpoint: reading begins anew.",
+                "The files of input=%s, or their order, are not those of the checkpoint: reading "
+                "begins anew.",
                 self.source.name,
             )
             return False
@@ -82,6 +85,14 @@ class ShuffledRecords:
         self._waiting = [[int(number) for number in key] for key in state["waiting"]]
         self._walk = self._walk_on()
         return True
+
+    def _are_same_data(self, state: Mapping[str, Any]) -> bool:
+        """Whether places in the data mean what they meant at the checkpoint."""
+        if "sizes" not in state:  # It is of an older version.
+            return False
+        *sizes, last = state["sizes"]
+        *ours, our_last = self.source.sizes
+        return list(state["parts"]) == self.source.parts and sizes == ours and last <= our_last
 
     def _fill(self) -> None:
         while len(self._waiting) < self.size and (step := next(self._walk, None)) is not None:

@@ -20,6 +20,8 @@ class Source(Protocol):
     name: str
     parts: list[str]
     """What the records lie in: file names. Others than at a checkpoint: other data."""
+    sizes: list[int]
+    """How large each of these is. Only the last may have grown since a checkpoint."""
 
     def origin(self) -> Origin | None:
         """Where the episodes come from; None where the data do not say."""

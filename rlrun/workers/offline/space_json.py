@@ -56,7 +56,9 @@ def space_from_json(plain: dict[str, Any]) -> spaces.Space:
     if kind == "MultiBinary":
         return spaces.MultiBinary(plain["n"])
     if kind == "Dict":
-        return spaces.Dict({key: space_from_json(part) for key, part in plain["spaces"].items()})
+        # Pairs keep their order, where gymnasium sorts a mapping.
+        pairs = [(key, space_from_json(part)) for key, part in plain["spaces"].items()]
+        return spaces.Dict(pairs)
     if kind == "Tuple":
         return spaces.Tuple([space_from_json(part) for part in plain["spaces"]])
     raise ValueError(f"there is no space {kind!r}")

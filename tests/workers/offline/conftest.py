@@ -11,7 +11,7 @@ from offline_data import RawRows
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.exploration import StochasticSampling
-from rlrun.core.networks import MLP
+from rlrun.core.networks import MLP, Model
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
@@ -35,13 +35,14 @@ def make_worker() -> Iterator[Callable[..., RolloutWorker]]:
         in_evaluation: bool = False,
         seed: int = 7,
         mask_actions: bool = False,
+        model: Model | None = None,
         **env: Any,
     ) -> RolloutWorker:
         config = WorkerConfig(
             env=EnvConfig(id=env_id, **env),
             algorithm=algorithm(num_envs_per_worker=num_envs, rollout_fragment_length=fragment),
             exploration=StochasticSampling(),
-            model=MLP(fcnet_hiddens=[8], mask_actions=mask_actions),
+            model=model or MLP(fcnet_hiddens=[8], mask_actions=mask_actions),
             callbacks=Callbacks(),
             explore=True,
             seed=seed,

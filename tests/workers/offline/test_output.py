@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +225,27 @@ def test_a_run_that_goes_on_writes_each_episode_once(make_worker, tmp_path):
     assert len(list(halved.iterdir())) == len(list(straight.iterdir()))
 
 
+def test_a_run_that_goes_on_and_writes_nothing_deletes_nothing(make_worker, tmp_path):
+    env = {"output": output_to(tmp_path, max_file_size=300), "env_config": {"terminates_at": 2}}
+    one = make_worker("toy_envs.CountingEnv", fragment=4, **env)
+    one.sample()
+    state = one.state_dict()
+    one.sample()
+    one.stop()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    two = make_worker("toy_envs.CountingEnv", fragment=1, **env)
+    two.load_state_dict(state)
+    two.sample()
+    again = two.state_dict()
+    two.stop()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert again["input"]["recorder"]["files"] == state["input"]["recorder"]["files"]
+    three = make_worker("toy_envs.CountingEnv", fragment=1, **env)
+    three.load_state_dict(again)
+    three.sample()  # the end of an episode
+    assert [episode["episode_id"] for episode in episodes_of(tmp_path)] == [0, 1, 2]
+
+
 def test_an_episode_that_cannot_be_brought_back_is_written_as_truncated(make_worker, tmp_path):
     def make():
         return make_worker(
@@ -234,6 +256,12 @@ def test_an_episode_that_cannot_be_brought_back_is_written_as_truncated(make_wor
     one.sample()
     state = one.state_dict()
     one.stop()
+    before = episodes_of(tmp_path)
+    idle = make()
+    idle.load_state_dict(state)
+    state = idle.state_dict()
+    idle.stop()
+    assert episodes_of(tmp_path) == before
     two = make()
     two.load_state_dict(state)
     two.sample()
@@ -294,6 +322,20 @@ def test_a_disk_that_refuses_is_one_message(make_worker, tmp_path):
     folder.write_text("in the way")
     with pytest.raises(RlrunError, match=f"output={folder} cannot be written"):
         worker.sample()
+
+
+def test_a_full_disk_is_one_message_also_when_the_file_is_closed(make_worker, tmp_path, caplog):
+    env = {"fragment": 4, "env_config": {"terminates_at": 2}}
+    worker = make_worker("toy_envs.CountingEnv", output=output_to(tmp_path), **env)
+    worker.sample()
+    files = worker.input.recorder.files
+    files.close()
+    # What is written stays in the buffer of the file, whose close tries again.
+    files._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    with pytest.raises(RlrunError, match=r"cannot be written: .*No space left"):
+        worker.sample()
+    files.close()
+    assert "cannot be closed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from offline_data import RawRows, ValuedRows, episodes_of, input_from, output_to
 
 from rlrun.core.errors import ConfigError, RlrunError, SpaceError
+from rlrun.core.networks import CNN
 from rlrun.workers.offline.config import InputConfig, files_of, resolved
 
 COUNTING = "toy_envs.CountingEnv"
@@ -30,6 +33,10 @@ def write(make_worker, folder, *, num_episodes=12, length=3, files=1, env_id=COU
     path.unlink()
     for index in range(files):
         (folder / f"{index}.jsonl").write_bytes(head + b"".join(lines[index::files]))
+
+
+def packed(content):
+    return base64.b64encode(zlib.compress(content)).decode()
 
 
 def steps_of(worker, num_samples):
@@ -175,6 +182,33 @@ def test_other_data_than_those_of_the_checkpoint_begin_anew(make_worker, tmp_pat
     assert steps_of(two, 1)[0] == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "buffer_size", "is_same"),
+    [
+        (1, b"\n", 1, True),  # The last one may grow.
+        (0, b"\n", 1, False),
+        (1, None, 1, False),
+        (1, b"", 5, False),
+    ],
+)
+def test_a_place_in_files_that_changed_is_none(
+    make_worker, tmp_path, caplog, file, content, buffer_size, is_same
+):
+    write(make_worker, tmp_path, files=2)
+    one = make_worker(COUNTING, input=input_from(tmp_path), fragment=7)
+    one.sample()
+    state = one.input.state_dict()
+    path = tmp_path / f"{file}.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] if content is None else before + content)
+    config = input_from(tmp_path, shuffle_buffer_size=buffer_size)
+    two = make_worker(COUNTING, input=config, fragment=7)
+    assert two.input.load_state_dict(state).tolist() == [not is_same]
+    assert ("not those of the checkpoint" in caplog.text) == (not is_same)
+    if is_same:
+        assert steps_of(two, 1) == steps_of(one, 1)
+
+
 def test_the_state_of_a_run_with_envs_is_refused(make_worker, tmp_path):
     write(make_worker, tmp_path)
     sampler = make_worker(COUNTING)
@@ -192,6 +226,43 @@ def test_half_a_line_at_the_end_is_left_out(make_worker, tmp_path, caplog):
     assert "ends in half a line" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"", b'{"type":"metadata","format_ver'])
+def test_the_spaces_are_those_of_the_first_file_that_tells_them(make_worker, tmp_path, content):
+    write(make_worker, tmp_path, num_episodes=3)
+    (tmp_path / "-.jsonl").write_bytes(content)
+    reader = make_worker("none", input=input_from(tmp_path), fragment=9)
+    assert reader.spaces == make_worker(COUNTING).spaces
+    assert episodes_in(steps_of(reader, 1)) == [0, 1, 2]
+    with pytest.raises(SpaceError, match=r"recorded in 'toy_envs.CountingEnv'"):
+        make_worker("CartPole-v1", input=input_from(tmp_path))
+
+
+def test_data_without_a_step_are_refused_after_one_pass(make_worker, tmp_path):
+    write(make_worker, tmp_path, num_episodes=1)
+    path = tmp_path / "0.jsonl"
+    head, line = path.read_text().splitlines()
+    nothing = {"obs": [[0, 0]], "actions": [], "rewards": [], "log_probs": []}
+    path.write_text(f"{head}\n{json.dumps(json.loads(line) | nothing)}\n")
+    reader = make_worker(COUNTING, input=input_from(tmp_path))
+    with pytest.raises(ConfigError, match="holds no step of an episode"):
+        reader.sample()
+
+
+def test_images_that_do_not_fit_their_space_are_no_flattened_ones(make_worker, tmp_path):
+    env_id = "toy_envs.ImageEnv"
+    model = CNN(conv_filters=[[4, 4, 4]], post_fcnet_hiddens=[])
+    env = {"env_config": {"terminates_at": 2}, "model": model}
+    make_worker(env_id, output=output_to(tmp_path), fragment=2, **env).sample()
+    (path,) = tmp_path.iterdir()
+    head, line, *_ = path.read_text().splitlines()
+    episode = json.loads(line)
+    episode["obs"] = (np.array(episode["obs"]) + 0.5).tolist()
+    path.write_text(f"{head}\n{json.dumps(episode)}\n")
+    reader = make_worker(env_id, input=input_from(tmp_path), **env)
+    with pytest.raises(SpaceError, match="holds whole numbers of uint8"):
+        reader.sample()
+
+
 def test_a_last_line_that_is_whole_counts_also_without_its_end(make_worker, tmp_path):
     write(make_worker, tmp_path, num_episodes=3)
     path = tmp_path / "0.jsonl"
@@ -206,6 +277,11 @@ def test_a_last_line_that_is_whole_counts_also_without_its_end(make_worker, tmp_
         (lambda episode: episode.pop("obs"), "KeyError: 'obs'"),
         (lambda episode: episode.update(type="x"), "its type is 'x'"),
         (lambda episode: episode.update(obs={"npy": "AAAA"}), "packed column is damaged"),
+        (lambda episode: episode.update(obs={"npy": packed(b"")}), "EOFError"),
+        (lambda episode: episode.update(obs={"npy": packed(b"PK\x03\x04")}), "BadZipFile"),
+        (lambda episode: episode.update(rewards=3), "its rewards are no list of numbers"),
+        (lambda episode: episode.update(rewards="much"), "its rewards are no list of numbers"),
+        (lambda episode: episode.update(log_probs=[0.0]), "it has 3 rewards and 1 log_probs"),
     ],
 )
 def test_a_damaged_line_is_named(make_worker, tmp_path, change, message):

@@ -124,6 +124,15 @@ def test_box_actions_are_the_envs_or_the_policys(read, is_normalized):
     assert found["actions"] == [[0.5 if is_normalized else 0.25]]  # of [-2, 2]
 
 
+def test_normalized_actions_are_for_boxes_that_are_stretched(make_worker, tmp_path):
+    (tmp_path / "output-0.json").touch()
+    config = input_from(tmp_path, actions_in_input_normalized=True)
+    with pytest.raises(ConfigError, match=r"is for a Box of floats, .* is Discrete\(2\)"):
+        make_worker(COUNTING, input=config)
+    with pytest.raises(ConfigError, match=r"Use env\.normalize_actions=true"):
+        make_worker("Pendulum-v1", input=config, normalize_actions=False)
+
+
 def test_observations_that_fit_nothing_are_refused(read):
     with pytest.raises(SpaceError, match="obs has the shape"):
         read(BATCH, env_id="CartPole-v1")

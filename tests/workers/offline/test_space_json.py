@@ -31,6 +31,12 @@ def test_a_space_is_the_same_after_the_way_through_json(name):
     assert found.dtype == space.dtype
 
 
+def test_the_parts_of_a_dict_keep_their_order():
+    space = spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.Discrete(3))])
+    text = json.dumps(space_to_json(space))
+    assert list(space_from_json(json.loads(text)).spaces) == ["b", "a"]
+
+
 @pytest.mark.parametrize(
     "space",
     [spaces.Text(3), spaces.Dict({1: spaces.Discrete(2)}), spaces.Graph(spaces.Box(0, 1), None)],
