@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun import sweep
+from rlrun.sweep import jobs as sweep
 from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rlrun import sweep
+from rlrun.sweep import jobs as sweep
 from rlrun.compose import explain, plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError

@@ -74,7 +74,7 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.errors",
     },
     "config": {"msgspec"},
-    "sweep": {
+    "sweep.jobs": {
         "hydra._internal.core_plugins.basic_sweeper",
         "hydra.core.global_hydra",
         "hydra.core.hydra_config",
@@ -121,8 +121,17 @@ HOMES = {
     "ray": {"workers.pool"},
     "wandb": {"loggers.wandb"},
     "rich": {"loggers.console"},
-    "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep", "validate"},
-    "omegaconf": {"arguments", "cli", "compose", "examples", "run", "settle", "sweep", "validate"},
+    "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep.jobs", "validate"},
+    "omegaconf": {
+        "arguments",
+        "cli",
+        "compose",
+        "examples",
+        "run",
+        "settle",
+        "sweep.jobs",
+        "validate",
+    },
     "msgspec": {"config"},
     "safetensors": {"core.checkpoint"},
     "tensorboard": set(),

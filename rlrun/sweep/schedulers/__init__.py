@@ -1,0 +1,1 @@
+"""What becomes of running trials: early stopping and population-based training."""

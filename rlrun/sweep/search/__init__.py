@@ -1,0 +1,1 @@
+"""Where the points of a sweep come from: grids, chance, Optuna."""
