@@ -102,6 +102,10 @@ class RunSettings:
     """Bytes after which the next file begins."""
     output_compress_columns: list[str] = field(default_factory=list)
     """Columns that are packed: obs, actions, rewards, log_probs."""
+    rollout_columns: list[Literal["infos", "log_probs", "dist_inputs", "next_obs"]] = field(
+        default_factory=list
+    )
+    """Columns that on_postprocess_trajectory finds in trajectories beside the algorithm's own."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 

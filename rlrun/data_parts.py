@@ -102,11 +102,34 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
     worker.input.check_files()
 
 
+def check_rollout_columns(worker: WorkerConfig) -> None:
+    """Raise ConfigError for columns that nobody could look at, or that nothing gives."""
+    if not worker.rollout_columns:
+        return
+    named = f"rollout_columns=[{','.join(worker.rollout_columns)}]"
+    if worker.input is not None:
+        raise ConfigError(
+            f"{named} is of what workers sample from envs, and with input nothing is. Use "
+            f"rollout_columns=[]."
+        )
+    if not worker.algorithm.samples_fragments:
+        raise ConfigError(
+            f"{named} has no effect: {type(worker.algorithm).__name__} samples no trajectories. "
+            f"Use rollout_columns=[]."
+        )
+    if not worker.callbacks.overrides("on_postprocess_trajectory"):
+        raise ConfigError(
+            f"{named} is for callbacks that override on_postprocess_trajectory, and no callback "
+            f"of this run does. Add it, or use rollout_columns=[]."
+        )
+
+
 def check_evaluation_env(env: EnvConfig, evaluation: EvaluationConfig) -> None:
     """Raise ConfigError if an evaluation is asked for and there is no env for it."""
-    if evaluation.interval is not None and env.id == NO_ENV:
+    if evaluation.is_wanted and env.id == NO_ENV:
+        asked = "at_end=true" if evaluation.at_end else f"interval={evaluation.interval}"
         raise ConfigError(
-            f"evaluation.interval={evaluation.interval} needs an env, and env=none has none. Name "
+            f"evaluation.{asked} needs an env, and env=none has none. Name "
             f"one that has the spaces of the data: evaluation.config.env.id=CartPole-v1"
         )
 

@@ -39,7 +39,7 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
     settings = read_settings(plain)
     build(plain["resources"], "resources", target=Resources)
     if not (plain.get("callbacks") or plain.get("curriculum")):
-        check_names(settings, False, plain["evaluation"].get("interval"))
+        check_names(settings, False, plain["evaluation"])
 
 
 def read_settings(plain: Mapping[str, Any]) -> RunSettings:

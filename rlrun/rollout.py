@@ -25,12 +25,14 @@ DEFAULT_EPISODES = 10
 def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
     """Run episodes with the policy in `path` (a checkpoint or a run's folder); print each one.
 
-    settings: episodes or steps, explore (off), seed (the run's), render (off), and overrides of the
-    run's config. Returns the exit status. Raises CheckpointError, ConfigError.
+    settings: episodes or steps, explore (off), seed (the run's), round (the first evaluation, 0),
+    render (off), and overrides of the run's config. What is given is what the evaluation of that
+    round gives in one env. Returns the exit status. Raises CheckpointError, ConfigError.
     """
     options: dict[str, Any] = dict(settings)
     episodes = _count(options, "episodes")
     steps = _count(options, "steps")
+    evaluation_round = _count(options, "round", least=0) or 0
     if episodes is not None and steps is not None:
         raise ConfigError("Give episodes=N or steps=N, not both.")
     render = options.pop("render", False)
@@ -49,12 +51,14 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
                 flush=True,
             )
 
+    from rlrun.workers.evaluate import Amount
+
+    amount = Amount("episodes", episodes or DEFAULT_EPISODES)
+    if steps is not None:
+        amount = Amount("timesteps", steps)
     try:
-        if steps is not None:
-            note(worker.run_evaluation(0, None, steps))
-        else:
-            for index in range(episodes or DEFAULT_EPISODES):
-                note(worker.run_evaluation(index, 1, None))
+        for sample in worker.evaluate_in_pieces(evaluation_round, amount):
+            note(sample)
     finally:
         worker.stop()
     if rewards:
@@ -107,9 +111,9 @@ def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     return worker
 
 
-def _count(options: dict[str, Any], name: str) -> int | None:
+def _count(options: dict[str, Any], name: str, least: int = 1) -> int | None:
     value = options.pop(name, None)
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if value is not None and not is_count:
-        raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+        raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
     return value

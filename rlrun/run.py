@@ -146,6 +146,8 @@ class Run:
                     break
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
+                if done and self.parts.trainer.evaluation.at_end:
+                    self._evaluate_last(trainer)
                 self._note_result()
                 self._log(loggers)
                 self._check_keys(trainer)
@@ -170,6 +172,15 @@ class Run:
                     raise self._unwritable(error, "on closing") from error
                 # What made it fail is on its way.
                 logger.error("%s", self._unwritable(error, "on closing"))
+
+    def _evaluate_last(self, trainer: Trainer) -> None:
+        """Put an evaluation of the last weights into the last result, if it has none."""
+        if self.result.get("evaluation", {}).get("training_iteration") == trainer.iteration:
+            return
+        try:
+            self.result |= trainer.evaluate()
+        except Interrupted:
+            logger.warning("The evaluation at the end (evaluation.at_end) was interrupted.")
 
     def _save_without_the_dead(self, trainer: Trainer) -> None:
         """What was learned outlives a worker, if the driver knows of it."""

@@ -20,7 +20,7 @@ import torch
 
 from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.checkpoint import (
     UNEXPECTED_CONTENT,
     checkpoint_name,
@@ -71,8 +71,7 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
-            is_evaluating = config.evaluation.interval is not None
-            num_evaluators = config.evaluation.num_workers if is_evaluating else 0
+            num_evaluators = config.evaluation.num_workers if config.evaluation.is_wanted else 0
             self.workers = WorkerSet(
                 replace(config.worker, local_device=str(device)),
                 resources,
@@ -92,7 +91,7 @@ class Trainer:
             self.workers.sync_weights(self.algorithms)
             evaluation_worker = replace(config.evaluation_worker, local_device=str(device))
             self.evaluation = Evaluation(config.evaluation, evaluation_worker, resources)
-            if config.evaluation.interval is not None:
+            if config.evaluation.is_wanted:
                 self.evaluation.workers(self.algorithms)
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
@@ -113,7 +112,7 @@ class Trainer:
                     resources.num_workers,
                 )
             self.timers.flush()
-            self.callbacks.on_trainer_init(trainer=self)
+            call(self.callbacks, "on_trainer_init", trainer=self)
             stack.pop_all()
 
     def _make_learner(self, actor: Actor, device: torch.device) -> Algorithm:
@@ -149,15 +148,20 @@ class Trainer:
         except Interrupted:
             self._set_interrupted(False)
             raise
+        except WorkerDiedError as error:
+            self._tell_of(error)
+            raise
 
     def _train(self, started: float) -> dict[str, Any]:
-        self._run_loop()
-        interval = self.config.evaluation.interval
+        is_due = self.config.evaluation.is_due(self.iteration + 1)
+        if is_due and self.config.evaluation.parallel_to_training:
+            self._run_loop_and_evaluate()
+        else:
+            self._run_loop()
         self.progress.iteration += 1
-        is_due = interval is not None and self.iteration % interval == 0
-        if is_due:
+        if is_due and not self.config.evaluation.parallel_to_training:
             try:
-                self.evaluate()
+                self._evaluate()
             except (Interrupted, WorkerDiedError):
                 self.progress.iteration -= 1
                 raise
@@ -175,7 +179,7 @@ class Trainer:
         result |= self._learner_info()
         result["config"] = self.config.plain
         logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
-        self.callbacks.on_train_result(trainer=self, result=result)
+        call(self.callbacks, "on_train_result", trainer=self, result=result)
         return result
 
     def interrupt(self) -> None:
@@ -199,15 +203,52 @@ class Trainer:
         self.config.plain["algo"] = {**self.config.plain.get("algo", {}), **values}
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate now with the present weights; returns {"evaluation": metrics}."""
-        with self.timers.measure("evaluation"):
-            self.evaluation_metrics = self.evaluation.run(self)
-        logger.info(
-            "Evaluation %d: mean reward %s",
-            self.evaluation.num_rounds,
-            self.evaluation_metrics.get("episode_reward_mean"),
-        )
+        """Evaluate now with the present weights; returns {"evaluation": metrics}.
+
+        Raises Interrupted if `interrupt` was called before it was over.
+        """
+        try:
+            self._evaluate()
+        except Interrupted:
+            self._set_interrupted(False)
+            raise
+        except WorkerDiedError as error:
+            self._tell_of(error)
+            raise
         return {"evaluation": self.evaluation_metrics}
+
+    def _evaluate(self) -> None:
+        with self.timers.measure("evaluation"):
+            self._note_evaluation(self.evaluation.run(self))
+
+    def _run_loop_and_evaluate(self) -> None:
+        """The iteration, and beside it an evaluation of the weights that it begins with."""
+        with self.evaluation.beside(self) as metrics:
+            self._run_loop()
+            trained = time.perf_counter()
+        self.timers.add("evaluation", trained)
+        self._note_evaluation(metrics.result())
+
+    def _note_evaluation(self, metrics: dict[str, Any]) -> None:
+        self.evaluation_metrics = metrics
+        logger.info(
+            "Evaluation %d, of iteration %d: mean reward %s",
+            self.evaluation.num_rounds,
+            metrics["training_iteration"],
+            metrics.get("episode_reward_mean"),
+        )
+
+    def _tell_of(self, error: WorkerDiedError) -> None:
+        """Let callbacks know of a worker whose process is gone."""
+        if error.kind != "Replay shard":
+            call(
+                self.callbacks,
+                "on_worker_failure",
+                trainer=self,
+                worker_index=error.index,
+                in_evaluation=error.kind == "Evaluation worker",
+                error=error,
+            )
 
     def _run_loop(self) -> None:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
@@ -392,7 +433,7 @@ class Trainer:
             },
         )
         logger.info("Saved %s", folder)
-        self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
+        call(self.callbacks, "on_checkpoint", trainer=self, checkpoint_dir=str(folder))
         return folder
 
     def restore(self, checkpoint: str | Path, keep: Collection[str] = ()) -> None:

@@ -21,6 +21,7 @@ from rlrun.rollout import load_worker
 from rlrun.run import Run
 from rlrun.saved import find_checkpoint
 from rlrun.trainer import Trainer
+from rlrun.workers.evaluate import Amount
 
 
 class ActionEnv(gymnasium.Env):
@@ -248,7 +249,7 @@ def test_a_rollout_does_not_move_the_filter(tmp_path):
     path = trained(tmp_path / "run", plain)
     worker = load_worker(Path(path), {"env.horizon": 10}, render=False)
     before = worker.get_weights()["default_policy"]
-    sample = worker.run_evaluation(0, 2, None)
+    sample = worker.run_evaluation(0, Amount("episodes", 2))
     assert sample.gathered == {}
     for name, array in worker.get_weights()["default_policy"].items():
         np.testing.assert_array_equal(array, before[name])

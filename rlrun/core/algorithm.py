@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from gymnasium import spaces
 
 from rlrun.core import seeding
 from rlrun.core.batch import Batch
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.filters import RunningMoments
@@ -230,7 +231,7 @@ class Algorithm:
         learner.setup(policy, device, seed)
         learner.clock = clock
         if callbacks.overrides("on_learn_on_batch"):
-            learner.on_learn_on_batch = callbacks.on_learn_on_batch
+            learner.on_learn_on_batch = partial(call, callbacks, "on_learn_on_batch")
         return learner
 
     def make_optimizer(self) -> FlatOptimizer:

@@ -45,6 +45,8 @@ class ActorConfig:
     num_workers: int = 0
     device: str = "cpu"
     """Where a policy acts that is too large for NumPy."""
+    extra_columns: tuple[str, ...] = ()
+    """Columns of trajectories that only callbacks look at."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class Actor:
         self.gathered: RunningMoments | None = self.policy.observation_filter.moments()
         """What was observed since the last `take_gathered`."""
         self._wants_check = isinstance(self.policy.observation_filter, MeanStdFilter)
+        self._gives_dist_inputs = "dist_inputs" in self.rollout_columns
 
     def make_policy(self) -> Policy:
         """A new policy, with the weights that every policy of this id starts from."""
@@ -157,7 +160,7 @@ class Actor:
         dist, columns, state = acting.act(obs, state, previous, explore)
         actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
         columns["log_probs"] = log_probs
-        if "dist_inputs" in self.algorithm.rollout_columns:
+        if self._gives_dist_inputs:
             columns["dist_inputs"] = dist.inputs
         if self._wants_check:
             self._check_filter()
@@ -208,16 +211,19 @@ class Actor:
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        """What algorithm and exploration need of each step, see `Algorithm.rollout_columns`."""
-        columns, more = self.algorithm.rollout_columns, self.exploration.rollout_columns
+        """What algorithm, exploration and callbacks need of each step, see
+        `Algorithm.rollout_columns`."""
+        columns = self.algorithm.rollout_columns
+        more = (*self.exploration.rollout_columns, *self.config.extra_columns)
         return tuple(dict.fromkeys((*columns, *more))) if more else columns
 
     def postprocess(self, fragment: Batch, timestep: int, explore: bool) -> dict[str, Any]:
         """Let the exploration see a fragment [T, B, ...] before the algorithm does; returns its
         numbers for the result."""
         numbers = self.exploration.postprocess(fragment, timestep) if explore else {}
+        kept = (*self.algorithm.rollout_columns, *self.config.extra_columns)
         for name in self.exploration.rollout_columns:
-            if name not in self.algorithm.rollout_columns:
+            if name not in kept:
                 del fragment[name]
         return numbers
 

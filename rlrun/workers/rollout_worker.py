@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,21 @@ from gymnasium import spaces
 from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
+from rlrun.core.episode import AGENT_ID, Episode
 from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.process import set_process_name
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
+from rlrun.workers.env_context import EnvContext
 from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import NO_ENV, EnvConfig
-from rlrun.workers.evaluate import EvaluationRound
+from rlrun.workers.evaluate import PIECE_S, Amount, EvaluationRound
 from rlrun.workers.input import Input
 from rlrun.workers.offline.config import InputConfig, OutputConfig
 from rlrun.workers.offline.reader import OfflineReader, origin_of_data
@@ -72,6 +76,8 @@ class WorkerConfig:
     """Data that take the place of envs; None: workers sample from envs."""
     output: OutputConfig | None = None
     """Where what is sampled is written."""
+    rollout_columns: tuple[str, ...] = ()
+    """Columns that trajectories have for callbacks, beside those of the algorithm."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class RolloutWorker:
         if generation:
             self.seed = seeding.integer_seed(config.seed, "generation", generation)
         if worker_index > 0:
+            set_process_name(self.name)
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
@@ -154,6 +161,7 @@ class RolloutWorker:
                 worker_index=self.worker_index,
                 num_workers=config.num_workers,
                 device=config.device if self.worker_index else config.local_device,
+                extra_columns=() if config.in_evaluation else config.rollout_columns,
             ),
             policy_id,
             self.spaces.observation_space,
@@ -178,9 +186,17 @@ class RolloutWorker:
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
-        batch = concat([self._rows(actor, part) for part in self._cutter.complete(fragment)])
+        trajectories = self._cutter.complete(fragment)
+        batch = concat(
+            [
+                self._rows(actor, trajectory, episode)
+                for trajectory, episode in zip(
+                    trajectories, self._episodes_of(trajectories), strict=True
+                )
+            ]
+        )
         if batch and self.callbacks.overrides("on_sample_end"):
-            self.callbacks.on_sample_end(worker=self, samples=batch)
+            call(self.callbacks, "on_sample_end", worker=self, samples=batch)
         gathered = actor.take_gathered()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
@@ -204,18 +220,37 @@ class RolloutWorker:
         """The same in two parts, of which the rows need not go where the other goes."""
         return without_rows(self.sample())
 
-    def _rows(self, actor: Actor, trajectory: Batch) -> Batch:
+    def postprocess(self, policy_id: str, trajectory: Batch) -> Batch:
+        """What the algorithm makes of a trajectory [T, B, ...]: the columns that it learns from."""
+        actor = self.actors[policy_id]
+        extra = self._extra_columns(actor)
+        if extra:
+            trajectory = Batch({name: c for name, c in trajectory.items() if name not in extra})
+        return actor.algorithm.postprocess(actor.policy, trajectory)
+
+    def _extra_columns(self, actor: Actor) -> list[str]:
+        """The columns that only callbacks look at."""
+        known = actor.algorithm.rollout_columns
+        return [name for name in self.config.rollout_columns if name not in known]
+
+    def _episodes_of(self, trajectories: list[Batch]) -> list[Episode | None]:
+        """The episode that on_postprocess_trajectory gets with each."""
+        tracker = self.input.episodes if isinstance(self.input, EnvSampler) else None
+        if tracker is None or not tracker.episodes:
+            return [None] * len(trajectories)
+        if not self._cutter.by_episode:
+            return [tracker.episodes[0]] * len(trajectories)
+        ended: list[Episode | None] = [*tracker.take_ended()]
+        # In front are those that could not be brought back after a resume.
+        return [None] * (len(trajectories) - len(ended)) + ended
+
+    def _rows(self, actor: Actor, trajectory: Batch, episode: Episode | None) -> Batch:
         """Postprocess a trajectory [T, B, ...] and cut it into the learner's rows."""
         valid = trajectory.pop("valid", None)
         ends = trajectory["terminated"] | trajectory["truncated"]
-        done = actor.algorithm.postprocess(actor.policy, trajectory)
+        done = self.postprocess(actor.policy_id, trajectory)
         if self.callbacks.overrides("on_postprocess_trajectory"):
-            self.callbacks.on_postprocess_trajectory(
-                worker=self,
-                policy_id=actor.policy_id,
-                policy=actor.policy,
-                postprocessed_batch=done,
-            )
+            self._show(actor, trajectory, done, episode)
         if valid is not None:
             valid = valid[: done.num_rows]
         has_memory = bool(actor.policy.initial_state(1))
@@ -229,6 +264,26 @@ class RolloutWorker:
         return cut_sequences(
             done, ends[: done.num_rows], valid, longest, overlap=overlap, bootstraps=bootstraps
         )
+
+    def _show(self, actor: Actor, trajectory: Batch, done: Batch, episode: Episode | None) -> None:
+        """Let callbacks see, and change, what was made of a trajectory."""
+        extra = self._extra_columns(actor)
+        original = Batch(trajectory)
+        done.update({name: original[name][: done.num_rows] for name in extra})
+        call(
+            self.callbacks,
+            "on_postprocess_trajectory",
+            worker=self,
+            episode=episode,
+            agent_id=AGENT_ID,
+            policy_id=actor.policy_id,
+            policies=self.policies,
+            policy=actor.policy,
+            postprocessed_batch=done,
+            original_batches={AGENT_ID: (actor.policy, original)},
+        )
+        for name in extra:
+            done.pop(name, None)
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
@@ -258,31 +313,49 @@ class RolloutWorker:
         self._become_global()
         return run_episode(self.input, seed, self.timestep, explore and self.config.explore)
 
-    def begin_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
-    ) -> None:
-        """Start to run exactly `num_episodes` episodes or `num_steps` env steps."""
+    def begin_evaluation(self, evaluation_round: int, amount: Amount) -> None:
+        """Start to run exactly that amount of episodes or env steps."""
         assert isinstance(self.input, EnvSampler)
         seed = seeding.integer_seed(self.seed, self.purpose, evaluation_round)
-        self._evaluation = EvaluationRound(self.input, seed, num_episodes, num_steps)
+        self._evaluation = EvaluationRound(self.input, seed, amount)
 
-    def go_on_evaluating(self, max_steps: int) -> Sample | None:
-        """Up to `max_steps` more vector steps; what came out in all, or None if it is not over."""
+    def go_on_evaluating(
+        self, max_s: float = PIECE_S, is_enough: bool = False
+    ) -> tuple[Sample, bool]:
+        """What comes out in about `max_s` seconds more, and whether it is over then; `is_enough`:
+        as soon as it can be."""
         assert self._evaluation is not None
         self._become_global()
-        return self._evaluation.go_on(max_steps, self.timestep, self.config.explore)
+        if is_enough:
+            self._evaluation.end_soon()
+        found = self._evaluation.go_on(max_s, self.timestep, self.config.explore)
+        return found, self._evaluation.is_over
 
-    def run_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
-    ) -> Sample:
-        """Both at once: exactly that many episodes or env steps."""
-        self.begin_evaluation(evaluation_round, num_episodes, num_steps)
-        while True:
-            found = self.go_on_evaluating(1000)
-            if found is not None:
-                return found
+    def run_evaluation(self, evaluation_round: int, amount: Amount) -> Sample:
+        """Both at once: exactly that amount of episodes or env steps."""
+        self.begin_evaluation(evaluation_round, amount)
+        return self.go_on_evaluating(math.inf)[0]
+
+    def evaluate_in_pieces(self, evaluation_round: int, amount: Amount) -> Iterator[Sample]:
+        """The same piece by piece, as episodes end."""
+        self.begin_evaluation(evaluation_round, amount)
+        is_over = False
+        while not is_over:
+            sample, is_over = self.go_on_evaluating()
+            yield sample
 
     # Policies and envs
+
+    @property
+    def name(self) -> str:
+        """What this worker is called in messages."""
+        kind = "evaluation worker" if self.config.in_evaluation else "worker"
+        return f"{kind} {self.worker_index}" if self.worker_index else f"the local {kind}"
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """The running episodes, by env; empty where no callback looks at episodes."""
+        return self.input.episodes.episodes if isinstance(self.input, EnvSampler) else []
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -309,6 +382,16 @@ class RolloutWorker:
                 f"env.vectorization=sync."
             )
         return [function(env.unwrapped) for env in envs]
+
+    def env_context(self, env_index: int) -> EnvContext:
+        """Where one of this worker's envs is, with its own config."""
+        return EnvContext(
+            self.config.env.env_config,
+            worker_index=self.worker_index,
+            vector_index=env_index,
+            num_workers=self.num_workers,
+            in_evaluation=self.config.in_evaluation,
+        )
 
     def get_spaces(self) -> Spaces:
         """Spaces of this worker's env."""
@@ -413,8 +496,13 @@ class RolloutWorker:
         config = self.config
         if self.callbacks.overrides("on_sub_environment_created"):
             for index, sub_environment in enumerate(env.get_sub_environments()):
-                self.callbacks.on_sub_environment_created(
-                    worker=self, sub_environment=sub_environment, env_index=index
+                call(
+                    self.callbacks,
+                    "on_sub_environment_created",
+                    worker=self,
+                    sub_environment=sub_environment,
+                    env_index=index,
+                    env_context=self.env_context(index),
                 )
         seed = seeding.integer_seed(self.seed, self.purpose)
         output = None if config.in_evaluation else config.output

@@ -22,7 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
-from rlrun.workers.evaluate import shares
+from rlrun.workers.evaluate import PIECE_S, Amount
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
@@ -31,9 +31,6 @@ logger = logging.getLogger("rlrun.workers")
 
 SAMPLING = ("sample", "sample_and_leave")
 """Tasks whose results a checkpoint holds, if nobody has had them yet."""
-
-EVALUATION_PIECE = 1000
-"""Vector steps of an evaluation between two looks at `is_interrupted`."""
 
 
 class WorkerSet:
@@ -83,6 +80,7 @@ class WorkerSet:
             resources,
             num_other_workers,
             0 if config.in_evaluation else config.algorithm.num_shards,
+            name="Evaluation worker" if config.in_evaluation else "Worker",
         )
         try:
             found: Spaces = self._pool.call(0, "get_spaces")
@@ -112,6 +110,12 @@ class WorkerSet:
         if self._pool is None:
             return [do(self._local, task, args)]
         return self._pool.map(task, *args)
+
+    def _map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """The same with arguments for each."""
+        if self._pool is None:
+            return [do(self._local, task, arguments[0])]
+        return self._pool.map_each(task, arguments)
 
     def stream(
         self,
@@ -269,26 +273,25 @@ class WorkerSet:
         return perf
 
     def run_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
+        self, evaluation_round: int, amount: Amount, is_enough: Callable[[], bool] = lambda: False
     ) -> Sample | None:
-        """Exactly that many episodes or env steps over all sampling workers; what came out, or None
-        if `is_interrupted` was set on the way."""
-        total = (num_episodes if num_episodes is not None else num_steps) or 0
-        dealt = [int(share) for share in shares(total, max(self.num_workers, 1))]
-        arguments = [
-            (evaluation_round, *((share, None) if num_episodes is not None else (None, share)))
-            for share in dealt
-        ]
-        if self._pool is None:
-            self._local.begin_evaluation(*arguments[0])
-        else:
-            self._pool.map_each("begin_evaluation", arguments)
+        """Exactly that amount of episodes or env steps over all sampling workers; what came out, or
+        None if `is_interrupted` was set on the way. `is_enough` ends an open amount."""
+        num_workers = max(self.num_workers, 1)
+        self._map_each(
+            "begin_evaluation",
+            [(evaluation_round, share) for share in amount.dealt_to(num_workers)],
+        )
+        # By worker, whose pieces may come in any order: results must not depend on their times.
+        episodes: list[list[EpisodeReport]] = [[] for _ in range(num_workers)]
+        num_steps = 0
         while True:
-            found = self.map("go_on_evaluating", EVALUATION_PIECE)
-            done = [sample for sample in found if sample is not None]
-            if len(done) == len(found):
-                episodes = [report for sample in done for report in sample.episodes]
-                return Sample({}, sum(sample.env_steps for sample in done), episodes=episodes)
+            pieces = self.map("go_on_evaluating", PIECE_S, is_enough())
+            for of_worker, (sample, _) in zip(episodes, pieces, strict=True):
+                of_worker += sample.episodes
+                num_steps += sample.env_steps
+            if all(is_over for _, is_over in pieces):
+                return Sample({}, num_steps, episodes=[each for some in episodes for each in some])
             if self.is_interrupted:
                 return None
 
