@@ -82,7 +82,12 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.types",
     },
     "settle": {"hydra"},
-    "rollout": {"rlrun.parts", "rlrun.workers.atari", "rlrun.workers.rollout_worker"},
+    "rollout": {
+        "rlrun.parts",
+        "rlrun.workers.atari",
+        "rlrun.workers.evaluate",
+        "rlrun.workers.rollout_worker",
+    },
     "overrides": {"hydra.core.override_parser.overrides_parser", "hydra.errors"},
     "examples": {"hydra.core.config_store"},
     "validate": {
@@ -106,7 +111,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rich.table",
         "rich.text",
     },
-    "loggers.wandb": {"wandb"},
+    "loggers.wandb": {"PIL", "wandb"},
     "workers.atari": {"pygame"},
     "workers.offline.minari_source": {"minari"},
     "workers.offline.reference_batches": {"lz4.frame"},
