@@ -34,8 +34,7 @@ class Callbacks:
     ) -> None:
         """In the worker, for each env after it was made (envs in processes of their own: none).
 
-        env_context is the env's config, with worker_index, vector_index, num_workers and
-        in_evaluation as attributes."""
+        env_context: the EnvContext, its `env.env_config` with worker_index and vector_index."""
 
     def on_episode_start(
         self,

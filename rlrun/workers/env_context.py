@@ -1,4 +1,4 @@
-"""Which env of which worker it is that a function of the user's gets."""
+"""What a function that goes through all envs is told of each."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any
 
 
 class EnvContext(dict[str, Any]):
-    """The config of an env (env.env_config), and where the env lives."""
+    """The `env.env_config` of an env, and which of all envs it is."""
 
     def __init__(
         self,
         env_config: Mapping[str, Any],
-        *,
         worker_index: int,
         vector_index: int,
-        num_workers: int = 0,
-        in_evaluation: bool = False,
+        num_workers: int,
+        remote: bool,
     ) -> None:
         super().__init__(env_config)
         self.worker_index = worker_index
         """0 for the local worker; remote ones count from 1."""
         self.vector_index = vector_index
-        """The place of the env among those of its worker."""
+        """Which of the worker's envs."""
         self.num_workers = num_workers
-        """Remote workers of the set that it belongs to."""
-        self.in_evaluation = in_evaluation
+        self.remote = remote
+        """Whether the env lives in a process of its own."""

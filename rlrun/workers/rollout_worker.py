@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -383,14 +384,14 @@ class RolloutWorker:
             )
         return [function(env.unwrapped) for env in envs]
 
-    def env_context(self, env_index: int) -> EnvContext:
-        """Where one of this worker's envs is, with its own config."""
-        return EnvContext(
+    def _env_context(self) -> Callable[[int], EnvContext]:
+        """What makes the context of one of the envs."""
+        return partial(
+            EnvContext,
             self.config.env.env_config,
-            worker_index=self.worker_index,
-            vector_index=env_index,
+            self.worker_index,
             num_workers=self.num_workers,
-            in_evaluation=self.config.in_evaluation,
+            remote=self.config.env.vectorization == "async",
         )
 
     def get_spaces(self) -> Spaces:
@@ -502,7 +503,7 @@ class RolloutWorker:
                     worker=self,
                     sub_environment=sub_environment,
                     env_index=index,
-                    env_context=self.env_context(index),
+                    env_context=self._env_context()(index),
                 )
         seed = seeding.integer_seed(self.seed, self.purpose)
         output = None if config.in_evaluation else config.output

@@ -142,6 +142,8 @@ def test_hooks_get_the_things_themselves(tmp_path):
                 assert kwargs["env_index"] == 0
         created = by_hook["on_sub_environment_created"]
         assert created["sub_environment"] is worker.env.get_sub_environments()[0]
+        assert created["env_context"] == {"terminates_at": 2}
+        assert (created["env_context"].worker_index, created["env_context"].vector_index) == (0, 0)
         assert by_hook["on_train_result"]["result"] is result
         assert by_hook["on_evaluate_end"]["evaluation_metrics"] is result["evaluation"]
         assert by_hook["on_learn_on_batch"]["policy"] is trainer.get_policy()
