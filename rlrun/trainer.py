@@ -418,7 +418,7 @@ class Trainer:
                 "progress": self.progress.state_dict(),
                 "episodes": self.episodes.state_dict(),
                 "evaluation_rounds": self.evaluation.num_rounds,
-                "evaluation_metrics": _plain(self.evaluation_metrics),
+                "evaluation_metrics": _plain(self.evaluation_metrics | {"episode_media": {}}),
                 "process_rng": seeding.process_rng_state(),
             },
         }

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from rlrun.workers.evaluate import PIECE_S, Amount
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
+from rlrun.workers.task_state import pack_entries, unpack_entries
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -325,7 +326,7 @@ class WorkerSet:
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
-            "episodes": [asdict(report) for report in self._episodes],
+            "episodes": [_report_as_plain(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
             "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
@@ -346,7 +347,7 @@ class WorkerSet:
             (min(int(position), last_position), _as_sample(sample))
             for position, sample in state["arrived"]
         )
-        self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
+        self._episodes = [_as_report(report) for report in state["episodes"]]
         self._gathered = _as_moments(state["gathered"])
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
@@ -441,7 +442,7 @@ def _as_plain(sample: Sample) -> dict[str, Any]:
     return {
         **vars(sample),
         "batches": {id_: dict(_here(batch)) for id_, batch in sample.batches.items()},
-        "episodes": [asdict(report) for report in sample.episodes],
+        "episodes": [_report_as_plain(report) for report in sample.episodes],
         "gathered": _moments_as_plain(sample.gathered),
     }
 
@@ -455,10 +456,19 @@ def _as_sample(plain: Mapping[str, Any]) -> Sample:
         **{
             **plain,
             "batches": {id_: Batch(batch) for id_, batch in plain["batches"].items()},
-            "episodes": [EpisodeReport(**report) for report in plain["episodes"]],
+            "episodes": [_as_report(report) for report in plain["episodes"]],
             "gathered": _as_moments(plain["gathered"]),
         }
     )
+
+
+def _report_as_plain(report: EpisodeReport) -> dict[str, Any]:
+    """What a checkpoint holds of a report, which may have media of any kind."""
+    return {**vars(report), "media": pack_entries(report.media)[0]}
+
+
+def _as_report(plain: Mapping[str, Any]) -> EpisodeReport:
+    return EpisodeReport(**{**plain, "media": unpack_entries(plain["media"])})
 
 
 def _moments_as_plain(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:
