@@ -113,7 +113,6 @@ class Actor:
         self.gathered: RunningMoments | None = self.policy.observation_filter.moments()
         """What was observed since the last `take_gathered`."""
         self._wants_check = isinstance(self.policy.observation_filter, MeanStdFilter)
-        self._gives_dist_inputs = "dist_inputs" in self.rollout_columns
 
     def make_policy(self) -> Policy:
         """A new policy, with the weights that every policy of this id starts from."""
@@ -160,7 +159,8 @@ class Actor:
         dist, columns, state = acting.act(obs, state, previous, explore)
         actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
         columns["log_probs"] = log_probs
-        if self._gives_dist_inputs:
+        extra = self.config.extra_columns
+        if "dist_inputs" in self.algorithm.rollout_columns or "dist_inputs" in extra:
             columns["dist_inputs"] = dist.inputs
         if self._wants_check:
             self._check_filter()
