@@ -50,7 +50,7 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with `input` and `output` from where it is composed, so that a run can be resumed
+    """The config with `input`, `output` and `init_from` from where it is composed, so that a run can be resumed
     from elsewhere. Raises ConfigError."""
     settings = read_settings(plain)
     data, output = input_of(settings), output_of(settings)
@@ -60,6 +60,8 @@ def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
         changed["input"] = next(iter(data.sources)) if is_one else dict(data.sources)
     if output is not None:
         changed["output"] = output.folder
+    if settings.init_from is not None:
+        changed["init_from"] = str(Path(settings.init_from).expanduser().absolute())
     return {**plain, **changed}
 
 

@@ -95,6 +95,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             resources=resources,
             evaluation=evaluation,
             evaluation_worker=evaluation_worker,
+            init_from=settings.init_from,
             plain=to_json(dict(plain)),
         ),
         loggers=loggers,

@@ -1,4 +1,4 @@
-"""`rlrun rollout`: act with the policy of a checkpoint and report each episode."""
+"""What is done with the policy of a checkpoint: `rlrun rollout` and `rlrun export`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,25 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
         )
     else:
         print(f"No episode ended within {steps} steps.")
+    return 0
+
+
+def export_checkpoint(path: Path, out: Path, kind: str | None) -> int:
+    """Write the policy in `path` (a checkpoint or a run's folder) to the file `out`, in the format
+    `kind`, or that of its ending. Returns the exit status. Raises CheckpointError, ConfigError,
+    MissingExtraError, RlrunError."""
+    find_checkpoint(path)
+    # Only now torch is imported.
+    from rlrun.core.export import format_of
+    from rlrun.workers.actor import DEFAULT_POLICY_ID
+
+    chosen = format_of(out, kind)
+    worker = load_worker(path, {}, render=False)
+    try:
+        worker.actors[DEFAULT_POLICY_ID].export(out, chosen)
+    finally:
+        worker.stop()
+    print(f"Wrote {out} ({chosen})")
     return 0
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -104,8 +105,13 @@ class Run:
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            trainer = self._trainer = Trainer(self.parts.trainer)
+            # A resumed run has weights; where the first ones came from may be gone.
+            begins_with = self.parts.trainer.init_from if is_fresh else None
+            config = replace(self.parts.trainer, init_from=begins_with)
+            trainer = self._trainer = Trainer(config)
             try:
+                if trainer.init_report is not None:
+                    sys.stderr.write(f"rlrun: {trainer.init_report}\n")
                 if not is_fresh:
                     self._restore(trainer)
                     if self._is_over():

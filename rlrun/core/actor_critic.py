@@ -59,6 +59,9 @@ class ActorCritic(Policy):
             outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values.squeeze(-1)
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        return self.forward(rows)[0], {}
+
     def act(
         self,
         obs: np.ndarray,

@@ -109,6 +109,9 @@ class ActorWithCritics(Policy):
         """The distribution over actions at `obs`."""
         return self.dist(self.observation_filter.forward(rows["obs"]))
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        return self.forward(rows), {}
+
     def dist(self, obs: torch.Tensor) -> Distribution:
         """The distribution over actions at observations [N, *shape] that are filtered already."""
         if self._shared is not None:

@@ -88,6 +88,12 @@ class Policy(nn.Module):
         [S, L, ...] (with `mask` [S, L] and the states at their starts, `state_in/<name>`)."""
         raise NotImplementedError
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        """What `act` gives, in torch: the distribution over actions at rows of steps [N, ...] (with
+        `state_in/<name>`, `prev_actions` and `prev_rewards` where the policy looks at them), and
+        the state after them. For exports, and for users who look at the model."""
+        raise NotImplementedError(f"{type(self).__name__} has no decide(rows).")
+
     # Weights
 
     @property

@@ -88,6 +88,10 @@ class QNetwork(Policy):
         """Action values [N, num_actions], with those lowest that must not be taken at `obs`."""
         return q_values if self.action_mask is None else self.action_mask(q_values, obs)
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        q_values = self.q_values(self.forward(rows))
+        return Categorical(self.masked(q_values, rows["obs"])), {}
+
     def act(
         self,
         obs: np.ndarray,

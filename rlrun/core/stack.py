@@ -49,12 +49,12 @@ class Stack:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., features] or [N, ...] -> the last module's output, differentiable."""
+        if torch.compiler.is_compiling():
+            return self._by_modules(x)
         if not self._is_current():
             self._look()
         if self._layers is None:
-            for module in self.modules:
-                x = module(x)
-            return x
+            return self._by_modules(x)
         for layer in self._layers:
             x = nn.functional.linear(x, layer.weight, layer.bias)
             if layer.activation is not None:
@@ -77,6 +77,11 @@ class Stack:
         if not self._is_current():
             self._look()
         return self._layers is not None and all(map(_is_narrow, self._layers))
+
+    def _by_modules(self, x: torch.Tensor) -> torch.Tensor:
+        for module in self.modules:
+            x = module(x)
+        return x
 
     def _is_current(self) -> bool:
         """Whether modules and parameters are those that were found, and have no hooks."""
