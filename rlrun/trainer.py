@@ -370,9 +370,7 @@ class Trainer:
 
     # Models in and out
 
-    def import_model(
-        self, path: str | Path, policy_id: str = DEFAULT_POLICY_ID
-    ) -> LoadReport:
+    def import_model(self, path: str | Path, policy_id: str = DEFAULT_POLICY_ID) -> LoadReport:
         """Take over the weights in a file (.safetensors, .pt, .h5) or a checkpoint, as far as they
         fit, here and on all workers; the optimiser goes on as it was. Returns what was loaded and
         what was not. See `rlrun.core.warm_start`.

@@ -214,7 +214,9 @@ def test_what_cannot_be_exported_is_refused_and_leaves_no_file(tmp_path):
         with pytest.raises(ConfigError, match="format=tf must be one of"):
             trainer.export_model(tmp_path / "policy.bin", format="tf")
         trainer.workers.local_worker().actors["default_policy"].policy.pi_encoder.append(Stubborn())
-        with pytest.raises(RlrunError, match=r"format=torch cannot hold this ActorCritic: .*safete"):
+        with pytest.raises(
+            RlrunError, match=r"format=torch cannot hold this ActorCritic: .*safete"
+        ):
             trainer.export_model(tmp_path / "policy.bin", format="torch")
     assert list(tmp_path.iterdir()) == []
 

@@ -177,12 +177,16 @@ def test_targets_and_remote_workers_follow(other_weights, tmp_path, ray_cluster)
     with make_trainer("dqn", env="CartPole-v1", overrides=["tuned=none"], seed=2) as trainer:
         given = weights_of(trainer)
         path = trainer.export_model(tmp_path / "dqn.safetensors")
-    with make_trainer("dqn", env="CartPole-v1", overrides=["tuned=none"], init_from=str(path)) as it:
+    with make_trainer(
+        "dqn", env="CartPole-v1", overrides=["tuned=none"], init_from=str(path)
+    ) as it:
         target = it.algorithms["default_policy"].target.network.get_weights()
         np.testing.assert_array_equal(target["encoder.0.weight"], given["encoder.0.weight"])
     path = written(tmp_path, ".safetensors", other_weights)
     with ppo("resources.num_workers=1", init_from=str(path)) as trainer:
-        for found in trainer.workers.foreach_worker(lambda worker: worker.get_policy().get_weights()):
+        for found in trainer.workers.foreach_worker(
+            lambda worker: worker.get_policy().get_weights()
+        ):
             np.testing.assert_array_equal(found["vf_head.weight"], other_weights["vf_head.weight"])
 
 

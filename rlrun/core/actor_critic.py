@@ -62,6 +62,9 @@ class ActorCritic(Policy):
     def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
         return self.forward(rows)[0], {}
 
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
     def act(
         self,
         obs: np.ndarray,

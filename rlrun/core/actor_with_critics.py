@@ -112,6 +112,16 @@ class ActorWithCritics(Policy):
     def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
         return self.forward(rows), {}
 
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        # Those of a certain policy are its actions, which `distribution` would squash once more.
+        kind: Callable[[Any], Distribution] = type(self.distribution(inputs))
+        return kind(inputs)
+
+    def run_all_layers(self, rows: Batch) -> None:
+        dist = self.forward(rows)
+        obs = self.observation_filter.forward(rows["obs"])
+        self.critics(obs, None if self.is_discrete else dist.mode())
+
     def dist(self, obs: torch.Tensor) -> Distribution:
         """The distribution over actions at observations [N, *shape] that are filtered already."""
         if self._shared is not None:

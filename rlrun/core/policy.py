@@ -20,6 +20,7 @@ from rlrun.core.distributions import Distribution
 from rlrun.core.filters import NoFilter
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import NoisyLinear
+from rlrun.core.policy_model import PolicyModel, QueriedDistribution
 from rlrun.core.stack import Stack
 
 Extras = dict[str, np.ndarray]
@@ -47,6 +48,8 @@ class Policy(nn.Module):
     action_space: spaces.Space
     uses_previous = False
     """Whether `act` and `forward` look at the previous action and reward."""
+    model_class: type[PolicyModel] = PolicyModel
+    """What users look at it with."""
     max_seq_len = 20
     """Steps of the sequences that a policy with memory learns from."""
 
@@ -93,6 +96,27 @@ class Policy(nn.Module):
         `state_in/<name>`, `prev_actions` and `prev_rewards` where the policy looks at them), and
         the state after them. For exports, and for users who look at the model."""
         raise NotImplementedError(f"{type(self).__name__} has no decide(rows).")
+
+    # What users look at
+
+    @cached_property
+    def model(self) -> PolicyModel:
+        """The network for its users: forward passes, state values, a summary."""
+        return self.model_class(self)
+
+    @property
+    def dist_class(self) -> type[QueriedDistribution]:
+        """The class of the policy's distributions, which has `sample`, `logp`, `entropy`, `kl`:
+        policy.dist_class(policy.model.from_batch(batch)[0])."""
+        return self.model.dist_class
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        """The distribution over actions that has these `inputs` [N, num_inputs]."""
+        raise NotImplementedError(f"{type(self).__name__} has no dist_of(inputs).")
+
+    def run_all_layers(self, rows: Batch) -> None:
+        """A forward pass through every layer, for those who look on."""
+        self.forward(rows)
 
     # Weights
 
@@ -178,6 +202,6 @@ class Policy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies lay out vectors of their own, and look for layers of their own.
-        cached = ("_statistics", "noisy_layers")
+        cached = ("_statistics", "noisy_layers", "model")
         state = {name: value for name, value in self.__dict__.items() if name not in cached}
         return state | {"_flat": None}

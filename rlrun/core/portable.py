@@ -145,8 +145,7 @@ class OneHot(nn.Module):
 
 
 class ActionDecoder(nn.Module):
-    """A policy's actions [N, ...] -> a batch of each leaf of the action space, as the env takes it.
-    """
+    """A policy's actions [N, ...] -> a batch of each leaf of the action space, as the env takes it."""
 
     def __init__(self, converter: ActionConverter) -> None:
         super().__init__()
@@ -262,7 +261,9 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
     try:
         return torch.from_numpy(np.zeros(0, dtype)).dtype
     except TypeError as error:
-        raise RlrunError(f"torch has no numbers like {np.dtype(dtype)}, so none are given.") from error
+        raise RlrunError(
+            f"torch has no numbers like {np.dtype(dtype)}, so none are given."
+        ) from error
 
 
 def _named(what: str, path: Path) -> str:

@@ -148,6 +148,9 @@ class RecurrentActorCritic(RecurrentPolicy):
             outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), after
 
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
     def values(
         self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
     ) -> np.ndarray:

@@ -54,6 +54,9 @@ class RecurrentQNetwork(RecurrentPolicy):
         q_values = _combine(self._advantage(features), value)
         return Categorical(self.masked(q_values, rows["obs"])), after
 
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return Categorical(inputs)
+
     def act(
         self,
         obs: np.ndarray,

@@ -124,6 +124,12 @@ class SearchPolicy(Policy):
         log_std = torch.from_numpy(self._log_std).to(outputs) if len(self._log_std) else None
         return CertainChoice(self.family(outputs, log_std), self._noise_std), after
 
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
+    def run_all_layers(self, rows: Batch) -> None:
+        self.decide(rows)
+
     @property
     def runs_in_numpy(self) -> bool:
         return super().runs_in_numpy and (self.memory is None or self.memory.runs_in_numpy)
