@@ -193,9 +193,11 @@ def rollout(arguments: list[str]) -> int:
     """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [key=value ...]
 
     Act with a trained policy and print each episode, ten if neither number is given. Without
-    explore=true it takes the most likely actions; render=true shows the env, seed=N starts it
-    elsewhere. Other keys: as in the run's configuration.
+    explore=true it takes the most likely actions; render=true shows the env, video=true (or
+    --video) records its episodes in the run's folder videos/, seed=N starts it elsewhere. Other
+    keys: as in the run's configuration.
     """
+    arguments = ["video=true" if each == "--video" else each for each in arguments]
     if not _begins_with_path(arguments):
         raise _usage(rollout)
     from rlrun.rollout import roll_out

@@ -18,6 +18,7 @@ from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
 from rlrun.workers.rollout_worker import WorkerConfig
+from rlrun.workers.video import VideoConfig
 
 OF_EPISODES = frozenset(key for key in RESULT_KEYS if key.startswith("episode"))
 """Result keys that say how episodes of training fared."""
@@ -47,6 +48,41 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
         max_file_size=settings.output_max_file_size,
         compress_columns=tuple(settings.output_compress_columns),
     )
+
+
+def videos_of_training(env: EnvConfig, settings: RunSettings) -> VideoConfig | None:
+    """What `env.record_env` and its keys say. Raises ConfigError."""
+    if not env.record_env:
+        if env.record_interval != EnvConfig.record_interval:
+            raise ConfigError(
+                f"env.record_interval={env.record_interval} has no effect with "
+                f"env.record_env=false. Set that to true, or leave it at "
+                f"{EnvConfig.record_interval}."
+            )
+        return None
+    if settings.input is not None:
+        raise ConfigError(
+            "env.record_env=true has no effect with input: no episodes are run in training. Use "
+            "evaluation.record=N."
+        )
+    return VideoConfig(purpose="training", interval=env.record_interval)
+
+
+def videos_of_evaluation(evaluation: EvaluationConfig, num_envs: int) -> VideoConfig | None:
+    """What `evaluation.record` says, where each worker has `num_envs` envs. Raises ConfigError."""
+    if not evaluation.record:
+        return None
+    if evaluation.custom_eval_function is None and evaluation.duration_unit == "episodes":
+        takers = num_envs * max(evaluation.num_workers, 1)
+        share = -(-evaluation.duration // takers)
+        if evaluation.record > share:
+            raise ConfigError(
+                f"evaluation.record={evaluation.record} exceeds the {share} of "
+                f"evaluation.duration={evaluation.duration} episodes that the first of {takers} "
+                f"envs runs. Lower it, raise the duration, or use "
+                f"evaluation.config.algo.num_envs_per_worker=1."
+            )
+    return VideoConfig(purpose="evaluation", first=evaluation.record)
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:

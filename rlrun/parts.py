@@ -21,6 +21,8 @@ from rlrun.data_parts import (
     check_evaluation_env,
     input_of,
     output_of,
+    videos_of_evaluation,
+    videos_of_training,
     with_absolute_paths,
 )
 from rlrun.early import read_settings, refuse_early
@@ -85,6 +87,11 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
         device=worker.device,
         callbacks=worker.callbacks,
     )
+    num_envs = evaluation_worker.algorithm.num_envs_per_worker
+    evaluation_worker = replace(
+        evaluation_worker, videos=videos_of_evaluation(evaluation, num_envs)
+    )
+    worker = replace(worker, videos=videos_of_training(worker.env, settings))
     check_evaluation_env(evaluation_worker.env, evaluation)
     check_names(settings, worker.callbacks.overrides("on_train_result"), evaluation.interval)
     loggers = build_all(plain.get("logger"), "logger", Logger)

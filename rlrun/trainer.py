@@ -40,6 +40,7 @@ from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.progress import Progress
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.video import require_encoder
 from rlrun.workers.worker_set import WorkerSet
 
 logger = logging.getLogger("rlrun")
@@ -53,6 +54,8 @@ class TrainerConfig:
     resources: Resources
     evaluation: EvaluationConfig
     evaluation_worker: WorkerConfig
+    video_folder: str = "videos"
+    """Where videos of episodes go, if there are any."""
     init_from: str | None = None
     """The file or checkpoint whose weights the policy begins with; None: with random ones."""
     plain: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Trainer:
 
     def __init__(self, config: TrainerConfig) -> None:
         started = time.perf_counter()
+        config = _with_videos(config)
         self.config = config
         self.callbacks: Callbacks = config.worker.callbacks
         resources, seed = config.resources, config.worker.seed
@@ -489,6 +493,19 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _with_videos(config: TrainerConfig) -> TrainerConfig:
+    """The same, whose workers know where their videos go. Raises MissingExtraError."""
+
+    def told(worker: WorkerConfig) -> WorkerConfig:
+        if worker.videos is None:
+            return worker
+        require_encoder("recording videos (env.record_env, evaluation.record)")
+        return replace(worker, videos=replace(worker.videos, folder=config.video_folder))
+
+    evaluation_worker = told(config.evaluation_worker)
+    return replace(config, worker=told(config.worker), evaluation_worker=evaluation_worker)
 
 
 def _plain(tree: Any) -> Any:

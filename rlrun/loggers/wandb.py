@@ -47,6 +47,7 @@ class WandbLogger(Logger):
     def start(self, run: RunInfo) -> None:
         """Begin a run of W&B, offline where there is no network."""
         self._run: Any = None
+        self._folder = run.folder
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:
             return
@@ -67,9 +68,10 @@ class WandbLogger(Logger):
     def log_result(self, result: dict[str, Any]) -> None:
         if not self._is_logging:
             return
-        scalars, step = finite_scalars(result), int(result["timesteps_total"])
+        values: dict[str, Any] = {**finite_scalars(result)}
         try:
-            self._run.log(scalars, step=step)
+            values |= self._videos(result)
+            self._run.log(values, step=int(result["timesteps_total"]))
         except Exception as error:  # whatever it is, it is not worth the run
             self._is_logging = False
             self._warn("W&B failed, so logging to it stops and training goes on", error)
@@ -84,6 +86,19 @@ class WandbLogger(Logger):
             return
         if self.mode == "offline":
             _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
+
+    def _videos(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The newest of the videos that the result names, by what they are of."""
+        paths = [self._folder / name for name in result.get("videos", ())]
+        if not paths:
+            return {}
+        import wandb
+
+        return {
+            f"videos/{path.name.partition('_')[0]}": wandb.Video(str(path), format="mp4")
+            for path in paths
+            if path.is_file()
+        }
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb
