@@ -126,6 +126,7 @@ def _worker_config(
     for each in exploration.parts:
         algorithm.check_exploration(each)
     algorithm.check_model(model)
+    algorithm.check_switches(model)
     return WorkerConfig(
         env=build(plain["env"], "env", target=EnvConfig),
         algorithm=algorithm,

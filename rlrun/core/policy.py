@@ -50,6 +50,10 @@ class Policy(nn.Module):
     """Whether `act` and `forward` look at the previous action and reward."""
     model_class: type[PolicyModel] = PolicyModel
     """What users look at it with."""
+    wants_compile = False
+    """Whether a learner is to run its layers through torch.compile."""
+    uses_amp = False
+    """Whether a learner is to compute its loss in bfloat16 where that is safe."""
     max_seq_len = 20
     """Steps of the sequences that a policy with memory learns from."""
 
@@ -180,8 +184,16 @@ class Policy(nn.Module):
     @property
     def runs_in_numpy(self) -> bool:
         """Whether acting needs no torch, and so wants the weights on the CPU."""
-        stacks = [part for part in vars(self).values() if isinstance(part, Stack)]
+        stacks = self._stacks()
         return bool(stacks) and all(stack.runs_in_numpy for stack in stacks)
+
+    def compile_layers(self) -> None:
+        """Let the layers of forward passes go through torch.compile from now on."""
+        for stack in self._stacks():
+            stack.compile()
+
+    def _stacks(self) -> list[Stack]:
+        return [part for part in vars(self).values() if isinstance(part, Stack)]
 
     # Noise
 

@@ -64,7 +64,10 @@ class RecurrentPolicy(Policy):
 
     @property
     def runs_in_numpy(self) -> bool:
-        return super().runs_in_numpy and all(trunk.runs_in_numpy for trunk in self._trunks)
+        return super().runs_in_numpy and all(trunk.memory.runs_in_numpy for trunk in self._trunks)
+
+    def _stacks(self) -> list[Stack]:
+        return [*super()._stacks(), *(trunk.encoder for trunk in self._trunks)]
 
     def step(
         self, obs: np.ndarray, state: State | None, previous: Previous | None
@@ -180,10 +183,6 @@ class Trunk:
     @property
     def memory(self) -> Memory:
         return getattr(self.owner, self.memory_name)
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return self.encoder.runs_in_numpy and self.memory.runs_in_numpy
 
     def initial_state(self, num_rows: int) -> State:
         """The memory's, by the policy's names."""

@@ -133,6 +133,7 @@ class Actor:
                 f"model.mask_actions=true has no effect: {type(policy).__name__} does not look at "
                 f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
             )
+        policy.wants_compile, policy.uses_amp = config.model.compile, config.model.amp
         policy.observation_filter = make_filter(
             config.observation_filter, self.obs_space.shape, self.preprocessor.layout
         )
