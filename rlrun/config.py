@@ -90,8 +90,8 @@ class RunSettings:
     """How long a result key that a setting names is waited for; null: for 100 iterations, and not
     at all if it is nearly one that there is."""
     init_from: str | None = None
-    """A file of weights (.safetensors, .pt, .h5), a checkpoint or a run's folder: what fits of it is
-    what a new run's policy begins with; null: random weights."""
+    """A file of weights (.safetensors, .pt, .h5), a checkpoint or a run's folder; a new run's
+    policy begins with what fits of it. null: random weights."""
     input: str | dict[str, float] | None = None
     """Data to learn from in place of an env: a folder, file or pattern, minari:NAME, or several of
     these with probabilities; null: workers sample from the env."""

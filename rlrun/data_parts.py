@@ -86,8 +86,8 @@ def videos_of_evaluation(evaluation: EvaluationConfig, num_envs: int) -> VideoCo
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with `input`, `output` and `init_from` from where it is composed, so that a run can be resumed
-    from elsewhere. Raises ConfigError."""
+    """The config with `input`, `output` and `init_from` from where it is composed, so that a run
+    can be resumed from elsewhere. Raises ConfigError."""
     settings = read_settings(plain)
     data, output = input_of(settings), output_of(settings)
     changed: dict[str, Any] = {}

@@ -392,12 +392,15 @@ class Trainer:
         return report
 
     def export_model(
-        self, path: str | Path, format: str | None = None, policy_id: str = DEFAULT_POLICY_ID
+        self,
+        path: str | Path,
+        format: str | None = None,  # noqa: A002
+        policy_id: str = DEFAULT_POLICY_ID,
     ) -> Path:
-        """Write the policy for other programs: "safetensors" (the weights alone), "torch" (a program
-        of torch.export) or "onnx"; without a format the file's ending says which. The latter two
-        turn the env's observations into its actions, as compute_action(explore=False) does.
-        Returns the path. See `rlrun.core.portable` for inputs and outputs.
+        """Write the policy for other programs: "safetensors" (the weights alone), "torch" (a
+        program of torch.export) or "onnx"; without a format the file's ending says which. The
+        latter two turn the env's observations into its actions, as compute_action(explore=False)
+        does. Returns the path. See `rlrun.core.portable` for inputs and outputs.
 
         Raises ConfigError, MissingExtraError, RlrunError, KeyError.
         """

@@ -86,7 +86,8 @@ def _write_onnx(portable: PortablePolicy, path: Path, facts: dict[str, Any]) -> 
             verbose=False,
         )
     assert found is not None
-    found.rename_axes({found.model.graph.inputs[0].shape[0]: "num_rows"})
+    rows: Any = found.model.graph.inputs[0].shape
+    found.rename_axes({rows[0]: "num_rows"})
     found.model.metadata_props[FACTS] = json.dumps(facts)
     found.save(path, external_data=False)
 

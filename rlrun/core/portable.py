@@ -119,6 +119,9 @@ class AsFloats(nn.Module):
 class ScaledPixels(AsFloats):
     """The same, scaled from the bounds of an image to [0, 1]."""
 
+    low: torch.Tensor
+    factor: torch.Tensor
+
     def __init__(self, space: spaces.Box) -> None:
         super().__init__()
         scale = PixelScale(space)
@@ -133,6 +136,9 @@ class ScaledPixels(AsFloats):
 class OneHot(nn.Module):
     """Choices [N, ...] -> a one for each of them, [N, sum(nvec)], float32."""
 
+    offsets: torch.Tensor
+    columns: torch.Tensor
+
     def __init__(self, nvec: np.ndarray, start: np.ndarray) -> None:
         super().__init__()
         offsets = np.concatenate([[0], np.cumsum(nvec)[:-1]]) - start
@@ -145,7 +151,7 @@ class OneHot(nn.Module):
 
 
 class ActionDecoder(nn.Module):
-    """A policy's actions [N, ...] -> a batch of each leaf of the action space, as the env takes it."""
+    """A policy's actions [N, ...] -> a batch of each leaf of the action space, as envs take it."""
 
     def __init__(self, converter: ActionConverter) -> None:
         super().__init__()
@@ -184,6 +190,8 @@ class ActionDecoder(nn.Module):
 class _Shift(nn.Module):
     """Choices, and Boxes of whole numbers, counted from 0; and the shares of a Simplex."""
 
+    start: torch.Tensor
+
     def __init__(self, leaf: ActionLeaf) -> None:
         super().__init__()
         space = leaf.space
@@ -210,6 +218,11 @@ class _Shift(nn.Module):
 
 class _Stretch(nn.Module):
     """A Box of floats; see `stretch_of`. Buffers: float64, [size]."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    middle: torch.Tensor
+    half_width: torch.Tensor
 
     def __init__(self, space: Any, normalize: bool) -> None:
         super().__init__()
@@ -246,9 +259,11 @@ def _is_box(leaf: ActionLeaf) -> bool:
 
 def _lay_out_in_floats(policy: Policy) -> None:
     """Let a policy take rows of floats alone: whoever holds a layout of it gets the other one."""
-    holders = [*policy.modules(), getattr(policy, "action_mask", None)]
+    holders: list[Any] = [*policy.modules()]
+    if getattr(policy, "action_mask", None) is not None:
+        holders.append(policy.action_mask)
     for holder in holders:
-        layout = vars(holder).get("layout") if holder is not None else None
+        layout = vars(holder).get("layout")
         if layout is not None:
             holder.layout = layout.in_floats()
 

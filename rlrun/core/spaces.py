@@ -100,7 +100,7 @@ class Preprocessor:
 
 
 get_preprocessor = Preprocessor
-"""The name by which users of the classic API look for it: get_preprocessor(space).transform(obs)."""
+"""What users of the classic API look for: get_preprocessor(space).transform(obs)."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def _is_nested_image(space: spaces.Space) -> bool:
 
 def _parts(space: spaces.Space, flatten: bool, keeps_images: bool, masks_actions: bool) -> Parts:
     """What becomes which part of the rows of a nested space."""
-    mask, path = [], ()
+    path: Path = ()
+    mask: list[tuple[Path, spaces.Space]] = []
     if masks_actions:
         space, path, mask = _without_mask(space)
     # As without a mask: a Box keeps its shape, whatever the network makes of it.

@@ -56,6 +56,9 @@ class Stack:
         if not self._is_current():
             self._look()
         if self._compiled is not None and not self._has_hooks:
+            # One graph for any number of rows from the first on, so that a resumed run, which sees
+            # other numbers first, rounds alike.
+            torch._dynamo.maybe_mark_dynamic(x, 0)
             return self._compiled(self.modules, x)
         if self._layers is None:
             return through(self.modules, x)
@@ -85,10 +88,9 @@ class Stack:
     def compile(self) -> None:
         """Let calls go through torch.compile from now on; `act` stays as it is."""
         # torch remembers what it compiled by code objects, and gives up if one has too many kinds
-        # of input: each stack has its own. One graph serves any number of rows, so that a resumed
-        # run, which sees other numbers first, rounds alike.
+        # of input: each stack has its own.
         own = FunctionType(through.__code__.replace(), through.__globals__, "through")
-        self._compiled = torch.compile(own, dynamic=True)
+        self._compiled = torch.compile(own)
 
     def _is_current(self) -> bool:
         """Whether modules and parameters are those that were found, and have no hooks."""

@@ -31,8 +31,8 @@ def read_weights(path: str | Path, policy_id: str) -> Weights:
         return _of_checkpoint(path, policy_id)
     if path.suffix not in READERS:
         raise ConfigError(
-            f"{path} must be a file that ends in {', '.join(READERS)}, or a checkpoint's or a run's "
-            f"folder."
+            f"{path} must be a file that ends in {', '.join(READERS)}, or the folder of a "
+            f"checkpoint or a run."
         )
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file.")

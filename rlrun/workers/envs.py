@@ -216,7 +216,7 @@ def make_native_vector_env(
     _register(config.id)
     if is_filmed and not is_atari(config.id):
         raise ConfigError(
-            f"env.vectorization=native: nothing is known of how {config.id!r} shows pictures, so no "
+            f"env.vectorization=native: nobody knows how {config.id!r} shows pictures, so that no "
             f"videos can be recorded (env.record_env, evaluation.record). Use "
             f"env.vectorization=sync, or record none."
         )
