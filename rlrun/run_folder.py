@@ -27,6 +27,7 @@ RESULTS = "result.json"
 VERSIONS = "versions.json"
 LOG = "rlrun.log"
 LOCK = ".lock"
+VIDEOS = "videos"
 OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, LOCK, "progress.csv")
 """What a run writes into its folder before its first result."""
 

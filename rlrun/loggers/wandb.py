@@ -52,6 +52,7 @@ class WandbLogger(Logger):
     def start(self, run: RunInfo) -> None:
         """Begin a run of W&B, offline where there is no network."""
         self._run: Any = None
+        self._folder = run.folder
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:
             return
@@ -74,7 +75,8 @@ class WandbLogger(Logger):
             return
         step = int(result["timesteps_total"])
         try:
-            self._run.log(finite_scalars(result) | _of_episodes(result), step=step)
+            values = finite_scalars(result) | _of_episodes(result) | self._videos(result)
+            self._run.log(values, step=step)
         except Exception as error:  # whatever it is, it is not worth the run
             self._is_logging = False
             self._warn("W&B failed, so logging to it stops and training goes on", error)
@@ -89,6 +91,19 @@ class WandbLogger(Logger):
             return
         if self.mode == "offline":
             _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
+
+    def _videos(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The newest of the videos that the result names, by what they are of."""
+        paths = [self._folder / name for name in result.get("videos", ())]
+        if not paths:
+            return {}
+        import wandb
+
+        return {
+            f"videos/{path.name.partition('_')[0]}": wandb.Video(str(path), format="mp4")
+            for path in paths
+            if path.is_file()
+        }
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb
