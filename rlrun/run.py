@@ -147,7 +147,7 @@ class Run:
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
                 self._note_result()
-                self._log(loggers)
+                self._log(loggers, trainer)
                 self._check_keys(trainer)
                 if done or self._signal is not None:
                     break
@@ -219,10 +219,11 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger]) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer) -> None:
         try:
-            for each in loggers:
-                each.log_result(self.result)
+            with trainer.timers.measure("logging"):
+                for each in loggers:
+                    each.log_result(self.result)
             each = loggers[0]
             # Open files can be written to when they are deleted; that it is not there is an error.
             os.stat(self.folder / run_folder.RESULTS)

@@ -279,7 +279,10 @@ class Algorithm:
         if self.on_learn_on_batch is not None:
             self.custom_stats.add(self.run_hook(batch))
         started = time.perf_counter()
-        self.learner_stats.add(self.learn(batch.to(self.device)))
+        rows = batch.to(self.device)
+        self.timers.add("to_device", started)
+        started = time.perf_counter()
+        self.learner_stats.add(self.learn(rows))
         self.timers.add("learn", started)
 
     def run_hook(self, batch: Batch) -> dict[str, Any]:

@@ -306,7 +306,9 @@ class EnvSampler:
         self._returns[done] = 0.0
         self._lengths[done] = 0
         self.num_finished += int(np.count_nonzero(done))
+        begun = time.perf_counter()
         after_reset = self.env.reset_done(done)
+        self._seconds["env_wait"] += time.perf_counter() - begun
         self._observe(after_reset)
         self._forget(done | self._void_rows)
         # Of envs that go on, next_obs is the very row that is acted on next.

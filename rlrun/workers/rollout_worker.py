@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,7 @@ class RolloutWorker:
     def sample(self) -> Sample:
         """One fragment of every env, and the rows of all trajectories that it completes."""
         assert self.input is not None
+        started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
@@ -182,12 +184,16 @@ class RolloutWorker:
         if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
         gathered = actor.take_gathered()
+        sampled = time.perf_counter()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
             batches = {}
             if batch:
                 gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
+        seconds["postprocessing"] = sampled - started - sum(seconds.values())
+        if gradients:
+            seconds["learning"] = time.perf_counter() - sampled
         return Sample(
             batches,
             env_steps,
