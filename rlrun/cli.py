@@ -40,6 +40,8 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
+  rlrun stack RUN_DIR                       what every process of a run is doing at the moment
+  rlrun logs RUN_DIR [-f] [--worker N]      what they have logged
 
   -v, -vv                   say more (log_level=INFO, DEBUG)
   --version                 the version of rlrun
@@ -61,6 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         "rollout": rollout,
         "list": list_choices,
         "check": check,
+        "stack": stack,
+        "logs": logs,
     }
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
@@ -224,6 +228,46 @@ def list_choices(arguments: list[str]) -> int:
         choices = {choice: path for root in roots for choice, path in _choices(root / name)}
         for choice, path in sorted(choices.items()):
             print(f"  {choice:<26} {_first_sentence(path)}")
+    return 0
+
+
+def stack(arguments: list[str]) -> int:
+    """rlrun stack RUN_DIR
+
+    The Python stacks of every thread of every process of a run that is going on: the driver with its
+    learner's thread, Ray workers, replay shards, envs in processes of their own. The run goes on.
+    """
+    if len(arguments) != 1:
+        raise _usage(stack)
+    from rlrun.stack import print_stacks
+
+    print_stacks(Path(arguments[0]))
+    return 0
+
+
+def logs(arguments: list[str]) -> int:
+    """rlrun logs RUN_DIR [-f] [--worker N]
+
+    What the processes of a run have logged and printed, in the order of time. With -f, go on as long
+    as the run does; --worker N: the remote worker of that number alone, 0 for the driver.
+    """
+    follow = any(argument in ("-f", "--follow") for argument in arguments)
+    rest = [argument for argument in arguments if argument not in ("-f", "--follow")]
+    worker = None
+    if "--worker" in rest:
+        at = rest.index("--worker")
+        _, number = rest.pop(at), rest.pop(at) if at < len(rest) else ""
+        if not number.isdigit():
+            raise ConfigError(f"--worker {number}: it must be a number; 0 is the driver.")
+        worker = int(number)
+    if len(rest) != 1:
+        raise _usage(logs)
+    from rlrun.logs import print_logs
+
+    try:
+        print_logs(Path(rest[0]), worker=worker, follow=follow)
+    except KeyboardInterrupt:  # how one leaves -f
+        return 0
     return 0
 
 

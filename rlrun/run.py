@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from rlrun import run_folder, saved
 from rlrun.compose import plain_config
-from rlrun.core import checkpoint
+from rlrun.core import checkpoint, processes
 from rlrun.core.errors import (
     CheckpointError,
     ConfigError,
@@ -101,6 +101,7 @@ class Run:
                 self.is_folder_mine = True
                 self._write_facts()
             stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
+            stack.enter_context(processes.driver_of(self.folder))
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.processes import LOG_FORMAT, remove_logs
 from rlrun.loggers.files import json_lines
 
 PARAMS = "params.json"
@@ -57,6 +58,7 @@ def remove_if_unused(folder: Path) -> None:
         return
     for name in OWN_FILES:
         (folder / name).unlink(missing_ok=True)
+    remove_logs(folder)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     parent = folder.parent
     for emptied in (folder, parent) if parent.parent.name == "results" else (folder,):
@@ -159,7 +161,7 @@ def log_file(folder: Path, level: str) -> Iterator[None]:
     except OSError as error:
         raise RlrunError(f"{folder / LOG} cannot be written: {error}") from error
     file.setLevel(logging.INFO)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(logging.Formatter(LOG_FORMAT))
     level_before = root.level
     root.setLevel(min(logging.INFO, terminal.level))
     root.addHandler(terminal)

@@ -83,6 +83,7 @@ class WorkerSet:
             resources,
             num_other_workers,
             0 if config.in_evaluation else config.algorithm.num_shards,
+            "Evaluation worker" if config.in_evaluation else "Worker",
         )
         try:
             found: Spaces = self._pool.call(0, "get_spaces")
