@@ -40,6 +40,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
+  rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
   rlrun stack RUN_DIR                       what every process of a run is doing at the moment
   rlrun logs RUN_DIR [-f] [--worker N]      what they have logged
 
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rollout": rollout,
         "list": list_choices,
         "check": check,
+        "options": show_options,
         "stack": stack,
         "logs": logs,
     }
@@ -231,11 +233,27 @@ def list_choices(arguments: list[str]) -> int:
     return 0
 
 
+def show_options(arguments: list[str]) -> int:
+    """rlrun options [key=value ...] [GROUP ...] [--config-dir DIR]
+
+    Every key of the run that would be composed: its value there, what it may be, and what it does.
+    rlrun options algo=sac algo: SAC's hyperparameters.
+    """
+    from rlrun.options import print_options
+
+    line = read_command_line(arguments)
+    overrides = [each for each in line.overrides if "=" in each]
+    names = [each for each in line.overrides if "=" not in each]
+    print_options([*line.search_path, *overrides], names)
+    return 0
+
+
 def stack(arguments: list[str]) -> int:
     """rlrun stack RUN_DIR
 
-    The Python stacks of every thread of every process of a run that is going on: the driver with its
-    learner's thread, Ray workers, replay shards, envs in processes of their own. The run goes on.
+    The Python stacks of every thread of every process of a run that is going on: the driver with
+    its learner's thread, Ray workers, replay shards, envs in processes of their own. The run goes
+    on.
     """
     if len(arguments) != 1:
         raise _usage(stack)
@@ -248,8 +266,8 @@ def stack(arguments: list[str]) -> int:
 def logs(arguments: list[str]) -> int:
     """rlrun logs RUN_DIR [-f] [--worker N]
 
-    What the processes of a run have logged and printed, in the order of time. With -f, go on as long
-    as the run does; --worker N: the remote worker of that number alone, 0 for the driver.
+    What the processes of a run have logged and printed, in the order of time. With -f, go on as
+    long as the run does; --worker N: the remote worker of that number alone, 0 for the driver.
     """
     follow = any(argument in ("-f", "--follow") for argument in arguments)
     rest = [argument for argument in arguments if argument not in ("-f", "--follow")]

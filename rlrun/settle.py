@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
+from rlrun.signatures import signature_of
 
 NONE = "none"
 """The choice that leaves the general values as they are."""
@@ -119,6 +120,8 @@ def _nodes_with_target(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 def _unknown_keys(node: DictConfig) -> set[str]:
     """The keys that the node's class does not take; none where that cannot be told."""
+    if signature := signature_of(str(node._target_)):
+        return {str(key) for key in node} - {"_target_", *signature.keys}
     try:
         parameters = inspect.signature(import_object(str(node._target_), "")).parameters
     except (ConfigError, TypeError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -23,6 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
@@ -392,13 +392,3 @@ def refuse_unused(algorithm: Algorithm, names: Collection[str], because: str) ->
             raise ConfigError(
                 f"algo.{each.name}={value} has no effect: {because}. Leave it at {each.default}."
             )
-
-
-def check_range(
-    name: str, value: float | None, *, low: float, high: float = float("inf"), key: str = "algo"
-) -> None:
-    """Raise ConfigError unless `value` is None or lies in [low, high]."""
-    if value is not None and not (low <= value <= high and math.isfinite(value)):
-        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        bounds += ", and finite" if value == math.inf else ""
-        raise ConfigError(f"{key}.{name}={value} must be {bounds}.")
