@@ -72,6 +72,8 @@ class RunSettings:
     """Whether actions are explored in training; off: always the most likely action."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
+    debug: bool = False
+    """One process, tiny sizes, and a look at every number; what you set counts nevertheless."""
     stop: dict[str, Any] = field(default_factory=dict)
     """The run ends when one of these result keys reaches its value."""
     pass_mark: dict[str, Any] = field(default_factory=dict)

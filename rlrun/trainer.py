@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import (
@@ -72,6 +72,8 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
+            if config.worker.debug:
+                finite.check_everywhere(True)
             is_evaluating = config.evaluation.interval is not None
             num_evaluators = config.evaluation.num_workers if is_evaluating else 0
             self.workers = WorkerSet(

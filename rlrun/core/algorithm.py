@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError
@@ -278,6 +278,8 @@ class Algorithm:
         self.num_rows_trained += batch.num_steps
         if self.on_learn_on_batch is not None:
             self.custom_stats.add(self.run_hook(batch))
+        if finite.is_checked_everywhere:
+            finite.require_columns(batch, f"The train batch of update {self.num_updates + 1}")
         started = time.perf_counter()
         rows = batch.to(self.device)
         self.timers.add("to_device", started)

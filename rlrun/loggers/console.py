@@ -134,7 +134,7 @@ class _Progress:
         if isinstance(evaluation, dict):
             self._evaluation = evaluation
         reward = result.get("episode_reward_mean")
-        if _is_number(reward):
+        if reward is not None and _is_number(reward):
             self.rewards.append(float(reward))
         self._phases.append(result.get("time_by_phase") or {})
         self._video = next(iter(reversed(result.get("videos") or [self._video])))

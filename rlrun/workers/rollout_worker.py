@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
@@ -73,6 +73,8 @@ class WorkerConfig:
     """Data that take the place of envs; None: workers sample from envs."""
     output: OutputConfig | None = None
     """Where what is sampled is written."""
+    debug: bool = False
+    """Whether all numbers are checked, not only those that come from envs."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class RolloutWorker:
             self.seed = seeding.integer_seed(config.seed, "generation", generation)
         if worker_index > 0:
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
+            if config.debug:
+                finite.check_everywhere(True)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
         self.num_updates: dict[str, int] = {}
