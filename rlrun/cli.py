@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import math
@@ -17,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlrun.sweep import jobs as sweep
-from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
+from rlrun.arguments import CONFIG_DIR, CONFIG_NAME, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
@@ -41,6 +42,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
   rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
+  rlrun verify-resume [key=value ...]       whether a resumed run gives the same, bit for bit
   rlrun stack RUN_DIR                       what every process of a run is doing at the moment
   rlrun logs RUN_DIR [-f] [--worker N]      what they have logged
 
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         "options": show_options,
         "stack": stack,
         "logs": logs,
+        "verify-resume": verify_resume,
     }
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
@@ -224,7 +227,9 @@ def list_choices(arguments: list[str]) -> int:
     known = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
     for name in names:
         if name not in known:
-            raise ConfigError(f"rlrun list {name}: there is no such group. Groups: {known}.")
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"rlrun list {name}: there is no such group.{hint} Groups: {known}.")
     for name in names or LISTED_GROUPS:
         print(f"{name}:")
         choices = {choice: path for root in roots for choice, path in _choices(root / name)}
@@ -269,23 +274,34 @@ def logs(arguments: list[str]) -> int:
     What the processes of a run have logged and printed, in the order of time. With -f, go on as
     long as the run does; --worker N: the remote worker of that number alone, 0 for the driver.
     """
-    follow = any(argument in ("-f", "--follow") for argument in arguments)
-    rest = [argument for argument in arguments if argument not in ("-f", "--follow")]
-    worker = None
-    if "--worker" in rest:
-        at = rest.index("--worker")
-        _, number = rest.pop(at), rest.pop(at) if at < len(rest) else ""
-        if not number.isdigit():
-            raise ConfigError(f"--worker {number}: it must be a number; 0 is the driver.")
-        worker = int(number)
+    worker, rest = _take_number("--worker", arguments, -1)
+    follow = any(argument in ("-f", "--follow") for argument in rest)
+    rest = [argument for argument in rest if argument not in ("-f", "--follow")]
     if len(rest) != 1:
         raise _usage(logs)
     from rlrun.logs import print_logs
 
     try:
-        print_logs(Path(rest[0]), worker=worker, follow=follow)
+        print_logs(Path(rest[0]), worker=worker if worker >= 0 else None, follow=follow)
     except KeyboardInterrupt:  # how one leaves -f
         return 0
+    return 0
+
+
+def verify_resume(arguments: list[str]) -> int:
+    """rlrun verify-resume [key=value ...] [-f EXAMPLE] [--iterations N]
+
+    Train 2 N iterations at once (N: 2), and again N of them and N more by a resume, and compare all
+    numbers of results and checkpoints bit for bit. Status 1 if one differs, which is named.
+    """
+    num_iterations, rest = _take_number("--iterations", arguments, 2)
+    line = read_command_line(rest)
+    if line.has(CONFIG_NAME):
+        raise ConfigError("rlrun verify-resume takes keys and tuned examples, not a whole config.")
+    config = compose([*line.search_path, *line.overrides])
+    from rlrun.verify_resume import verify
+
+    _say(verify(config, max(num_iterations, 1)))
     return 0
 
 
@@ -300,6 +316,17 @@ def check(arguments: list[str]) -> int:
     from rlrun.check import read_request
 
     return check_all(read_request(arguments))
+
+
+def _take_number(option: str, arguments: list[str], default: int) -> tuple[int, list[str]]:
+    """The number given as `option N`, and the other arguments. Raises ConfigError."""
+    if option not in arguments:
+        return default, arguments
+    at = arguments.index(option)
+    number = arguments[at + 1] if at + 1 < len(arguments) else ""
+    if not number.isdigit():
+        raise ConfigError(f"{option} {number}: it must be a number.")
+    return int(number), [*arguments[:at], *arguments[at + 2 :]]
 
 
 def execute(run: Any) -> int:
@@ -385,8 +412,6 @@ def _usage(command: Callable[[list[str]], int]) -> ConfigError:
 
 
 def _unknown_command(name: str, commands: Iterable[str]) -> ConfigError:
-    import difflib
-
     near = difflib.get_close_matches(name, commands, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return ConfigError(

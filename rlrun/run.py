@@ -335,6 +335,7 @@ class Run:
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
+            run_folder.write_git_diff(self.folder)
         except OSError as error:
             raise RlrunError(
                 f"The run's folder {self.folder} cannot be written: {error}"

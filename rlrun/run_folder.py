@@ -28,7 +28,10 @@ RESULTS = "result.json"
 VERSIONS = "versions.json"
 LOG = "rlrun.log"
 LOCK = ".lock"
-OWN_FILES = (PARAMS, RESULTS, VERSIONS, LOG, LOCK, "progress.csv")
+GIT_DIFF = "git_diff.patch"
+LARGEST_DIFF = 1_000_000
+"""Bytes of it that are kept."""
+OWN_FILES = (PARAMS, RESULTS, VERSIONS, GIT_DIFF, LOG, LOCK, "progress.csv")
 """What a run writes into its folder before its first result."""
 
 logger = logging.getLogger("rlrun")
@@ -134,6 +137,21 @@ def versions(command: list[str], folder: Path) -> dict[str, Any]:
     }
 
 
+def write_git_diff(folder: Path) -> None:
+    """Keep how the tracked files of the working directory's repository differ from its commit, if
+    they do. Untracked files, which may hold secrets or data, are only named in versions.json."""
+    (folder / GIT_DIFF).unlink(missing_ok=True)
+    diff = _git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color")
+    if not diff:
+        return
+    content = diff.encode()
+    if len(content) > LARGEST_DIFF:
+        kept = content[:LARGEST_DIFF]
+        cut = f"\n# Cut here: {len(content) - LARGEST_DIFF} of {len(content)} bytes are missing.\n"
+        content = kept[: kept.rfind(b"\n")] + cut.encode()
+    (folder / GIT_DIFF).write_bytes(content + b"\n")
+
+
 @contextmanager
 def modules_from_where_it_was_started(folder: Path) -> Iterator[None]:
     """Let the user's own classes be imported from where the run in `folder` was started, if they
@@ -201,6 +219,7 @@ def _git(*arguments: str) -> str | None:
             ["git", *arguments],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=5,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )

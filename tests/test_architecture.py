@@ -36,6 +36,7 @@ FLOORS = {
     "validate": 4,
     "saved": 4,
     "signatures": 4,
+    "verify_resume": 4,
     "debug_preset": 4,
     "options": 4,
     "stack": 4,
@@ -60,7 +61,6 @@ IMPORTS_IN_FUNCTIONS = {
     "__main__": {"rlrun.cli"},
     # A command imports no torch, no Hydra and no msgspec before it needs them.
     "cli": {
-        "difflib",
         "hydra",
         "hydra.core.hydra_config",
         "hydra.errors",
@@ -69,6 +69,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.logs",
         "rlrun.options",
         "rlrun.stack",
+        "rlrun.verify_resume",
         "rlrun.rollout",
         "rlrun.run",
         "rlrun.run_folder",
