@@ -204,7 +204,10 @@ def _evaluated(module: _Module, node: ast.expr) -> Any:
     for each in ast.walk(node):
         if isinstance(each, ast.Name) and each.id not in names:
             names[each.id] = _named(module, each.id)
-    return eval(compile(ast.Expression(node), module.name, "eval"), names)  # of our own source
+    try:
+        return eval(compile(ast.Expression(node), module.name, "eval"), names)  # our own source
+    except TypeError:  # A generic class that is none of Python's own: anything may pass.
+        return Any
 
 
 def _named(module: _Module, name: str) -> Any:
@@ -245,7 +248,10 @@ def _range_of_call(call: ast.Call, names: Mapping[str, str]) -> Iterator[tuple[s
     check = ast.unparse(call.func)
     if check not in CHECKS:
         return
-    options = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
+    try:
+        options = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
+    except ValueError:  # Bounds that are not numbers in the source.
+        return
     checked = call.args[1:] if check == "check_not_negative" else call.args[:1]
     for argument in checked:
         if isinstance(argument, ast.JoinedStr):

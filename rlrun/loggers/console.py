@@ -48,6 +48,7 @@ _MOST_NUMBERS = 6
 
 _LEAST_BAR_WIDTH, _LARGEST_BAR_WIDTH = 10, 40
 _LONGEST_TASK = 40
+_WIDEST_LABEL = len("evaluation")
 
 _log = logging.getLogger(__name__)
 
@@ -286,8 +287,9 @@ class _LiveView(_View):
             numbers.add_row(*(text for pair in row for text in pair))
         sparks = _SPARKS if _can_show(_SPARKS, self._live.console.encoding) else _PLAIN_SPARKS
         trend = {"trend": sparkline(progress.rewards, sparks)} if len(progress.rewards) > 1 else {}
+        room = self._live.console.width - _WIDEST_LABEL - 2
         for label, text in {**trend, **progress.more()}.items():
-            below.add_row(label, Text(text, no_wrap=True, overflow="ellipsis"))
+            below.add_row(label, Text(_as_fits(text, room), no_wrap=True, overflow="ellipsis"))
         self._live.update(Group(self._title, *self._bar(progress), numbers, below), refresh=True)
 
     def _bar(self, progress: _Progress) -> list[Any]:
@@ -333,6 +335,16 @@ def _is_number(value: Any) -> bool:
 def _short(value: Any) -> str:
     text = "" if value is None else " ".join(str(value).split())
     return text if len(text) <= _LONGEST_TASK else f"{text[: _LONGEST_TASK - 1]}…"
+
+
+def _as_fits(text: str, columns: int) -> str:
+    """As many of the items that two blanks part as there is room for, the first in any case."""
+    first, *rest = text.split("  ")
+    for item in rest:
+        if len(first) + 2 + len(item) > columns:
+            break
+        first += f"  {item}"
+    return first
 
 
 def _can_show(text: str, encoding: str) -> bool:

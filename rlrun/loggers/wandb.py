@@ -82,7 +82,7 @@ class WandbLogger(Logger):
         except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
             return
-        if self.mode == "offline":
+        if self.mode == "offline" and self._is_logging:  # else it was said
             _log.warning("W&B is offline. To upload this run later: %s", self._sync_command())
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
