@@ -147,7 +147,7 @@ def write_git_diff(folder: Path) -> None:
     content = diff.encode()
     if len(content) > LARGEST_DIFF:
         kept = content[:LARGEST_DIFF]
-        cut = f"\n# Cut here: {len(content) - LARGEST_DIFF} of {len(content)} bytes are missing.\n"
+        cut = f"\n# Cut here: {len(content) - LARGEST_DIFF} of {len(content)} bytes are missing."
         content = kept[: kept.rfind(b"\n")] + cut.encode()
     (folder / GIT_DIFF).write_bytes(content + b"\n")
 

@@ -737,4 +737,5 @@ def test_a_misspelt_choice_gets_the_one_that_was_meant(key, value, meant):
 def test_a_key_that_is_not_there_gets_the_one_that_was_meant(override, meant):
     with pytest.raises(ConfigError) as refused:
         compose([override])
-    assert f"Did you mean {meant}" in str(refused.value)
+    hint = str(refused.value).partition("Did you mean ")[2].partition("?")[0]
+    assert meant in hint.split(" or ")
