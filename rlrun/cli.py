@@ -17,7 +17,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun.sweep import jobs as sweep
 from rlrun.arguments import CONFIG_DIR, CONFIG_NAME, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
@@ -25,6 +24,7 @@ from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
+from rlrun.sweep import jobs as sweep
 from rlrun.validate import take_or_read
 
 CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
