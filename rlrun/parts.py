@@ -142,6 +142,7 @@ def _worker_config(
         input=input_of(settings),
         output=output_of(settings),
         rollout_columns=tuple(settings.rollout_columns),
+        debug=settings.debug,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.checkpoint import (
@@ -31,6 +31,7 @@ from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDi
 from rlrun.core.export import format_of
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
+from rlrun.core.phases import bottleneck, time_by_phase
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
@@ -80,6 +81,8 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
+            if config.worker.debug:
+                finite.check_everywhere(True)
             num_evaluators = config.evaluation.num_workers if config.evaluation.is_wanted else 0
             self.workers = WorkerSet(
                 replace(config.worker, local_device=str(device)),
@@ -188,7 +191,11 @@ class Trainer:
             sum(algorithm.num_rows_trained for algorithm in self.algorithms.values()),
         )
         result["episodes_total"] = self.episodes.episodes_total
-        result["sampler_perf"] = self.workers.take_perf()
+        sampling = self.workers.take_sampling_time()
+        result["sampler_perf"] = sampling.per_step_ms()
+        phases = time_by_phase(result["time_this_iter_s"], self.timers.seconds(), sampling)
+        result["time_by_phase"] = phases
+        result["bottleneck"] = bottleneck(phases)
         result["timers"] = self.timers.flush()
         result |= self._learner_info()
         result["config"] = self.config.plain
@@ -455,6 +462,7 @@ class Trainer:
 
         Raises CheckpointError if it cannot be written.
         """
+        started = time.perf_counter()
         folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
         state = {
             "policy": {"weights": self.get_weights()},
@@ -471,16 +479,14 @@ class Trainer:
                 "process_rng": seeding.process_rng_state(),
             },
         }
-        save_checkpoint(
-            folder,
-            state,
-            {
-                "iteration": self.iteration,
-                "timesteps_total": self.workers.num_env_steps_sampled,
-                "config": self.config.plain,
-                **(facts or {}),
-            },
-        )
+        facts = {
+            "iteration": self.iteration,
+            "timesteps_total": self.workers.num_env_steps_sampled,
+            "config": self.config.plain,
+            **(facts or {}),
+        }
+        save_checkpoint(folder, state, facts)
+        self.timers.add("checkpoint", started)
         logger.info("Saved %s", folder)
         call(self.callbacks, "on_checkpoint", trainer=self, checkpoint_dir=str(folder))
         return folder

@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import Any
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.errors import ConfigError
 
 _name = "the driver"
@@ -38,6 +38,7 @@ class ProcessState:
 
         self._rng: dict[str, Any] | None = seeding.process_rng_state()
         self._num_threads = torch.get_num_threads()
+        self._is_checked_everywhere = finite.is_checked_everywhere
         self._blas = None if "OPENBLAS_NUM_THREADS" in os.environ else _one_blas_thread()
 
     def restore(self) -> None:
@@ -48,6 +49,8 @@ class ProcessState:
             return
         seeding.restore_process_rng_state(self._rng)
         torch.set_num_threads(self._num_threads)
+        if finite.is_checked_everywhere != self._is_checked_everywhere:
+            finite.check_everywhere(self._is_checked_everywhere)
         if self._blas is not None:
             self._blas.restore_original_limits()
         self._rng = None
