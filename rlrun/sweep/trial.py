@@ -39,6 +39,9 @@ class TrialResources:
     """
 
     cpus: float
+    driver_cpus: float = 1.0
+    """How many of these are its driver's, which can do with less where it has workers: it mostly
+    waits for them."""
     driver_gpus: float = 0.0
     worker_gpus: tuple[float, ...] = ()
     custom: dict[str, float] = field(default_factory=dict)
