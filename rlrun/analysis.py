@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
-"""Which of a trial's results judge it: its last one, its best one, or the mean of (the last) all."""
+"""Which of a trial's results judge it: the last, the best, or the mean of all or the last few."""
 
 logger = logging.getLogger("rlrun")
 
@@ -228,9 +228,9 @@ class ExperimentAnalysis:
         return pandas.DataFrame(rows)
 
     def leaderboard(self, metric: str | None = None, mode: str | None = None) -> list[Standing]:
-        """The points of the sweep, best first: each with its parameters, its runs, and the
-        interquartile mean (of fewer than four, the mean) of the metric's last values over its seeds,
-        with a 95 % bootstrap interval: `estimate.center`, `.low` and `.high`."""
+        """The points of the sweep, best first: each with its parameters, its runs, and what its
+        seeds' last values of the metric say together: `estimate.center` (interquartile mean; of
+        fewer than four, the mean), `.low` and `.high` (95 % bootstrap interval)."""
         return standings(self.trials, *self._judged_by(metric, mode))
 
     def _judged_by(self, metric: str | None, mode: str | None) -> tuple[str, str]:

@@ -23,6 +23,9 @@ SWEEP = "sweep.json"
 UNFINISHED = "unfinished"
 """The status of a run that still goes on, or was killed: its folder does not tell which."""
 
+MAX_DEPTH = 4
+"""How far below a sweep's folder its trials may lie (`hydra.sweep.subdir`)."""
+
 NOT_COMPARED = ("seed", "logger", "log_level")
 """Settings in which the runs of one point may differ."""
 
@@ -137,6 +140,15 @@ def records_of(trials: Iterable[Trial]) -> list[RunRecord]:
     ]
 
 
+def trial_of_sweep(folder: Path) -> tuple[Path, RunRecord] | None:
+    """(the sweep's folder, the trial) of a trial's folder; None for a run of its own."""
+    for sweep in folder.parents[:MAX_DEPTH]:
+        for event in read_lines(sweep / JOURNAL):
+            if event.get("event") == "trial" and (trial := _trial(sweep, event)).folder == folder:
+                return sweep, trial
+    return None
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The dicts of a file with one in each line; lines that are damaged or cut off are left out."""
     try:
@@ -159,20 +171,27 @@ def _trials_in(folder: Path) -> list[RunRecord]:
     runs: dict[int, RunRecord] = {}
     for event in read_lines(folder / JOURNAL):
         number, kind = event.get("number"), event.get("event")
-        if kind == "trial" and isinstance(number, int):
-            runs[number] = RunRecord(
-                folder=folder / str(number),
-                number=number,
-                point=event.get("point", number),
-                params=dict(event.get("params") or {}),
-                status=Status.WAITING,
-            )
+        if kind == "trial":
+            trial = _trial(folder, event)
+            runs[trial.number] = trial
         elif kind == "start" and number in runs:
             runs[number].status = UNFINISHED
         elif kind == "end" and number in runs:
             runs[number].status = str(event.get("status", UNFINISHED))
             runs[number].error = str(event.get("error") or "")
     return [runs[number] for number in sorted(runs)]
+
+
+def _trial(sweep: Path, event: dict[str, Any]) -> RunRecord:
+    """What a sweep's journal says of a trial when it is planned."""
+    number = int(event["number"])
+    return RunRecord(
+        folder=sweep / str(event.get("folder", number)),
+        number=number,
+        point=event.get("point", number),
+        params=dict(event.get("params") or {}),
+        status=Status.WAITING,
+    )
 
 
 def _runs_below(folder: Path) -> list[RunRecord]:

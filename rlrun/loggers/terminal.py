@@ -1,4 +1,4 @@
-"""What whoever writes to the terminal shares: numbers and times as text, and outputs that go away."""
+"""What is written to a terminal: numbers and times as text, and outputs that may go away."""
 
 from __future__ import annotations
 

@@ -142,8 +142,8 @@ def markdown(title: str, ranked: Sequence[Standing], metric: str, mode: str) -> 
 
 
 EXPLANATION = (
-    "Over the seeds of a point: their interquartile mean (of fewer than four seeds, the mean), with "
-    "a 95 % bootstrap interval."
+    "Over the seeds of a point: their interquartile mean (of fewer than four seeds, the mean), "
+    "with a 95 % bootstrap interval."
 )
 
 
