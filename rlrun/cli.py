@@ -38,7 +38,7 @@ ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
 INSTEAD_OF_A_SWEEP = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 """Options with which Hydra shows something and runs nothing."""
 
-LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
+LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger", "search", "scheduler")
 HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
 
   rlrun algo=dqn env=cartpole               train; every key below may be set: key=value
@@ -146,7 +146,8 @@ def sweep(arguments: list[str]) -> int:
     """`rlrun -m key=value,value ...`, unless the user has chosen a sweeper of Hydra's."""
     from rlrun.sweep.runner import run
 
-    return run(arguments).exit_status
+    driver = run(arguments)
+    return 0 if driver is None else driver.exit_status
 
 
 class Jobs:

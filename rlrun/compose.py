@@ -111,10 +111,9 @@ def hydra_at_hand() -> Iterator[Hydra]:
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A composed config as plain dicts, interpolations resolved, without Hydra's own part and what
     is for sweeps."""
-    if isinstance(config, DictConfig):
-        plain = nodes_of(config)
-    else:
-        plain = copy.deepcopy(dict(config))
+    plain: dict[str, Any] = (
+        nodes_of(config) if isinstance(config, DictConfig) else {**copy.deepcopy(config)}
+    )
     left_out = ("hydra", "tuned_examples", *SWEEP_NODES)
     return {key: value for key, value in plain.items() if key not in left_out}
 
@@ -122,8 +121,7 @@ def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def nodes_of(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     """All of a composed config but Hydra's own part, as plain dicts."""
     ours = [str(key) for key in config if key != "hydra"]
-    container = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=resolve)
-    assert isinstance(container, dict)
+    container: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=resolve)
     return {str(key): value for key, value in container.items()}
 
 

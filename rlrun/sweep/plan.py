@@ -89,6 +89,9 @@ class SweepPlan:
                 self._begin()
         trials = [trial for of_point in self._trials.values() for trial in of_point]
         _refuse_shared_folders(trials, self.subdir)
+        if self.duplicates:
+            pairs = ", ".join(f"{one} as {first}" for one, first in self.duplicates.items())
+            _say(f"trials have the same settings as earlier ones: {pairs}")
         return trials
 
     def trials_of(self, number: int, point: Point) -> list[Trial]:
@@ -172,16 +175,17 @@ def resources_of(parts: Parts) -> TrialResources:
     resources, algorithm = parts.trainer.resources, parts.trainer.worker.algorithm
     num_workers = resources.num_workers + parts.trainer.evaluation.num_workers
     num_shards = algorithm.num_shards if resources.num_workers else 0
+    of_driver = resources.num_cpus_for_driver
     of_workers = num_workers * resources.num_cpus_per_worker
+    of_shards = num_shards * resources.num_cpus_per_replay_shard
     gpus_of_worker = resources.num_gpus_per_worker
-    custom = resources.custom_resources_per_worker
+    custom = resources.custom_resources_per_worker if num_workers else {}
     return TrialResources(
-        cpus=resources.num_cpus_for_driver
-        + of_workers
-        + num_shards * resources.num_cpus_per_replay_shard,
+        cpus=of_driver + of_workers + of_shards,
+        driver_cpus=of_driver,
         driver_gpus=resources.num_gpus,
         worker_gpus=(gpus_of_worker,) * num_workers if gpus_of_worker else (),
-        custom={name: amount * num_workers for name, amount in custom.items() if num_workers},
+        custom={name: amount * num_workers for name, amount in custom.items()},
         needs_ray=num_workers > 0,
     )
 

@@ -27,7 +27,9 @@ def read_request(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / SWEEP).read_text()))
     except (OSError, *checkpoint.UNEXPECTED_CONTENT) as error:
-        raise ConfigError(f"{folder / SWEEP} cannot be read, so it cannot go on: {error}") from error
+        raise ConfigError(
+            f"{folder / SWEEP} cannot be read, so it cannot go on: {error}"
+        ) from error
 
 
 def refuse_taken_sweep(folder: Path) -> None:

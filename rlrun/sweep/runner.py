@@ -12,6 +12,7 @@ from rlrun import run_folder
 from rlrun.core.errors import ConfigError
 from rlrun.overrides import as_text
 from rlrun.sweep.driver import Plan, SweepDriver
+from rlrun.sweep.dry_run import listing
 from rlrun.sweep.executor import Executor
 from rlrun.sweep.lines import Lines
 from rlrun.sweep.local_executor import LocalExecutor
@@ -24,14 +25,18 @@ CHANGEABLE = ("sweep.max_concurrent", "sweep.max_failures", "sweep.fail_fast")
 """Keys that a resumed sweep may be given other values of: the others say which trials there are."""
 
 
-def run(arguments: list[str], folder: Path | None = None) -> SweepDriver:
-    """Run the sweep that `rlrun -m <arguments>` asks for; gives its driver when all has ended.
+def run(arguments: list[str], folder: Path | None = None) -> SweepDriver | None:
+    """Run the sweep that `rlrun -m <arguments>` asks for; gives its driver when all has ended, or
+    None where it was only to be listed (sweep.dry_run).
 
     folder: of the sweep, in place of hydra.sweep.dir. Raises ConfigError or ResourceError before
     anything is started.
     """
     plan = plan_sweep(arguments, folder)
     refuse_taken_sweep(plan.folder)
+    if plan.settings.dry_run:
+        print(listing(plan, room_for(plan)), flush=True)
+        return None
     with closing(LocalExecutor()) as executor:  # It makes itself ready while trials are checked.
         trials = plan.check()
         room = room_for(plan)

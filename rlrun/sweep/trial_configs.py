@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from rlrun import validate
 from rlrun.compose import explain, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
@@ -54,7 +55,6 @@ class TrialConfigs:
     def read(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], Parts]:
         """A trial's config and all of its objects, checked as for a run. Raises RlrunError."""
         from rlrun.parts import read_config, with_seed
-        from rlrun.validate import read
 
         try:
             plain = self.plain(values)
@@ -63,7 +63,7 @@ class TrialConfigs:
             # Once more in Hydra's own way, to be told as it would be of a run.
             with hydra_at_hand():
                 config = self.compose(overrides_of(values))
-                return plain_config(config), read(config, config.hydra)
+                return plain_config(config), validate.read(config, config.hydra)
 
     def subdir(self, number: int, values: Mapping[str, Any], subdir: str) -> str:
         """A trial's folder below the sweep's, by `subdir`, which may refer to its config."""
