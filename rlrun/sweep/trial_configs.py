@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from rlrun import validate
-from rlrun.compose import explain, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
+from rlrun.compose import explaining, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
-from rlrun.overrides import OPEN_NODES, as_text
+from rlrun.overrides import OPEN_NODES, as_hydra_wants, as_text
 from rlrun.settle import MAY_NOT_FIT, settle
 
 if TYPE_CHECKING:
@@ -75,21 +75,16 @@ class TrialConfigs:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What Hydra makes of the common and these overrides, settled. Raises ConfigError."""
         from hydra import compose
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
 
         everything = [*self._common, *overrides]
-        with hydra_at_hand():
-            try:
-                config = compose(self._name, everything, return_hydra_config=True)
-                return settle(config, config.hydra)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise explain(error, everything) from error
+        with hydra_at_hand(), explaining(everything):
+            config = compose(self._name, everything, return_hydra_config=True)
+            return settle(config, config.hydra)
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
     """Values by override key as they would be typed."""
-    return [f"{key}={as_text(value)}" for key, value in values.items()]
+    return as_hydra_wants(f"{key}={as_text(value)}" for key, value in values.items())
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
