@@ -162,7 +162,7 @@ def test_trials_with_the_same_settings_are_named(capsys):
 def test_a_folder_may_be_named_by_what_differs_but_not_be_shared():
     trials = plan("algo.lr=1e-3,1e-4", "hydra.sweep.subdir=lr_${algo.lr}").check()
     assert [trial.folder.name for trial in trials] == ["lr_0.001", "lr_0.0001"]
-    with pytest.raises(ConfigError, match="hydra.sweep.subdir=mine gives trials 0 and 1 the same"):
+    with pytest.raises(ConfigError, match=r"hydra\.sweep\.subdir=mine gives trials 0 and 1 the same"):
         plan("algo.lr=1e-3,1e-4", "hydra.sweep.subdir=mine").check()
 
 
