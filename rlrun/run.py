@@ -32,6 +32,8 @@ from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import Parts, read_config, with_seed
 from rlrun.python_api import make_trainer
+from rlrun.records import trial_of_sweep
+from rlrun.sweep.names import path_name
 from rlrun.trainer import Trainer
 
 __all__ = ["Run", "make_trainer"]
@@ -226,12 +228,15 @@ class Run:
         return True
 
     def _start_loggers(self, iteration: int) -> list[Logger]:
+        sweep, trial = trial_of_sweep(self.folder) or (None, None)
         info = RunInfo(
             folder=self.folder,
-            name="_".join(self.folder.parts[-2:]),
+            name=trial.name if trial else "_".join(self.folder.parts[-2:]),
             config=self.parts.trainer.plain,
             stop=self.settings.stop,
             start_iteration=iteration,
+            sweep=sweep.name if sweep else None,
+            trial=path_name(trial.params) if trial else "",
         )
         started: list[Logger] = []
         try:

@@ -119,6 +119,11 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
         place = run_folder / path.name.removeprefix(".").removesuffix(REPLACED)
         if not place.exists():
             path.replace(place)
+    return complete_checkpoints(run_folder)
+
+
+def complete_checkpoints(run_folder: Path) -> list[Path]:
+    """The same for those who only look on while the run may be writing."""
     found = [
         path
         for path in run_folder.glob("checkpoint_*")
