@@ -4,8 +4,8 @@
     python benchmarks/kill_sweep.py --moments 2 --trials 4
 
 The two ways: the driver alone, whose trials have to end by themselves; and it with all that it has
-started. After the resume all trials must have finished, with the results of the undisturbed sweep,
-no finished trial may have been started again, and no iteration may stand twice in a trial's results.
+started. After the resume all trials must have finished, with the results of the undisturbed sweep
+(so that no iteration stands there twice), and no finished trial may have run again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,8 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for_ends(pids: list[int]) -> bool:

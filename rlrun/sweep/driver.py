@@ -128,7 +128,7 @@ class SweepDriver:
 
     @property
     def best(self) -> Trial | None:
-        """The trial whose last result has the best value of the metric; None before there is one."""
+        """The trial whose last result has the best value of the metric; None if none has any."""
         sign = 1.0 if self.settings.mode == "max" else -1.0
         known = {
             trial.number: sign * value
@@ -148,7 +148,9 @@ class SweepDriver:
         """What the process should exit with: 128 + a signal, 1 if a trial failed, else 0."""
         if self._signals_taken:
             return 128 + self._signals_taken[0]
-        return 1 if any(trial.status is Status.FAILED or trial.error for trial in self.trials) else 0
+        return (
+            1 if any(trial.status is Status.FAILED or trial.error for trial in self.trials) else 0
+        )
 
     # The loop
 

@@ -82,7 +82,9 @@ def _at_a_time(plan: SweepPlan, trials: Sequence[Trial], room: Room) -> str:
     """How many of the first trials there is room for at once. Uses the room up."""
     there_is = needs_text_of(room.total)
     possible = [
-        each for each in trials if each.status is not Status.FAILED and not room.lacks(each.resources)
+        each
+        for each in trials
+        if each.status is not Status.FAILED and not room.lacks(each.resources)
     ]
     limit = plan.settings.max_concurrent or len(possible)
     num_running = 0

@@ -126,7 +126,9 @@ class LocalExecutor(Executor):
             while not self._is_ready:
                 self._hear_server()
         except TimeoutError as error:
-            raise RlrunError(f"No trial could be started within {START_TIMEOUT_S:.0f} s.") from error
+            raise RlrunError(
+                f"No trial could be started within {START_TIMEOUT_S:.0f} s."
+            ) from error
         self._control.settimeout(None)
 
     def _send(self, number: int, what: signal.Signals) -> None:
