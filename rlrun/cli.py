@@ -29,6 +29,7 @@ from rlrun.validate import take_or_read
 if TYPE_CHECKING:
     from rlrun.run import Reporter
     from rlrun.sweep.channel import Channel
+    from rlrun.sweep.driver import SweepDriver
     from rlrun.sweep.trial_process import Start
 
 CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
@@ -147,7 +148,7 @@ def sweep(arguments: list[str]) -> int:
     from rlrun.sweep.runner import run
 
     driver = run(arguments)
-    return 0 if driver is None else driver.exit_status
+    return 0 if driver is None else _ended(driver)
 
 
 class Jobs:
@@ -210,7 +211,7 @@ def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
     if is_sweep(Path(path)):
         from rlrun.sweep import runner
 
-        return runner.resume(Path(path), overrides).exit_status
+        return _ended(runner.resume(Path(path), overrides))
     from rlrun.saved import config_to_resume
 
     # Before torch is imported, which takes seconds.
@@ -297,6 +298,13 @@ def execute(run: Any) -> int:
         )
         _say(f"{'PASSED' if run.reached_pass_mark else 'FAILED'}: {marks}")
     return run.exit_status
+
+
+def _ended(driver: SweepDriver) -> int:
+    """How to go on with a sweep that has ended before its time; returns the exit status."""
+    if driver.is_interrupted:
+        _say(f"Interrupted. Go on with: {driver.resume_line()}")
+    return driver.exit_status
 
 
 def _say(text: str) -> None:

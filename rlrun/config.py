@@ -71,6 +71,11 @@ class RunSettings:
     """The one seed that all streams of randomness come from; null draws one, which is recorded."""
     explore: bool = True
     """Whether actions are explored in training; off: always the most likely action."""
+    task: str | None = None
+    """Import path of a training function train(config, report), which runs in place of algo; null:
+    none."""
+    task_config: dict[str, Any] = field(default_factory=dict)
+    """What only that function reads."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
     stop: dict[str, Any] = field(default_factory=dict)

@@ -128,7 +128,7 @@ class SweepDriver:
 
     @property
     def best(self) -> Trial | None:
-        """The trial whose last result has the best value of the metric; None before there is one."""
+        """The trial whose last result has the best value of the metric; None if none has any."""
         sign = 1.0 if self.settings.mode == "max" else -1.0
         known = {
             trial.number: sign * value

@@ -41,13 +41,13 @@ def serve(control: socket.socket) -> tuple[Start, Channel] | None:
     gc.freeze()
     _tell(control, {"kind": "ready"})
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready, _, _ = select.select([control.fileno(), woken], [], [])
         if woken in ready:
             with suppress(BlockingIOError):
                 os.read(woken, 1024)
             for pid, status in _ended(children):
                 _tell(control, {"kind": "ended", "number": children.pop(pid), "status": status})
-        if control not in ready:
+        if control.fileno() not in ready:
             continue
         message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 1)
         if not message:
@@ -80,7 +80,7 @@ def _ended(children: Children) -> list[tuple[int, int]]:
 
 
 def _end_orphans(children: Children) -> None:
-    """Ask trials for their end, which they reach with a checkpoint; those that are late are killed."""
+    """Ask trials for their end, which they reach with a checkpoint; kill those that are late."""
     for number, grace_s in ((signal.SIGTERM, ORPHAN_GRACE_S), (signal.SIGKILL, ORPHAN_GRACE_S)):
         for pid in children:
             with suppress(ProcessLookupError):

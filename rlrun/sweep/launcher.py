@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from rlrun.core.errors import RlrunError
 from rlrun.sweep.runner import run_jobs
@@ -29,14 +28,15 @@ class TrialLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self._config = config
+        command: list[str] = task_function.__self__.command  # type: ignore[attr-defined]
+        self._arguments = command[1:]
         self._jobs: list[list[str]] = []
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         self._jobs += [list(filter_overrides(overrides)) for overrides in job_overrides]
-        driver = run_jobs(self._jobs, self._config)
+        driver = run_jobs(self._jobs, self._arguments)
         returns = []
         for trial in driver.trials[initial_job_idx:]:
             done = JobReturn(overrides=trial.overrides, status=JobStatus.COMPLETED)

@@ -18,7 +18,7 @@ class SweepObserver:
         """Before the first trial starts; what a resumed sweep has done before is known."""
 
     def on_change(self, driver: SweepDriver) -> None:
-        """Results have come, or the status of trials has changed: once for all that came at once."""
+        """Results have come, or trials have another status: once for all that came at once."""
 
     def on_tick(self, driver: SweepDriver) -> None:
         """About twice a second, whatever happens."""

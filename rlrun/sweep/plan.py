@@ -176,18 +176,19 @@ def resources_of(parts: Parts) -> TrialResources:
     resources, algorithm = parts.trainer.resources, parts.trainer.worker.algorithm
     num_workers = resources.num_workers + parts.trainer.evaluation.num_workers
     num_shards = algorithm.num_shards if resources.num_workers else 0
-    of_driver = resources.num_cpus_for_driver
-    of_workers = num_workers * resources.num_cpus_per_worker
-    of_shards = num_shards * resources.num_cpus_per_replay_shard
     gpus_of_worker = resources.num_gpus_per_worker
-    custom = resources.custom_resources_per_worker if num_workers else {}
+    custom = resources.custom_resources_per_worker
+    gpus_of_ray = 0.0 if resources.fake_gpus else gpus_of_worker
+    of_worker = {"CPU": resources.num_cpus_per_worker, "GPU": gpus_of_ray, **custom}
+    of_shard = {"CPU": resources.num_cpus_per_replay_shard}
+    bundles = (of_worker,) * num_workers + (of_shard,) * num_shards
     return TrialResources(
-        cpus=of_driver + of_workers + of_shards,
-        driver_cpus=of_driver,
+        cpus=resources.num_cpus_for_driver + sum(bundle["CPU"] for bundle in bundles),
+        driver_cpus=resources.num_cpus_for_driver,
         driver_gpus=resources.num_gpus,
         worker_gpus=(gpus_of_worker,) * num_workers if gpus_of_worker else (),
-        custom={name: amount * num_workers for name, amount in custom.items()},
-        needs_ray=num_workers > 0,
+        custom={name: amount * num_workers for name, amount in custom.items() if num_workers},
+        bundles=bundles,
     )
 
 

@@ -43,10 +43,11 @@ def refuse_taken_sweep(folder: Path) -> None:
         )
 
 
-def write_request(folder: Path, arguments: list[str]) -> None:
-    """Write down how a sweep was asked for."""
+def write_request(folder: Path, arguments: list[str], jobs: list[list[str]] | None = None) -> None:
+    """Write down how a sweep was asked for, and the jobs that somebody else has chosen."""
     facts = {
         "arguments": arguments,
+        "jobs": jobs or [],
         "command": sys.argv,
         "working_directory": os.getcwd(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),

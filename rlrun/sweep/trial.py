@@ -45,8 +45,13 @@ class TrialResources:
     driver_gpus: float = 0.0
     worker_gpus: tuple[float, ...] = ()
     custom: dict[str, float] = field(default_factory=dict)
-    needs_ray: bool = False
-    """Whether it has Ray workers of its own."""
+    bundles: tuple[dict[str, float], ...] = ()
+    """What each of its workers and shards asks Ray for: CPU, GPU and custom resources, by name."""
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether it has Ray workers of its own."""
+        return bool(self.bundles)
 
     @property
     def gpus(self) -> float:

@@ -1,4 +1,4 @@
-"""What a sweep does with the folder of a trial: who writes there, what is left of it, what it said."""
+"""What a sweep does with the folder of a trial: who writes there, what is left, what it said."""
 
 from __future__ import annotations
 

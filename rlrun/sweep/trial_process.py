@@ -70,14 +70,14 @@ def begin(start: Start) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    folder = Path(start.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    redirect_output(folder / OUTPUT)
+    write_into(start)
     os.environ.update(start.environ)
 
 
-def redirect_output(path: Path) -> None:
-    """Let all that this process prints go to the end of a file."""
+def write_into(start: Start) -> None:
+    """Let all that this process prints go to the end of the trial's log."""
+    path = Path(start.folder) / OUTPUT
+    path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -58,6 +58,10 @@ def test_after_the_check_the_search_gives_the_points_whose_trials_were_checked()
     )
 
 
+WORKER = {"CPU": 0.5, "GPU": 0.1, "slot": 2.0}
+SHARD = {"CPU": 1.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -78,15 +82,15 @@ def test_after_the_check_the_search_gives_the_points_whose_trials_were_checked()
                 driver_cpus=1,
                 worker_gpus=(0.1, 0.1, 0.1),
                 custom={"slot": 6},
-                needs_ray=True,
+                bundles=(WORKER, WORKER, WORKER),
             ),
         ),
         (
             # 1 for the driver, 2 for workers, 4 for shards.
-            [
-                *("algo=apex", "algo.num_replay_buffer_shards=4", "resources.num_workers=2"),
-            ],
-            TrialResources(cpus=7, driver_cpus=1, needs_ray=True),
+            ["algo=apex", "algo.num_replay_buffer_shards=4", "resources.num_workers=2"],
+            TrialResources(
+                cpus=7, driver_cpus=1, bundles=({"CPU": 1.0, "GPU": 0.0},) * 2 + (SHARD,) * 4
+            ),
         ),
         (["algo=apex", "algo.num_replay_buffer_shards=4"], TrialResources(cpus=1, driver_cpus=1)),
         (["resources.custom_resources_per_worker.slot=2"], TrialResources(cpus=1, driver_cpus=1)),
@@ -95,6 +99,7 @@ def test_after_the_check_the_search_gives_the_points_whose_trials_were_checked()
 def test_a_trial_asks_for_its_driver_its_workers_and_its_shards(arguments, expected):
     (trial,) = plan(*arguments).check()
     assert trial.resources == expected
+    assert trial.resources.needs_ray is bool(expected.bundles)
 
 
 def test_a_grid_with_one_trial_that_cannot_run_is_refused_and_the_trial_named():
@@ -162,7 +167,7 @@ def test_trials_with_the_same_settings_are_named(capsys):
 def test_a_folder_may_be_named_by_what_differs_but_not_be_shared():
     trials = plan("algo.lr=1e-3,1e-4", "hydra.sweep.subdir=lr_${algo.lr}").check()
     assert [trial.folder.name for trial in trials] == ["lr_0.001", "lr_0.0001"]
-    with pytest.raises(ConfigError, match=r"hydra\.sweep\.subdir=mine gives trials 0 and 1 the same"):
+    with pytest.raises(ConfigError, match=r"subdir=mine gives trials 0 and 1 the same folder"):
         plan("algo.lr=1e-3,1e-4", "hydra.sweep.subdir=mine").check()
 
 
