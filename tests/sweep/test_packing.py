@@ -102,7 +102,9 @@ def test_a_request_that_can_never_be_met_is_refused_though_others_run(impossible
     room = Room(2, ["0"])
     room.take(need(2, 1))
     room.refuse_impossible([trial(need(2, 1))])
-    with pytest.raises(ResourceError, match=f"Trial 3 \\(seed=1\\) can never run here: it {reason}"):
+    with pytest.raises(
+        ResourceError, match=f"Trial 3 \\(seed=1\\) can never run here: it {reason}"
+    ):
         room.refuse_impossible([trial(impossible)])
 
 
