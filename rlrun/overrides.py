@@ -22,8 +22,12 @@ OPEN_NODES = (
     "evaluation.config",
     "model.module_config",
     "resources.custom_resources_per_worker",
+    "scheduler.hyperparam_mutations",
 )
 """Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
+
+KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
+"""Words of Hydra's grammar that are no text."""
 
 LEVEL = "log_level="
 """The one key whose values are names that people write small."""
@@ -125,7 +129,7 @@ def _flattened(override: str) -> list[str]:
     if not (text.startswith("{") and _is_group(key)):
         return [override]
     leaves = _leaves(key, _read(override).value())
-    return [_open(f"{path}={_text(leaf)}") for path, leaf in leaves]
+    return [_open(f"{path}={as_text(leaf)}") for path, leaf in leaves]
 
 
 def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -134,13 +138,24 @@ def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:
     return [leaf for name, child in value.items() for leaf in _leaves(f"{path}.{name}", child)]
 
 
-def _text(value: Any) -> str:
-    """A value in Hydra's grammar."""
+def as_text(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_text(child)}" for key, child in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {as_text(child)}" for key, child in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return json.dumps(value)
+        return "[" + ", ".join(map(as_text, value)) + "]"
+    if isinstance(value, str) and not _is_bare(value):
+        from hydra.core.override_parser.types import Quote, QuotedString
+
+        return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, float):
+        return repr(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text stays itself without quotes."""
+    return text.lower() not in KEYWORDS and re.fullmatch(r"[A-Za-z_][\w./-]*", text) is not None
 
 
 def _free_prefix(override: str) -> str | None:
