@@ -39,7 +39,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return np.where(num_middle > 0, total / np.maximum(num_middle, 1), np.nan)
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> Estimate:
     """Interquartile mean over runs, with a percentile bootstrap interval over them (Efron, 1979).
 
     values: [runs] or [runs, points], as in `interquartile_mean`. Runs are drawn whole, so that
@@ -50,7 +50,7 @@ def estimate(values: np.ndarray) -> Estimate:
     center = interquartile_mean(curves)
     low = high = center
     if len(curves) > 1:
-        drawn = np.random.default_rng(0).integers(len(curves), size=(NUM_RESAMPLES, len(curves)))
+        drawn = np.random.default_rng(0).integers(len(curves), size=(num_resamples, len(curves)))
         centers = np.concatenate([interquartile_mean(curves[few]) for few in np.split(drawn, 20)])
         is_known = np.isfinite(centers).any(axis=0)
         low, high = np.full((2, *center.shape), np.nan)
