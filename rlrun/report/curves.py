@@ -35,8 +35,8 @@ class Curve:
 def curve_of(runs: Sequence[RunRecord], key: str, axis: str) -> Curve | None:
     """The runs' interquartile mean (or mean) of `key` with its interval; None without numbers.
 
-    A single run keeps its own points. Several are interpolated at common ones, and end where fewer
-    than half of them go on.
+    A single run keeps its own points. Several are interpolated at common ones; one that has ended
+    stays at its last value (without it the curve would jump), until more than half have.
     """
     each = [points for run in runs if len((points := points_of(run, key, axis))[0])]
     if not each:
@@ -44,11 +44,10 @@ def curve_of(runs: Sequence[RunRecord], key: str, axis: str) -> Curve | None:
     if len(each) == 1:
         x, y = each[0]
         return Curve(x=x, y=estimate(y[None]))
-    first, last = min(x[0] for x, _ in each), max(x[-1] for x, _ in each)
+    first, last = min(x[0] for x, _ in each), float(np.median([x[-1] for x, _ in each]))
     grid = np.linspace(first, last, NUM_POINTS) if last > first else np.array([first])
-    values = np.array([np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in each])
-    is_shown = np.isfinite(values).sum(axis=0) * 2 >= len(each)
-    return Curve(x=grid[is_shown], y=estimate(values[:, is_shown], NUM_RESAMPLES))
+    values = np.array([np.interp(grid, x, y) for x, y in each])
+    return Curve(x=grid, y=estimate(values, NUM_RESAMPLES))
 
 
 def points_of(run: RunRecord, key: str, axis: str) -> tuple[np.ndarray, np.ndarray]:

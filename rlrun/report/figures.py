@@ -33,7 +33,16 @@ PALETTE = (
 GREY = "#9aa3ad"
 """Of the lines for which no colour is left."""
 
-SIZE_INCHES = (5.2, 3.1)
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **{"axes.edgecolor": FAINT, "grid.color": FAINT, "axes.grid": True, "grid.linewidth": 0.6},
+    **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 9},
+    **{"xtick.labelsize": 8, "ytick.labelsize": 8, "font.family": "DejaVu Sans"},
+    **{"svg.fonttype": "none", "svg.hashsalt": "rlrun", "lines.linewidth": 1.6},
+}
+"""matplotlib's settings; the salt makes the same figure the same text."""
+
+SIZE_INCHES = (4.5, 2.7)
 MAX_LEARNER_FIGURES = 24
 MAX_BARS = 12
 
@@ -95,7 +104,8 @@ def write_png(picture: Picture, report: Report, path: Path) -> None:
     """Draw a picture with its legend into a file."""
     with _figure(picture) as (figure, axes):
         axes.set_title(picture.title, fontsize=10, loc="left")
-        if not picture.has_own_legend and len(report.groups) > 1:
+        has_names = bool(axes.get_legend_handles_labels()[1]) and len(report.groups) > 1
+        if has_names and not picture.has_own_legend:
             axes.legend(fontsize=7, frameon=False)
         figure.savefig(path, dpi=160, facecolor=PAPER)
 
@@ -123,14 +133,7 @@ def _figure(picture: Picture) -> Iterator[tuple[Figure, Axes]]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("matplotlib", "report", "rlrun report") from error
-    style = {
-        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-        **{"axes.edgecolor": FAINT, "grid.color": FAINT, "axes.grid": True, "grid.linewidth": 0.6},
-        **{"axes.spines.top": False, "axes.spines.right": False, "font.size": 9},
-        **{"svg.fonttype": "none", "svg.hashsalt": "rlrun", "lines.linewidth": 1.6},
-        **{"xtick.labelsize": 8, "ytick.labelsize": 8, "font.family": "DejaVu Sans"},
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE_INCHES[0], picture.height), layout="constrained")
         axes = figure.subplots()
         picture.draw(axes)
@@ -155,13 +158,13 @@ def _curves(report: Report, section: str, keys: dict[str, str], axis: str) -> It
 def _drawing_curves(groups: Sequence[Group], key: str, axis: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         scale, unit = _unit_of_time(groups) if axis == SECONDS else (1.0, "env steps")
-        # The best group is drawn last, over the others.
-        for place, group in reversed(list(enumerate(groups))):
+        for place, group in enumerate(groups):
             curve = curve_of(group.runs, key, axis)
             if curve is None:
                 continue
             has_color = place < len(PALETTE)
             style: dict[str, Any] = {"color": color_of(place), "alpha": 1.0 if has_color else 0.35}
+            style["zorder"] = 3 - place / len(groups)  # the best one over the others
             marker = "o" if len(curve.x) == 1 else None
             label = group.label if has_color else None
             axes.plot(curve.x / scale, curve.y.center, label=label, marker=marker, **style)
@@ -216,7 +219,7 @@ def _unit_of_time(groups: Sequence[Group]) -> tuple[float, str]:
     return (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
 
 
-def _short_number(value: float, _: int | None = None) -> str:
+def _short_number(value: float, _: float) -> str:
     """12000 as 12k, 0.00025 as 0.00025."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

@@ -90,9 +90,12 @@ def _together(experiments: Sequence[Experiment]) -> list[RunRecord]:
 
 def _labels(ranked: Sequence[Standing], experiments: Sequence[Experiment]) -> list[str]:
     """A name for each point that tells it from the others."""
-    labels = [describe(each.params) for each in ranked]
-    if any(len(each.params) > _MAX_LABEL_KEYS for each in ranked):
-        labels = [_algo_and_env(each.runs[0]) for each in ranked]
+    labels = [
+        describe(each.params)
+        if len(each.params) <= _MAX_LABEL_KEYS
+        else _algo_and_env(each.runs[0])
+        for each in ranked
+    ]
     if len(experiments) > 1 and any(map(_is_sweep, experiments)):
         homes = [_home(each.runs[0], experiments) for each in ranked]
         labels = [f"{home} {label}".rstrip() for home, label in zip(homes, labels, strict=True)]
