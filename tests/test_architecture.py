@@ -23,6 +23,9 @@ FLOORS = {
     "data_parts": 4,
     "run_folder": 4,
     "rollout": 4,
+    "records": 4,
+    "analysis": 4,
+    "report": 4,
     "check": 4,
     "replay_runs": 4,
     "key_watch": 4,
@@ -61,6 +64,7 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.errors",
         "omegaconf.errors",
         "rlrun.check",
+        "rlrun.report.command",
         "rlrun.rollout",
         "rlrun.run",
         "rlrun.run_folder",
@@ -98,6 +102,11 @@ IMPORTS_IN_FUNCTIONS = {
     "core.process": {"torch", "threadpoolctl"},
     "core.resources": {"torch"},
     "core.seeding": {"torch"},
+    # Extras.
+    "analysis": {"pandas"},
+    "report.figures": {"matplotlib", "matplotlib.figure"},
+    "loggers.terminal": {"rich.console"},
+    "sweep.table": {"rich.console", "rich.live", "rich.progress_bar", "rich.table", "rich.text"},
     # Optional or slow, and only imported by the logger that is switched on.
     "loggers.console": {
         "rich.console",
@@ -120,7 +129,9 @@ IMPORTS_IN_FUNCTIONS = {
 HOMES = {
     "ray": {"workers.pool"},
     "wandb": {"loggers.wandb"},
-    "rich": {"loggers.console"},
+    "rich": {"loggers.console", "loggers.terminal", "sweep.table"},
+    "pandas": {"analysis"},
+    "matplotlib": {"report.figures"},
     "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep.jobs", "validate"},
     "omegaconf": {
         "arguments",
@@ -143,7 +154,8 @@ HOMES = {
 """The only modules that may import these packages, anywhere in them."""
 
 NEVER_AT_THE_TOP = {
-    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4")
+    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4"),
+    *("pandas", "matplotlib"),
 }
 """Packages that no module imports when it is imported itself."""
 
@@ -321,7 +333,7 @@ def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
     assert importers == {"envs", "workers"}
 
 
-@pytest.mark.parametrize("module", ["cli", "compose", "config"])
+@pytest.mark.parametrize("module", ["cli", "compose", "config", "analysis", "report.command"])
 def test_the_command_line_imports_no_torch_with_itself(module):
     together = reachable(module, with_packages(edges(AT_THE_TOP)))
     importers = {each.by for each in AT_THE_TOP if top(each.module) in ("torch", "gymnasium")}

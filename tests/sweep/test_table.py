@@ -58,7 +58,7 @@ def test_a_hundred_trials_fit_into_any_window(driver, width, height):
 
 def test_a_narrow_window_keeps_parameters_state_and_reward(driver):
     heading = next(line for line in drawn(driver, 40, 24) if line.lstrip().startswith("#"))
-    assert heading.split() == ["#", "lr", "seed", "state", "steps", "reward"]
+    assert heading.split() == ["#", "lr", "seed", "state", "reward"]
     wide = next(line for line in drawn(driver, 120, 24) if line.lstrip().startswith("#"))
     assert wide.split() == [
         *("#", "lr", "seed", "state", "iter", "steps", "reward", "steps/s", "time"),
