@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from rlrun.sweep.trial import Trial
 class Continue:
     """The trial goes on."""
 
+    checkpoint: bool = False
+    """Whether it makes a checkpoint first, from which others may go on."""
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -27,7 +30,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Pause:
-    """The trial makes a checkpoint and gives its place to others, until `choose` names it."""
+    """The trial makes a checkpoint and gives its place to others, until `choose` names it.
+
+    It is ended if the scheduler gives it up, or if `choose` names nobody while nothing runs.
+    """
 
     reason: str
 
@@ -37,7 +43,7 @@ class Exploit:
     """The trial goes on from the newest checkpoint of another one, with other values."""
 
     source: int
-    """Number of the trial whose checkpoint is copied."""
+    """Number of the trial whose checkpoint is copied; its own: it goes on from where it is."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """The values with which it goes on, by dotted key."""
     reason: str = ""
@@ -50,8 +56,9 @@ Decision = Continue | Stop | Pause | Exploit
 class Scheduler:
     """The base of all schedulers: `scheduler=fifo`, which lets every trial run to its end.
 
-    State is what `on_result` and `on_end` were told: a resumed sweep tells all of it again, in the
-    order of the journal. So decisions depend on nothing else, and chance comes from `seed`.
+    State is what `on_add`, `on_result` and `on_end` were told: a resumed sweep tells all of it
+    again, in the order of the journal. So decisions depend on nothing else, and chance comes from
+    `seed`; `choose` and `gives_up` change nothing.
     """
 
     metric: str | None = None
@@ -63,8 +70,16 @@ class Scheduler:
     seed: int = field(default=0, init=False)
     """Set by the driver before the first trial."""
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+
+    def check(self, trial: Trial, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError, before anything starts, if it cannot work with a trial that has this
+        composed config (plain values)."""
+
     def on_add(self, trial: Trial) -> None:
-        """A trial has been planned."""
+        """A trial has been planned, and nothing of it is written down yet: values that it begins
+        with may be added to its overrides and params."""
 
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
         """What becomes of a running trial that has a new result."""
@@ -77,6 +92,11 @@ class Scheduler:
         """The waiting or paused trial that is to run next, of those for which there is room now;
         None: none of them yet."""
         return startable[0] if startable else None
+
+    def gives_up(self, trial: Trial) -> Stop | None:
+        """Why a paused trial will never go on; None while it may. Asked after each result and
+        end."""
+        return None
 
     def score_of(self, result: dict[str, Any]) -> float | None:
         """The judged value, so that more is better; None where the result has none."""
@@ -91,3 +111,10 @@ class Scheduler:
         if not isinstance(value, int | float):
             raise ConfigError(f"scheduler.time_attr={self.time_attr} is in no result.")
         return float(value)
+
+
+def at_least(least: float, **values: float) -> None:
+    """Raise ConfigError unless each of the scheduler's values, by name, is at least that."""
+    for name, value in values.items():
+        if not least <= value < math.inf:
+            raise ConfigError(f"scheduler.{name}={value:g} must be at least {least:g}, and finite.")
