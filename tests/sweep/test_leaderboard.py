@@ -41,7 +41,11 @@ def test_csv_has_a_row_per_trial_with_a_column_per_parameter(tmp_path):
         **{"training_iteration": "2", "timesteps_total": "200", "time_total_s": "1.0"},
         **{"folder": "2", "error": ""},
     }
-    assert (rows[4]["status"], rows[4]["episode_reward_mean"], rows[4]["seed"]) == ("waiting", "", "0")
+    assert (rows[4]["status"], rows[4]["episode_reward_mean"], rows[4]["seed"]) == (
+        "waiting",
+        "",
+        "0",
+    )
 
 
 def test_the_leaderboard_is_readable_as_text_and_as_markdown(tmp_path):
