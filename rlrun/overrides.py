@@ -25,6 +25,7 @@ OPEN_NODES = (
     "search.space",
     "search.sampler_options",
     "task_config",
+    "scheduler.hyperparam_mutations",
 )
 """Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
 
