@@ -91,7 +91,7 @@ def test_train_is_a_word_for_what_rlrun_does_anyway(rlrun, tmp_path):
 def test_options_may_stand_anywhere(rlrun, tmp_path):
     outcome = rlrun("algo.gamma=0.9", "-m", "seed=1,2", *SMALL[:4], "stop.training_iteration=1")
     assert outcome.status == 0, outcome.stderr
-    assert "Sweep of 2 jobs" in outcome.stdout
+    assert "2 trials: 2 finished" in outcome.stdout
 
 
 def test_levels_may_be_written_small(rlrun, tmp_path):

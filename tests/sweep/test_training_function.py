@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,13 @@ def counting(settings, report):
     try:
         while number < settings["task_config"]["end"]:
             number += 1
-            report(
-                {"number": number, "drawn": random.random()},
-                save=lambda folder: (folder / "number.txt").write_text(str(number)),
-            )
+            report({"number": number, "drawn": random.random()}, save=partial(write, number))
     finally:
         LEFT.append("left")
+
+
+def write(number, folder):
+    (folder / "number.txt").write_text(str(number))
 
 
 def failing(settings, report):
@@ -90,5 +92,5 @@ def test_what_it_raises_ends_the_run(tmp_path):
 def test_a_task_that_is_no_function_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="must name a function train"):
         run_of(tmp_path / "run", "LEFT")
-    with pytest.raises(ConfigError, match="task='nowhere.train': there is no module"):
+    with pytest.raises(ConfigError, match="there is no module 'nowhere'"):
         Run(config(task="nowhere.train"), tmp_path / "run")
