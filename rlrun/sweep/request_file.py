@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,6 @@ def read_request(folder: Path) -> dict[str, Any]:
 
 def refuse_taken_sweep(folder: Path) -> None:
     """Raise ConfigError if the folder of a sweep holds runs already, or cannot be one."""
-    with suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())
     run_folder.refuse_taken_folder(folder, "hydra.sweep.dir")
     taken = sorted(path.parent.name for path in folder.glob("*/" + run_folder.PARAMS))
     if taken or is_sweep(folder):
