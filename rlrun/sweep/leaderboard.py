@@ -6,9 +6,11 @@ import csv
 import io
 import logging
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +66,7 @@ class Leaderboard(SweepObserver):
         ranked = standings(runs, driver.metric, mode)
         try:
             with replace_file(driver.folder / CSV) as file:
-                file.write(results_csv(runs, driver.metric, mode))
+                file.write(results_csv(runs, driver.metric, mode, driver.folder))
             with replace_file(driver.folder / MARKDOWN) as file:
                 file.write(markdown(driver.folder.name, ranked, driver.metric, mode))
         except OSError as error:
@@ -97,8 +99,9 @@ def standings(runs: Iterable[RunRecord], metric: str, mode: str) -> list[Standin
     return sorted(found, key=lambda each: (math.isnan(each.center), sign * each.center))
 
 
-def results_csv(runs: Sequence[RunRecord], metric: str, mode: str) -> str:
-    """A row per run; parameters have a column each, by their whole keys."""
+def results_csv(runs: Sequence[RunRecord], metric: str, mode: str, home: Path) -> str:
+    """A row per run; parameters have a column each, by their whole keys, folders as seen from
+    `home`."""
     keys = dict.fromkeys(key for run in runs for key in without(run.params, "seed"))
     better = max if mode == "max" else min
     file = io.StringIO()
@@ -112,7 +115,7 @@ def results_csv(runs: Sequence[RunRecord], metric: str, mode: str) -> str:
         params = (_cell(run.params.get(key)) for key in keys)
         progress = (run.last_result.get(key, "") for key in rest)
         found = (run.number, run.point, *params, _cell(run.seed), str(run.status), *scores)
-        writer.writerow((*found, *progress, run.folder.name, run.error))
+        writer.writerow((*found, *progress, os.path.relpath(run.folder, home), run.error))
     return file.getvalue()
 
 
