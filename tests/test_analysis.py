@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 from sweep_folders import make_result, write_checkpoint, write_run, write_sweep
@@ -174,3 +177,12 @@ def test_runs_of_their_own_are_compared_by_what_differs_and_grouped_by_seed(tmp_
 def test_a_single_run_is_the_best_whatever_it_has(tmp_path):
     write_run(tmp_path / "run", [1.0])
     assert ExperimentAnalysis(tmp_path / "run").get_best_trial("no_such_key", "max").number == 0
+
+
+def test_the_documented_analysis_works(sweep, capsys):
+    write_checkpoint(sweep / "1", 3)
+    text = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text()
+    block = re.search(r"^    import rlrun\n(?:    .*\n|\n)*", text, re.MULTILINE)[0]
+    code = textwrap.dedent(block).replace("results/sweep_2026-11-29_14-03-21_5e1c0a", str(sweep))
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("{'algo.lr': 0.1} 40.0 30.0 50.0\n")
