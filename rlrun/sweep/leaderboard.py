@@ -18,6 +18,7 @@ import numpy as np
 from rlrun.core.statistics import Estimate, estimate
 from rlrun.loggers.base import without
 from rlrun.loggers.files import replace_file
+from rlrun.loggers.terminal import number
 from rlrun.records import RunRecord, number_in, records_of
 from rlrun.sweep.names import short_names, value_text
 from rlrun.sweep.observer import SweepObserver
@@ -154,10 +155,10 @@ def interval_text(found: Estimate | None) -> str:
     """`475 (460 to 490)`; without the interval where there is a single run."""
     if found is None:
         return "-"
-    center = f"{float(found.center):.6g}"
+    center = number(float(found.center))
     if found.num_runs < 2:
         return center
-    return f"{center} ({float(found.low):.6g} to {float(found.high):.6g})"
+    return f"{center} ({number(float(found.low))} to {number(float(found.high))})"
 
 
 def status_text(runs: Iterable[RunRecord]) -> str:
@@ -182,7 +183,7 @@ def _rows(ranked: Sequence[Standing]) -> list[list[str]]:
             str(rank),
             *(value_text(each.params.get(key, "-")) for key in keys),
             interval_text(each.estimate),
-            "-" if each.best is None else f"{each.best:.6g}",
+            number(each.best),
             str(len(each.runs)),
             f"{each.steps:,.0f}",
             status_text(each.runs),
