@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
-from rlrun.examples import find_file, use_file
+from rlrun.examples import FILE, find_file, use_file
 from rlrun.overrides import as_hydra_wants
 
 HELP = ("--help", "-h")
@@ -26,7 +26,6 @@ FLAGS = (
     *(*HELP, *MULTIRUN, "--hydra-help", "--version", "--run", "-r", "--resolve"),
     *("--shell-completion", "-sc"),
 )
-FILE = ("--file", "-f")
 VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
 INSTEAD = {
     "--config-path": "rlrun composes its own conf. Add a folder of yours: --config-dir DIR",

@@ -23,6 +23,7 @@ from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
+from rlrun.rllib_import.files import PRINT, experiments_in, show, warn
 from rlrun.sweep.request_file import is_sweep
 from rlrun.validate import take_or_read
 
@@ -43,7 +44,8 @@ LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger", "search", "sch
 HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
 
   rlrun algo=dqn env=cartpole               train; every key below may be set: key=value
-  rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict
+  rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict; or run RLlib's
+                                            experiment files (--print-overrides: only show as what)
   rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
@@ -106,10 +108,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(arguments: list[str], reporter: Reporter | None = None) -> int:
-    """`rlrun [key=value ...]` and everything else that Hydra's command line can do.
+    """`rlrun [key=value ...]` and everything else that Hydra's command line can do; several times,
+    if -f names an experiment file with several experiments.
 
     `reporter` is told of the run, where it is a trial of a sweep.
     """
+    experiments = experiments_in(arguments)
+    if PRINT in arguments:
+        show(experiments)
+        return 0
+    if not experiments:
+        return _train(arguments, reporter)
+    status = 0
+    for each in experiments:
+        warn(each)
+        status = max(status, _train(each.arguments, reporter))
+        if status > 128:  # interrupted
+            break
+    return status
+
+
+def _train(arguments: list[str], reporter: Reporter | None) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -61,13 +61,26 @@ def choice_of_target(group: str, target: str) -> str | None:
 
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
-    from hydra.errors import HydraException
-
     overrides = as_hydra_wants(overrides)
-    try:
+    with explaining(overrides):
         return _compose(overrides)
+
+
+@contextmanager
+def explaining(overrides: list[str]) -> Iterator[None]:
+    """Tell errors of Hydra and OmegaConf within the block in our words, as ConfigError."""
+    from hydra.errors import HydraException
+    from yaml import YAMLError
+
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
+    except (ValueError, YAMLError) as error:
+        is_hydras = isinstance(error, YAMLError) or "override" in str(error)
+        if isinstance(error, ConfigError) or not is_hydras:
+            raise
+        raise ConfigError(f"Hydra cannot compose this: {error}") from error
 
 
 def _compose(overrides: list[str], name: str = "config") -> DictConfig:
@@ -111,19 +124,16 @@ def hydra_at_hand() -> Iterator[Hydra]:
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A composed config as plain dicts, interpolations resolved, without Hydra's own part and what
     is for sweeps."""
-    if isinstance(config, DictConfig):
-        plain = nodes_of(config)
-    else:
-        plain = copy.deepcopy(dict(config))
+    is_composed = isinstance(config, DictConfig)
+    plain: dict[Any, Any] = nodes_of(config) if is_composed else copy.deepcopy(dict(config))
     left_out = ("hydra", "tuned_examples", *SWEEP_NODES)
     return {key: value for key, value in plain.items() if key not in left_out}
 
 
-def nodes_of(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+def nodes_of(config: Any, *, resolve: bool = True) -> dict[str, Any]:
     """All of a composed config but Hydra's own part, as plain dicts."""
     ours = [str(key) for key in config if key != "hydra"]
-    container = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=resolve)
-    assert isinstance(container, dict)
+    container: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=resolve)
     return {str(key): value for key, value in container.items()}
 
 

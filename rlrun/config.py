@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
+from rlrun.rllib_import.keys import synonyms
 
 
 class UnknownKeyError(ConfigError):
@@ -28,14 +29,8 @@ class UnknownKeyError(ConfigError):
         self.key = key
 
 
-SYNONYMS = {
+SYNONYMS = synonyms() | {
     "learning_rate": "lr",
-    "lambda": "gae_lambda",
-    "clip_param": "clip_range",
-    "vf_clip_param": "vf_clip_range",
-    "vf_loss_coeff": "vf_coeff",
-    "num_sgd_iter": "num_epochs",
-    "sgd_minibatch_size": "minibatch_size",
     "batch_size": "train_batch_size",
     "discount": "gamma",
     "ent_coef": "entropy_coeff",
@@ -43,11 +38,8 @@ SYNONYMS = {
     "max_grad_norm": "grad_clip",
     "n_steps": "rollout_fragment_length",
     "n_epochs": "num_epochs",
-    "capacity": "buffer_size",
-    "replay_buffer_size": "buffer_size",
     "num_envs": "num_envs_per_worker",
     "max_episode_steps": "horizon",
-    "clip_actions": "normalize_actions",
 }
 """What other libraries, and the classic API, call some of our keys; used for hints only."""
 
@@ -71,6 +63,11 @@ class RunSettings:
     """The one seed that all streams of randomness come from; null draws one, which is recorded."""
     explore: bool = True
     """Whether actions are explored in training; off: always the most likely action."""
+    task: str | None = None
+    """Import path of a training function train(config, report), which runs in place of algo; null:
+    none."""
+    task_config: dict[str, Any] = field(default_factory=dict)
+    """What only that function reads."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
     stop: dict[str, Any] = field(default_factory=dict)

@@ -17,6 +17,9 @@ from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
 from rlrun.settle import ids_of_envs
 
+FILE = ("--file", "-f")
+"""The option that names such a file."""
+
 OF_A_WHOLE_CONFIG = ("algo", "env", "exploration", "model", "resources", "evaluation")
 """Nodes that every composed config has."""
 

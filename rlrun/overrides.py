@@ -23,6 +23,9 @@ OPEN_NODES = (
     "model.module_config",
     "resources.custom_resources_per_worker",
     "search.space",
+    "search.sampler_options",
+    "task_config",
+    "scheduler.hyperparam_mutations",
 )
 """Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
 

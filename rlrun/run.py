@@ -35,6 +35,7 @@ from rlrun.python_api import make_trainer
 from rlrun.records import trial_of_sweep
 from rlrun.sweep.names import path_name
 from rlrun.trainer import Trainer
+from rlrun.training_function import FunctionReturned, FunctionTrainer
 
 __all__ = ["Run", "make_trainer"]
 
@@ -85,7 +86,7 @@ class Run:
         self._keys = KeyWatch(self.settings)
         self._objective: float | None = None
         self._signal: int | None = None
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | FunctionTrainer | None = None
         self._restored_from: Path | None = None
         self._kept: set[str] = set()
         """Hyperparameters of which a resumed run was given the value to go on with."""
@@ -125,7 +126,7 @@ class Run:
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            trainer = self._trainer = Trainer(self.parts.trainer)
+            trainer = self._trainer = self._make_trainer()
             try:
                 if is_fresh or self._goes_on(trainer):
                     self._train(trainer)
@@ -147,7 +148,13 @@ class Run:
 
     # The outer loop
 
-    def _train(self, trainer: Trainer) -> None:
+    def _make_trainer(self) -> Trainer | FunctionTrainer:
+        if self.parts.task is None:
+            return Trainer(self.parts.trainer)
+        config = self.parts.trainer
+        return FunctionTrainer(self.parts.task, config.plain, config.resources.num_cpus_for_driver)
+
+    def _train(self, trainer: Trainer | FunctionTrainer) -> None:
         if not self.settings.stop:
             logger.warning(
                 "No stop rule: this run goes on until Ctrl-C. "
@@ -161,6 +168,9 @@ class Run:
                     self.result = trainer.train()
                 except Interrupted:  # The iteration goes on from the checkpoint.
                     done = False
+                    break
+                except FunctionReturned:
+                    done = True
                     break
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
@@ -179,7 +189,8 @@ class Run:
                 self._save(trainer)
             status = "finished" if self.status in ("finished", "stopped") else "interrupted"
         except WorkerDiedError:
-            self._save_without_the_dead(trainer)
+            if isinstance(trainer, Trainer):
+                self._save_without_the_dead(trainer)
             raise
         finally:
             try:
@@ -201,7 +212,7 @@ class Run:
         except RlrunError as error:
             logger.error("No checkpoint could be made of what was learned: %s", error)
 
-    def _check_keys(self, trainer: Trainer) -> None:
+    def _check_keys(self, trainer: Trainer | FunctionTrainer) -> None:
         try:
             self._keys.check(self.result)
         except ConfigError:
@@ -209,7 +220,7 @@ class Run:
             self._save(trainer)
             raise
 
-    def _goes_on(self, trainer: Trainer) -> bool:
+    def _goes_on(self, trainer: Trainer | FunctionTrainer) -> bool:
         """Restore the run, and say whether there is something left to do."""
         self._restore(trainer)
         if self._is_over():
@@ -287,14 +298,14 @@ class Run:
         is_wanted = self.settings.checkpoint_at_end or self.status != "finished"
         return is_wanted or self._is_checkpoint_due(iteration)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer | FunctionTrainer) -> None:
         # A checkpoint never knows of more results than the disk does.
         try:
             checkpoint.sync(self.folder / run_folder.RESULTS)
         except OSError as error:
             raise self._unwritable(error) from error
-        trainer.save(self.folder, {"score": self._score()})
-        self._prune()
+        if trainer.save(self.folder, {"score": self._score()}) is not None:
+            self._prune()
 
     def _score(self) -> float:
         """Higher is better; -inf where the result has no such number."""
@@ -322,7 +333,7 @@ class Run:
             except OSError as error:
                 logger.warning("%s cannot be removed: %s", path, error)
 
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: Trainer | FunctionTrainer) -> None:
         assert self._restored_from is not None
         if self._restored_from == self.folder:  # The newest by now, as nobody else writes any more.
             self._restored_from = checkpoint.list_checkpoints(self.folder)[-1]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
+from rlrun.sweep.names import value_text
 from rlrun.sweep.packing import Room
 from rlrun.sweep.plan import SweepPlan
-from rlrun.sweep.trial import Status, Trial, TrialResources
+from rlrun.sweep.trial import Trial, TrialResources
 
 NUM_SHOWN = 10
 """Points of a search that learns, as far as they can be told before it has learned anything."""
@@ -54,7 +54,7 @@ def _table(plan: SweepPlan, trials: Sequence[Trial]) -> list[str]:
         rows.append(
             [
                 str(trial.number),
-                *(_shown(trial.params.get(key)) for key in keys),
+                *(value_text(trial.params.get(key)) for key in keys),
                 needs_text(trial.resources),
                 "" if same is None else f"trial {same}",
                 str(trial.folder.relative_to(plan.folder)),
@@ -80,39 +80,30 @@ def _impossible(trials: Sequence[Trial], room: Room) -> list[str]:
 
 def _at_a_time(plan: SweepPlan, trials: Sequence[Trial], room: Room) -> str:
     """How many of the first trials there is room for at once. Uses the room up."""
-    there_is = needs_text_of(room.total)
-    possible = [
-        each
-        for each in trials
-        if each.status is not Status.FAILED and not room.lacks(each.resources)
-    ]
-    limit = plan.settings.max_concurrent or len(possible)
+    there_is, limit = amounts_text(room.total), plan.settings.max_concurrent
+    can_run = [each for each in trials if not each.error and not room.lacks(each.resources)]
     num_running = 0
-    for trial in possible[:limit]:
+    for trial in can_run[:limit]:
         if room.lacks(trial.resources):
             break
         room.take(trial.resources)
         num_running += 1
-    by = f" (sweep.max_concurrent={limit})" if num_running == plan.settings.max_concurrent else ""
-    return f"There is {there_is}: {_count(num_running, 'trial')} at a time{by}."
+    by = f", as sweep.max_concurrent={limit} says" if num_running == limit else ""
+    return f"With {there_is}: {_count(num_running, 'trial')} at a time{by}."
 
 
 def needs_text(need: TrialResources) -> str:
     """What a trial asks for, in words: "3 CPUs, 0.4 GPU"."""
-    return needs_text_of({"CPU": need.cpus, "GPU": need.gpus, **need.custom})
+    return amounts_text({"CPU": need.cpus, "GPU": need.gpus, **need.custom})
 
 
-def needs_text_of(amounts: dict[str, float]) -> str:
+def amounts_text(amounts: dict[str, float]) -> str:
     """Amounts by name in words, but those of which there is nothing."""
     return ", ".join(
         f"{amount:g} {name}{'s' if name in ('CPU', 'GPU') and amount > 1 else ''}"
         for name, amount in amounts.items()
         if amount
     )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _count(number: int, noun: str) -> str:

@@ -80,7 +80,7 @@ def _ended(children: Children) -> list[tuple[int, int]]:
 
 
 def _end_orphans(children: Children) -> None:
-    """Ask trials for their end, which they reach with a checkpoint, and kill those that are late."""
+    """Ask trials for their end, which they reach with a checkpoint; kill those that are late."""
     for number, grace_s in ((signal.SIGTERM, ORPHAN_GRACE_S), (signal.SIGKILL, ORPHAN_GRACE_S)):
         for pid in children:
             with suppress(ProcessLookupError):

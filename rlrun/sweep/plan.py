@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.overrides import read
+from rlrun.sweep.names import value_text
 from rlrun.sweep.schedulers.base import Scheduler
 from rlrun.sweep.search.base import Point, Search
 from rlrun.sweep.search.space import Choice, Space
@@ -89,6 +90,9 @@ class SweepPlan:
                 self._begin()
         trials = [trial for of_point in self._trials.values() for trial in of_point]
         _refuse_shared_folders(trials, self.subdir)
+        if self.duplicates:
+            pairs = ", ".join(f"{one} as {first}" for one, first in self.duplicates.items())
+            _say(f"trials have the same settings as earlier ones: {pairs}")
         return trials
 
     def trials_of(self, number: int, point: Point) -> list[Trial]:
@@ -164,7 +168,7 @@ class SweepPlan:
             raise refused[0][1]
         if refused:
             point, why = refused[0]
-            _say(f"some points will fail, such as {' '.join(overrides_of(point))}: {why}")
+            _say(f"some points will fail, such as {_text(point)}: {why}")
 
 
 def resources_of(parts: Parts) -> TrialResources:
@@ -189,7 +193,7 @@ def resources_of(parts: Parts) -> TrialResources:
 
 
 def _of_trial(error: RlrunError, trial: Trial) -> ConfigError:
-    params = " ".join(overrides_of(trial.params))
+    params = _text(trial.params)
     return ConfigError(f"{error} (Trial {trial.number}: {params})" if params else str(error))
 
 
@@ -216,6 +220,10 @@ def _progress(num_trials: int | None) -> Iterator[Callable[[int], None]]:
             _say(f"{num_checked} of {num_trials} trials are checked")
 
     yield say
+
+
+def _text(values: Point) -> str:
+    return " ".join(f"{key.lstrip('+')}={value_text(value)}" for key, value in values.items())
 
 
 def _say(text: str) -> None:

@@ -43,7 +43,7 @@ class SharedRayExecutor(LocalExecutor):
     def __init__(self, num_cpus: int) -> None:
         super().__init__()
         self._ray = pool.connect(Resources(ray_num_cpus=num_cpus))
-        self._address = self._ray.get_runtime_context().gcs_address
+        self._environ = pool.environ_to_share(self._ray)
         self._groups: dict[int, Any] = {}
 
     def start(self, start: Start, place: Place) -> None:
@@ -53,7 +53,7 @@ class SharedRayExecutor(LocalExecutor):
             if bundles:
                 self._groups[start.number] = _reserve(self._ray, bundles, name)
                 start.environ[pool.PLACEMENT_GROUP] = name
-            start.environ[pool.SHARED_RAY] = self._address
+            start.environ.update(self._environ)
         super().start(start, place)
 
     def hear(self, timeout_s: float) -> list[Heard]:
@@ -116,6 +116,7 @@ class ClusterExecutor(Executor):
             replace(start, environ={}).to_message(),
             self._server.getsockname(),
             self._token,
+            pool.environ_to_share(self._ray)[pool.SHARED_RAY],
             (os.getcwd(), list(sys.path)),
         )
 
@@ -228,7 +229,11 @@ def _reserve(ray: Any, bundles: list[dict[str, float]], name: str) -> Any:
 
 
 def _run_trial(
-    message: Message, address: tuple[str, int], token: str, place: tuple[str, list[str]]
+    message: Message,
+    address: tuple[str, int],
+    token: str,
+    cluster: str,
+    place: tuple[str, list[str]],
 ) -> int:
     """A trial, in a Ray worker's process; returns its exit status."""
     directory, import_path = place
@@ -237,7 +242,7 @@ def _run_trial(
     start = Start(**message)
     write_into(start)
     sys.argv = ["rlrun"]
-    os.environ[pool.SHARED_RAY] = pool.joined_address()
+    os.environ[pool.SHARED_RAY] = cluster
     channel = Channel(socket.create_connection(address))
     channel.send({"token": token, "number": start.number})
     # What runs a trial stands above this module, and is found by its name.

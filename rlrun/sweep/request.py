@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlrun.arguments import CONFIG_NAME, CommandLine, read_command_line
-from rlrun.compose import SWEEP_NODES, explain, hydra_at_hand, referring_to
+from rlrun.compose import SWEEP_NODES, explaining, hydra_at_hand, referring_to
 from rlrun.config import build
 from rlrun.core.errors import ConfigError
 from rlrun.overrides import read
@@ -72,21 +72,16 @@ def plan_sweep(arguments: list[str], folder: Path | None = None) -> SweepPlan:
 
 def _compose(line: CommandLine) -> DictConfig:
     """The config in which what is searched has the values that its files give it."""
-    from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
 
     overrides = [*line.search_path, *line.overrides]
-    with hydra_at_hand() as hydra:
-        try:
-            return hydra.compose_config(
-                config_name=line.value_of(CONFIG_NAME) or "config",
-                overrides=overrides,
-                run_mode=RunMode.MULTIRUN,
-                with_log_configuration=False,
-            )
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain(error, [*line.options, *overrides, "-m"]) from error
+    with hydra_at_hand() as hydra, explaining([*line.options, *overrides, "-m"]):
+        return hydra.compose_config(
+            config_name=line.value_of(CONFIG_NAME) or "config",
+            overrides=overrides,
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        )
 
 
 def _node(config: DictConfig, name: str, *, resolve: bool = True) -> Any:
@@ -106,8 +101,6 @@ def _sorted_out(line: CommandLine) -> tuple[list[Override], list[Override]]:
         if override.is_sweep_override():
             if OF_THE_SWEEP.fullmatch(key) and not is_of_space:
                 raise ConfigError(f"{text}: a sweep cannot have several values of {key}.")
-            if override.is_hydra_override():
-                raise ConfigError(f"{text}: no search is possible over Hydra's own keys.")
             swept.append(override)
         elif not OF_THE_SWEEP.fullmatch(key):
             common.append(override)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from rlrun.compose import explain, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
+from rlrun import validate
+from rlrun.compose import explaining, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
-from rlrun.overrides import OPEN_NODES, as_text
+from rlrun.overrides import OPEN_NODES, as_hydra_wants, as_text
 from rlrun.settle import MAY_NOT_FIT, settle
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class TrialConfigs:
     def read(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], Parts]:
         """A trial's config and all of its objects, checked as for a run. Raises RlrunError."""
         from rlrun.parts import read_config, with_seed
-        from rlrun.validate import read
 
         try:
             plain = self.plain(values)
@@ -63,7 +63,7 @@ class TrialConfigs:
             # Once more in Hydra's own way, to be told as it would be of a run.
             with hydra_at_hand():
                 config = self.compose(overrides_of(values))
-                return plain_config(config), read(config, config.hydra)
+                return plain_config(config), validate.read(config, config.hydra)
 
     def subdir(self, number: int, values: Mapping[str, Any], subdir: str) -> str:
         """A trial's folder below the sweep's, by `subdir`, which may refer to its config."""
@@ -75,21 +75,16 @@ class TrialConfigs:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What Hydra makes of the common and these overrides, settled. Raises ConfigError."""
         from hydra import compose
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
 
         everything = [*self._common, *overrides]
-        with hydra_at_hand():
-            try:
-                config = compose(self._name, everything, return_hydra_config=True)
-                return settle(config, config.hydra)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise explain(error, everything) from error
+        with hydra_at_hand(), explaining(everything):
+            config = compose(self._name, everything, return_hydra_config=True)
+            return settle(config, config.hydra)
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
     """Values by override key as they would be typed."""
-    return [f"{key}={as_text(value)}" for key, value in values.items()]
+    return as_hydra_wants(f"{key}={as_text(value)}" for key, value in values.items())
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

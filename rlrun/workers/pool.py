@@ -44,6 +44,9 @@ SHARED_RAY = "RLRUN_SHARED_RAY"
 PLACEMENT_GROUP = "RLRUN_PLACEMENT_GROUP"
 """Environment variable: the name of the placement group that is reserved there for a trial."""
 
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Ray's own environment variable: whether a cluster asks for a token."""
+
 NAMESPACE = "rlrun"
 """In which placement groups are found."""
 
@@ -370,10 +373,13 @@ def _driver_path() -> list[str]:
 _connection: tuple[str | None, int | None] | None = None
 """resources.ray_address and ray_num_cpus by which this process has been connected to Ray here."""
 
+_auth_mode: str | None = None
+"""How one makes oneself known to that Ray."""
+
 
 def connect(resources: Resources) -> Any:
     """Ray, which this process is connected to from now on. Raises ResourceError."""
-    global _connection
+    global _connection, _auth_mode
     import ray
 
     shared = os.environ.get(SHARED_RAY)
@@ -388,7 +394,7 @@ def connect(resources: Resources) -> Any:
             )
         return ray
     _require_answer(address)
-    auth_mode = os.environ.get("RAY_AUTH_MODE")
+    auth_mode = os.environ.get(AUTH_MODE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         termination = signal.getsignal(signal.SIGTERM)
@@ -413,8 +419,9 @@ def connect(resources: Resources) -> Any:
             ) from error
         finally:
             # A local ray.init leaves this behind, and it would change later connections.
+            _auth_mode = os.environ.get(AUTH_MODE)
             if auth_mode is None:
-                os.environ.pop("RAY_AUTH_MODE", None)
+                os.environ.pop(AUTH_MODE, None)
             # Ray's own handler would end the process without a checkpoint.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, termination)
@@ -432,11 +439,10 @@ def _reserved_place(ray: Any) -> Any:
     )
 
 
-def joined_address() -> str:
-    """Of the Ray that has started this process."""
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
+def environ_to_share(ray: Any) -> dict[str, str]:
+    """What the environment of another process needs to be connected to the same Ray."""
+    environ = {SHARED_RAY: str(ray.get_runtime_context().gcs_address)}
+    return environ if _auth_mode is None else {**environ, AUTH_MODE: _auth_mode}
 
 
 def _require_answer(address: str | None) -> None:

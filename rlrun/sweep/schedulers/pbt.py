@@ -21,7 +21,7 @@ from rlrun.sweep.schedulers.base import (
 )
 from rlrun.sweep.schedulers.changeable import refuse_what_cannot_change, values_of
 from rlrun.sweep.schedulers.mutations import explore, read_mutations
-from rlrun.sweep.schedulers.pbt_log import Entry, write_log
+from rlrun.sweep.schedulers.pbt_log import Entry, Log
 from rlrun.sweep.trial import Trial
 
 
@@ -100,7 +100,7 @@ class PBT(Scheduler):
                 "scheduler.hyperparam_mutations.algo.lr={min: 1e-5, max: 1e-3, log: true}"
             )
         self._members: dict[int, Member] = {}
-        self._log: list[Entry] = []
+        self._log = Log()
 
     def check(self, trial: Trial, config: Mapping[str, Any]) -> None:
         """Mutated keys must be such as can change, and so must those in which trials differ, for
@@ -118,7 +118,7 @@ class PBT(Scheduler):
                 values[key] = trial.params[key] = drawn
                 trial.overrides.append(f"{key}={json.dumps(drawn)}")
         self._members[trial.number] = Member(values)
-        self._log.append(Entry(event="start", trial=trial.number, values=values))
+        self._log.add(Entry(event="start", trial=trial.number, values=values))
 
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
         time, score = self.time_of(result), self.score_of(result)
@@ -133,14 +133,14 @@ class PBT(Scheduler):
         member.score, member.last_perturbation, member.has_checkpoint = score, time, True
         member.num_perturbations += 1
         decision = self._judge(trial, member)
-        write_log(trial.folder.parent, self._log)
+        self._log.write(trial.folder.parent)
         return decision
 
     def on_end(self, trial: Trial) -> None:
         """It leaves the population."""
         if trial.status.is_final and (member := self._members.pop(trial.number, None)):
             self._note_score(trial, member)
-            write_log(trial.folder.parent, self._log)
+            self._log.write(trial.folder.parent)
 
     def choose(self, startable: Sequence[Trial]) -> Trial | None:
         """Who is least far."""
@@ -171,7 +171,7 @@ class PBT(Scheduler):
         )
         if self._explore_fn is not None:
             values = self._explore_fn(dict(values))
-        self._log.append(
+        self._log.add(
             Entry(
                 event="exploit",
                 trial=trial.number,
@@ -190,7 +190,7 @@ class PBT(Scheduler):
         return Exploit(source, values, reason)
 
     def _note_score(self, trial: Trial, member: Member) -> None:
-        self._log.append(
+        self._log.add(
             Entry(event="score", trial=trial.number, time=member.time, score=member.last_score)
         )
 

@@ -39,11 +39,23 @@ class Step:
     values: dict[str, Any]
 
 
-def write_log(folder: Path, entries: list[Entry]) -> None:
-    """The whole log, so that a resumed sweep, which hears all of it again, writes the same."""
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries))
-    temporary.replace(folder / FILE)
+@dataclass
+class Log:
+    """The log as it is written. A resumed sweep, which hears all of it again, writes it anew."""
+
+    entries: list[Entry] = field(default_factory=list)
+    num_written: int = 0
+
+    def add(self, entry: Entry) -> None:
+        """To be written with the next `write`."""
+        self.entries.append(entry)
+
+    def write(self, folder: Path) -> None:
+        """Add what is new to the file in the sweep's folder, which the first call begins."""
+        with (folder / FILE).open("a" if self.num_written else "w") as file:
+            for entry in self.entries[self.num_written :]:
+                file.write(json.dumps(asdict(entry)) + "\n")
+        self.num_written = len(self.entries)
 
 
 def read_log(path: Path, key: str) -> list[Entry]:

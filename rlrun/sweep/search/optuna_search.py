@@ -18,8 +18,6 @@ from rlrun.sweep.search.space import Choice, Domain, Space
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.study import Study
-    from optuna.trial import Trial
 
 Sampler = Literal["tpe", "gp", "cmaes", "qmc", "nsgaii", "random"]
 CLASSES = dict(
@@ -49,12 +47,12 @@ class OptunaSearch(Search):
     sampler_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of Optuna's class, such as n_startup_trials."""
 
-    study: Study | None = field(default=None, init=False)
-    """Optuna's own record of the points; None before `start`."""
+    study: Any = field(default=None, init=False)
+    """Optuna's own record of the points (an `optuna.Study`); None before `start`."""
     _space: Space = field(default_factory=dict, init=False)
-    _distributions: dict[str, BaseDistribution] = field(default_factory=dict, init=False)
+    _distributions: dict[str, Any] = field(default_factory=dict, init=False)
     _num_points: int = field(default=0, init=False)
-    _trials: list[Trial] = field(default_factory=list, init=False)
+    _trials: list[Any] = field(default_factory=list, init=False)
 
     def start(
         self, space: Space, *, num_samples: int | None, seed: int, mode: Literal["max", "min"]
@@ -81,7 +79,6 @@ class OptunaSearch(Search):
         return self._num_points
 
     def ask(self) -> Point | None:
-        assert self.study is not None
         if len(self._trials) == self._num_points:
             return None
         with _quiet():
@@ -92,7 +89,6 @@ class OptunaSearch(Search):
     def tell(self, point: int, objective: float | None) -> None:
         from optuna.trial import TrialState
 
-        assert self.study is not None
         state = TrialState.FAIL if objective is None else TrialState.COMPLETE
         with _quiet():
             self.study.tell(self._trials[point], objective, state=state)
