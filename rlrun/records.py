@@ -114,14 +114,13 @@ def read_experiment(folder: Path) -> Experiment:
         raise ConfigError(
             f"{folder} holds no run: no {PARAMS}, {RESULTS} or {JOURNAL} lies in or below it."
         )
-    settings = asked.get("settings") or {}
     objectives = (run.config.get("objective") for run in runs)
     objective = next((key for key in objectives if key), "episode_reward_mean")
     return Experiment(
         folder=folder,
         runs=runs,
-        metric=str(settings.get("metric") or objective),
-        mode=str(settings.get("mode") or "max"),
+        metric=str(asked.get("metric") or objective),
+        mode=str(asked.get("mode") or "max"),
     )
 
 

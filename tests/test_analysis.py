@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 from sweep_folders import make_result, write_checkpoint, write_run, write_sweep
@@ -79,9 +82,9 @@ def test_trials_without_a_finite_value_are_left_out_unless_they_are_asked_for(sw
 
 
 def test_wrong_words_are_refused_with_what_is_allowed(analysis, tmp_path):
-    with pytest.raises(ConfigError, match="scope='best' is not known. Allowed: last, all, avg"):
+    with pytest.raises(ConfigError, match="scope='best' is not known"):
         analysis.get_best_trial(scope="best")
-    with pytest.raises(ConfigError, match="mode='most' is not known. Allowed: max, min"):
+    with pytest.raises(ConfigError, match="mode='most' is not known"):
         analysis.get_best_trial(mode="most")
     with pytest.raises(ConfigError, match="there is no such folder"):
         ExperimentAnalysis(tmp_path / "nowhere")
@@ -141,8 +144,8 @@ def test_points_have_an_estimate_over_their_seeds(analysis):
 
 
 def test_what_the_sweep_was_judged_by_is_the_default(sweep):
-    settings = {"metric": "timesteps_total", "mode": "min"}
-    (sweep / "sweep.json").write_text(json.dumps({"settings": settings}))
+    asked = {"metric": "timesteps_total", "mode": "min"}
+    (sweep / "sweep.json").write_text(json.dumps(asked))
     analysis = ExperimentAnalysis(sweep)
     assert (analysis.metric, analysis.mode) == ("timesteps_total", "min")
     assert ExperimentAnalysis(sweep, mode="max").mode == "max"
@@ -174,3 +177,12 @@ def test_runs_of_their_own_are_compared_by_what_differs_and_grouped_by_seed(tmp_
 def test_a_single_run_is_the_best_whatever_it_has(tmp_path):
     write_run(tmp_path / "run", [1.0])
     assert ExperimentAnalysis(tmp_path / "run").get_best_trial("no_such_key", "max").number == 0
+
+
+def test_the_documented_analysis_works(sweep, capsys):
+    write_checkpoint(sweep / "1", 3)
+    text = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text()
+    block = re.search(r"^    import rlrun\n(?:    .*\n|\n)*", text, re.MULTILINE)[0]
+    code = textwrap.dedent(block).replace("results/sweep_2026-11-29_14-03-21_5e1c0a", str(sweep))
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("{'algo.lr': 0.1} 40.0 30.0 50.0\n")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from rlrun.core.errors import missing_extra
 from rlrun.records import number_in
-from rlrun.report.curves import SECONDS, STEPS, curve_of, learner_keys, seconds_by_phase
+from rlrun.report.curves import SECONDS, STEPS, Curve, curve_of, learner_keys, seconds_by_phase
 from rlrun.report.groups import Group, Report
 
 if TYPE_CHECKING:
@@ -142,48 +143,42 @@ def _figure(picture: Picture) -> Iterator[tuple[Figure, Axes]]:
 
 def _curves(report: Report, section: str, keys: dict[str, str], axis: str) -> Iterator[Picture]:
     """A picture for each of the keys (with its title) of which some run has numbers."""
+    along = "time" if axis == SECONDS else "env steps"
     for key, title in keys.items():
-        has_numbers = any(
-            number_in(result, key) is not None for run in report.runs for result in run.results
-        )
-        if has_numbers:
-            along = "time" if axis == SECONDS else "env steps"
+        curves = [curve_of(group.runs, key, axis) for group in report.groups]
+        if any(curve is not None for curve in curves):
             yield Picture(
                 section=section,
                 title=f"{title} over {along}",
-                draw=_drawing_curves(report.groups, key, axis),
+                draw=partial(_draw_curves, groups=report.groups, curves=curves, axis=axis),
             )
 
 
-def _drawing_curves(groups: Sequence[Group], key: str, axis: str) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        scale, unit = _unit_of_time(groups) if axis == SECONDS else (1.0, "env steps")
-        for place, group in enumerate(groups):
-            curve = curve_of(group.runs, key, axis)
-            if curve is None:
-                continue
-            has_color = place < len(PALETTE)
-            style: dict[str, Any] = {"color": color_of(place), "alpha": 1.0 if has_color else 0.35}
-            style["zorder"] = 3 - place / len(groups)  # the best one over the others
-            marker = "o" if len(curve.x) == 1 else None
-            label = group.label if has_color else None
-            axes.plot(curve.x / scale, curve.y.center, label=label, marker=marker, **style)
-            if has_color and len(group.runs) > 1:
-                axes.fill_between(
-                    curve.x / scale,
-                    curve.y.low,
-                    curve.y.high,
-                    color=style["color"],
-                    alpha=0.16,
-                    lw=0,
-                )
-        axes.set_xlabel(unit)
-        axes.set_axisbelow(True)
-        if axis == STEPS:
-            axes.xaxis.set_major_formatter(_short_number)
-        axes.yaxis.set_major_formatter(_short_number)
-
-    return draw
+def _draw_curves(
+    axes: Axes, *, groups: Sequence[Group], curves: Sequence[Curve | None], axis: str
+) -> None:
+    scale, unit = _unit_of_time(groups) if axis == SECONDS else (1.0, "env steps")
+    for place, (group, curve) in enumerate(zip(groups, curves, strict=True)):
+        if curve is None:
+            continue
+        is_named = place < len(PALETTE)
+        axes.plot(
+            curve.x / scale,
+            curve.y.center,
+            label=group.label if is_named else None,
+            marker="o" if len(curve.x) == 1 else None,
+            color=color_of(place),
+            alpha=1.0 if is_named else 0.35,
+            zorder=3 - place / len(groups),  # the best one over the others
+        )
+        if is_named and curve.y.num_runs > 1:
+            band = (curve.x / scale, curve.y.low, curve.y.high)
+            axes.fill_between(*band, color=color_of(place), alpha=0.16, linewidth=0)
+    axes.set_xlabel(unit)
+    axes.set_axisbelow(True)
+    if axis == STEPS:
+        axes.xaxis.set_major_formatter(_short_number)
+    axes.yaxis.set_major_formatter(_short_number)
 
 
 def _draw_phases(axes: Axes, groups: Sequence[Group]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrun.core.errors import ConfigError
-from rlrun.loggers.base import without
+from rlrun.loggers.base import lookup, without
 from rlrun.records import JOURNAL, Experiment, RunRecord, compare, read_experiment
 from rlrun.sweep.leaderboard import Standing, standings
 from rlrun.sweep.names import describe
@@ -112,9 +112,8 @@ def _home(run: RunRecord, experiments: Sequence[Experiment]) -> str:
 
 
 def _algo_and_env(run: RunRecord) -> str:
-    algo = str(run.config.get("algo", {}).get("_target_", "")).rpartition(".")[2]
-    env = str((run.config.get("env") or {}).get("id") or "")
-    return f"{algo} {env}".strip()
+    algo = str(lookup(run.config, "algo._target_") or "").rpartition(".")[2]
+    return f"{algo} {lookup(run.config, 'env.id') or ''}".strip()
 
 
 def _short_name(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlrun.loggers.base import flatten
+from rlrun.loggers.base import flatten, lookup
 from rlrun.loggers.terminal import duration, number
 from rlrun.records import NOT_COMPARED, RunRecord, number_in, read_json, settings_that_differ
 from rlrun.report.figures import PALETTE, Picture, color_of, svg_of
@@ -58,15 +58,12 @@ def page_of(report: Report, pictures: Sequence[Picture], pngs: Sequence[str], ho
 
 def _subtitle(report: Report) -> str:
     configs = [run.config for run in report.runs if run.config]
-    algos = dict.fromkeys(_class_name(config.get("algo")) for config in configs)
-    envs = dict.fromkeys(str((config.get("env") or {}).get("id") or "data") for config in configs)
     if not configs:
         return "no settings were written yet"
+    targets = (str(lookup(config, "algo._target_") or "") for config in configs)
+    algos = dict.fromkeys(target.rpartition(".")[2] or "a training function" for target in targets)
+    envs = dict.fromkeys(str(lookup(config, "env.id") or "data") for config in configs)
     return f"{', '.join(algos)} on {', '.join(envs)}"
-
-
-def _class_name(node: Any) -> str:
-    return str((node or {}).get("_target_", "")).rpartition(".")[2] or "a training function"
 
 
 def _tiles(report: Report) -> str:

@@ -61,7 +61,10 @@ def test_a_sweep_becomes_one_page_and_its_pngs(tmp_path, capsys):
     page = Page(html)
     assert page.open == []
     links = [source for source in page.sources if not source.startswith("#")]
-    assert links == ["r/episode_reward_mean_over_env_steps.png", "r/episode_reward_mean_over_time.png"]
+    assert links == [
+        "r/episode_reward_mean_over_env_steps.png",
+        "r/episode_reward_mean_over_time.png",
+    ]
     for link in links:
         assert (tmp_path / "out" / link).read_bytes().startswith(b"\x89PNG")
     assert len(page.ids) == len(set(page.ids))
@@ -133,7 +136,9 @@ def test_a_run_without_results_says_so(tmp_path):
 
 def test_settings_versions_and_videos_are_on_the_page(tmp_path):
     first = write_run(tmp_path / "a", [1.0, 2.0])
-    second = write_run(tmp_path / "b", [3.0, 4.0], algo={"_target_": "rlrun.algos.ppo.PPO", "lr": 9})
+    second = write_run(
+        tmp_path / "b", [3.0, 4.0], algo={"_target_": "rlrun.algos.ppo.PPO", "lr": 9}
+    )
     facts = {"packages": {"torch": "2.13"}, "git_commit": "abc123", "git_changes": " M x.py"}
     (first / "versions.json").write_text(json.dumps(facts))
     (first / "videos").mkdir()
@@ -168,7 +173,7 @@ def test_runs_of_the_same_settings_and_seed_are_told_apart_by_their_folders(tmp_
 def test_sweeps_that_were_judged_differently_do_not_stand_in_one_report(tmp_path):
     write_sweep(tmp_path / "a", REWARDS)
     write_sweep(tmp_path / "b", REWARDS)
-    (tmp_path / "b" / "sweep.json").write_text('{"settings": {"mode": "min"}}')
+    (tmp_path / "b" / "sweep.json").write_text('{"mode": "min"}')
     with pytest.raises(ConfigError, match="a by max episode_reward_mean, b by min"):
         read_report([tmp_path / "a", tmp_path / "b"])
 

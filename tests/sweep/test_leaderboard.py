@@ -33,13 +33,15 @@ def test_points_are_ranked_by_the_center_of_their_seeds_last_values(tmp_path):
 
 def test_csv_has_a_row_per_trial_with_a_column_per_parameter(tmp_path):
     runs = read_experiment(write_sweep(tmp_path / "s", REWARDS)).runs
-    rows = list(csv.DictReader(results_csv(runs, "episode_reward_mean", "max").splitlines()))
+    rows = list(
+        csv.DictReader(results_csv(runs, "episode_reward_mean", "max", tmp_path).splitlines())
+    )
     assert len(rows) == 5
     assert rows[2] == {
         **{"number": "2", "point": "1", "algo.lr": "0.01", "seed": "0", "status": "finished"},
         **{"episode_reward_mean": "60.0", "episode_reward_mean_best": "90.0"},
         **{"training_iteration": "2", "timesteps_total": "200", "time_total_s": "1.0"},
-        **{"folder": "2", "error": ""},
+        **{"folder": "s/2", "error": ""},
     }
     assert (rows[4]["status"], rows[4]["episode_reward_mean"], rows[4]["seed"]) == (
         "waiting",
