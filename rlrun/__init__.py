@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "make_trainer": "rlrun.python_api",
+    "run_sweep": "rlrun.python_api",
     "Run": "rlrun.run",
     "Trainer": "rlrun.trainer",
     "Callbacks": "rlrun.core.callbacks",

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,11 @@ class RunSettings:
     """The one seed that all streams of randomness come from; null draws one, which is recorded."""
     explore: bool = True
     """Whether actions are explored in training; off: always the most likely action."""
+    task: str | None = None
+    """Import path of a training function train(config, report), which runs in place of algo; null:
+    none."""
+    task_config: dict[str, Any] = field(default_factory=dict)
+    """What only that function reads."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
     stop: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +153,7 @@ def check_arguments(
     target: Callable[..., Any], arguments: dict[str, Any], key: str
 ) -> dict[str, Any]:
     """`arguments` converted to the annotated types of `target`'s parameters. Raises ConfigError."""
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in arguments if name not in parameters]
     prefix = f"{key}." if key else ""
@@ -255,6 +261,13 @@ def _with_key(error: ConfigError, key: str) -> ConfigError:
     return error if key in str(error) else type(error)(f"{key}: {error}")
 
 
+# Building the same classes over and over, as checking a sweep does, would spend half its time here.
+@cache
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
+@cache
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     is_plain_class = isinstance(target, type) and not is_dataclass(target)
     source = target.__init__ if is_plain_class else target  # type: ignore[misc]

@@ -38,7 +38,7 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"{missing} must be given: {missing}=<value>")
     settings = read_settings(plain)
     build(plain["resources"], "resources", target=Resources)
-    if not (plain.get("callbacks") or plain.get("curriculum")):
+    if not (plain.get("callbacks") or plain.get("curriculum") or plain.get("task")):
         check_names(settings, False, plain["evaluation"].get("interval"))
 
 

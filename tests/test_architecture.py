@@ -72,16 +72,16 @@ IMPORTS_IN_FUNCTIONS = {
     "compose": {
         "hydra",
         "hydra.core.global_hydra",
+        "hydra.core.hydra_config",
         "hydra.errors",
+        "yaml",
     },
     "config": {"msgspec"},
-    "sweep.jobs": {
-        "hydra._internal.core_plugins.basic_sweeper",
-        "hydra.core.global_hydra",
-        "hydra.core.hydra_config",
-        "hydra.core.override_parser.overrides_parser",
-        "hydra.types",
-    },
+    "python_api": {"rlrun.sweep.runner"},
+    "sweep.request": {"hydra.types"},
+    "sweep.search.optuna_search": {"optuna", "optuna.trial"},
+    "sweep.search.space": {"hydra.core.override_parser.types"},
+    "sweep.trial_configs": {"hydra", "omegaconf.errors", "rlrun.parts"},
     "settle": {"hydra"},
     "rollout": {"rlrun.parts", "rlrun.workers.atari", "rlrun.workers.rollout_worker"},
     "overrides": {
@@ -126,7 +126,10 @@ HOMES = {
     "ray": {"workers.pool"},
     "wandb": {"loggers.wandb"},
     "rich": {"loggers.console"},
-    "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep.jobs", "validate"},
+    "hydra": {
+        *("cli", "compose", "examples", "overrides", "settle", "validate"),
+        *("sweep.request", "sweep.search.space", "sweep.trial_configs"),
+    },
     "omegaconf": {
         "arguments",
         "cli",
@@ -136,11 +139,13 @@ HOMES = {
         "rllib_import.translate",
         "run",
         "settle",
-        "sweep.jobs",
+        "sweep.request",
+        "sweep.trial_configs",
         "validate",
     },
     "msgspec": {"config"},
     "safetensors": {"core.checkpoint"},
+    "optuna": {"sweep.search.optuna_search"},
     "tensorboard": set(),
     "ale_py": {"workers.envs"},
     "minari": {"workers.offline.minari_source"},
@@ -150,7 +155,8 @@ HOMES = {
 """The only modules that may import these packages, anywhere in them."""
 
 NEVER_AT_THE_TOP = {
-    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4")
+    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4"),
+    "optuna",
 }
 """Packages that no module imports when it is imported itself."""
 
