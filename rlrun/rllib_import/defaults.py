@@ -1,7 +1,8 @@
 """What the classic RLlib (1.12) gives to the keys that a file leaves out.
 
 Only what has a counterpart here, and a value of its own: amounts of GPUs stay at none, the size of
-ES's noise table at 100 MB, and whether fragments cut episodes as the algorithm here has it.
+ES's noise table at 100 MB, and how a Gaussian's width is learned, and whether fragments cut episodes,
+as it is here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ _ALL: Config = {
         "fcnet_hiddens": [256, 256],
         "fcnet_activation": "tanh",
         "vf_share_layers": True,
-        "free_log_std": False,
         "use_lstm": False,
         "lstm_cell_size": 256,
         "max_seq_len": 20,
@@ -66,6 +66,7 @@ _IMPALA: Config = {
 }
 
 _PPO: Config = {
+    "rollout_fragment_length": "auto",  # where they do not fit, RLlib's PPO makes fragments fit
     "lambda": 1.0,
     "kl_coeff": 0.2,
     "kl_target": 0.01,
@@ -206,7 +207,7 @@ _MARWIL: Config = {
 }
 
 _OF_ALGORITHMS: dict[str, Config] = {
-    "pg": {"num_workers": 0, "lr": 4e-4},
+    "pg": {"num_workers": 0, "lr": 4e-4, "rollout_fragment_length": "auto"},
     "a3c": _A3C,
     "a2c": {**_A3C, "rollout_fragment_length": 20},
     "impala": _IMPALA,

@@ -28,7 +28,7 @@ class Env:
     @property
     def is_atari(self) -> bool:
         """Whether observations are frames of Atari's emulator."""
-        return self.values.get("env.id", "").startswith("ALE/") or self.choice in _atari_choices()
+        return self.choice in _atari_choices()
 
 
 def _renamed(choice: str, note: str = "", **values: Any) -> Callable[[], Env]:

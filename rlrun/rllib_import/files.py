@@ -110,11 +110,11 @@ def _take_file(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _experiment(translation: Translation, typed: list[str]) -> Experiment:
     keys = {_key(argument) for argument in typed if not argument.startswith("-")}
-    ours = [each for each in overrides_of(translation) if _key(each) not in keys]
-    is_sweep = translation.is_sweep and not {"-m", "--multirun"} & set(typed)
-    return Experiment(
-        translation.name, [*(["-m"] if is_sweep else []), *ours, *typed], translation.notes
-    )
+    values = {key: each for key, each in translation.values.items() if _key(key) not in keys}
+    rest = Translation(translation.name, values, translation.notes)
+    is_sweep = rest.is_sweep and not {"-m", "--multirun"} & set(typed)
+    arguments = [*(["-m"] if is_sweep else []), *overrides_of(rest), *typed]
+    return Experiment(rest.name, arguments, rest.notes)
 
 
 def _key(override: str) -> str:

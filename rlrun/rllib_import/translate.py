@@ -271,7 +271,8 @@ class _Translator:
         for ours, each in converted.items():
             group, _, rest = ours.partition(".")
             if rest and not self._has(group, rest):
-                where = f"{group}={self.result.values.get(group, self.algo)}"
+                choice = self.result.values.get(group)
+                where = f"{group}={choice}" if choice else f"the group {group}"
                 self._left(key, f"{where} has nothing like it", is_given)
             elif prefix and not ours.startswith(IN_EVALUATION):
                 self._left(key, "evaluation workers look at no such key", is_given)
@@ -383,10 +384,10 @@ class _Translator:
     def _folder(self, local_dir: str | None) -> None:
         if local_dir is None:
             return
-        kind = "sweep" if self.result.is_sweep else "run"
         when = "${now:%Y-%m-%d_%H-%M-%S}_${random_suffix:}"
         folder = Path(local_dir).expanduser() / self.result.name
-        self.result.values[f"hydra.{kind}.dir"] = f"{folder}/{when}"
+        for kind in ("run", "sweep"):
+            self.result.values[f"hydra.{kind}.dir"] = f"{folder}/{when}"
 
 
 def _algorithm(experiment: Mapping[str, Any]) -> str:
