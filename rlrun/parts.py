@@ -143,6 +143,7 @@ def _worker_config(
         num_workers=num_workers,
         input=input_of(settings),
         output=output_of(settings),
+        debug=settings.debug,
     )
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from rlrun import run_folder, saved
 from rlrun.compose import plain_config
-from rlrun.core import checkpoint
+from rlrun.core import checkpoint, processes
 from rlrun.core.errors import (
     CheckpointError,
     ConfigError,
@@ -123,6 +123,7 @@ class Run:
                 self.is_folder_mine = True
                 self._write_facts()
             stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
+            stack.enter_context(processes.driver_of(self.folder))
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
@@ -175,7 +176,7 @@ class Run:
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
                 self._note_result()
-                self._log(loggers)
+                self._log(loggers, trainer)
                 self._check_keys(trainer)
                 answer = "continue" if self.reporter is None else self.reporter.report(self.result)
                 if done or self._signal is not None or answer in STATUS_BY_ANSWER:
@@ -261,10 +262,11 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger]) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer | FunctionTrainer) -> None:
         try:
-            for each in loggers:
-                each.log_result(self.result)
+            with trainer.timers.measure("logging"):
+                for each in loggers:
+                    each.log_result(self.result)
             each = loggers[0]
             # Open files can be written to when they are deleted; that it is not there is an error.
             os.stat(self.folder / run_folder.RESULTS)
@@ -381,6 +383,7 @@ class Run:
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
+            run_folder.write_git_diff(self.folder)
         except OSError as error:
             raise RlrunError(
                 f"The run's folder {self.folder} cannot be written: {error}"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import (
@@ -30,6 +30,7 @@ from rlrun.core.checkpoint import (
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
+from rlrun.core.phases import bottleneck, time_by_phase
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
@@ -71,6 +72,8 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
+            if config.worker.debug:
+                finite.check_everywhere(True)
             is_evaluating = config.evaluation.interval is not None
             num_evaluators = config.evaluation.num_workers if is_evaluating else 0
             self.workers = WorkerSet(
@@ -170,7 +173,11 @@ class Trainer:
             sum(algorithm.num_rows_trained for algorithm in self.algorithms.values()),
         )
         result["episodes_total"] = self.episodes.episodes_total
-        result["sampler_perf"] = self.workers.take_perf()
+        sampling = self.workers.take_sampling_time()
+        result["sampler_perf"] = sampling.per_step_ms()
+        phases = time_by_phase(result["time_this_iter_s"], self.timers.seconds(), sampling)
+        result["time_by_phase"] = phases
+        result["bottleneck"] = bottleneck(phases)
         result["timers"] = self.timers.flush()
         result |= self._learner_info()
         result["config"] = self.config.plain
@@ -365,6 +372,7 @@ class Trainer:
 
         Raises CheckpointError if it cannot be written.
         """
+        started = time.perf_counter()
         folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
         state = {
             "policy": {"weights": self.get_weights()},
@@ -381,16 +389,14 @@ class Trainer:
                 "process_rng": seeding.process_rng_state(),
             },
         }
-        save_checkpoint(
-            folder,
-            state,
-            {
-                "iteration": self.iteration,
-                "timesteps_total": self.workers.num_env_steps_sampled,
-                "config": self.config.plain,
-                **(facts or {}),
-            },
-        )
+        facts = {
+            "iteration": self.iteration,
+            "timesteps_total": self.workers.num_env_steps_sampled,
+            "config": self.config.plain,
+            **(facts or {}),
+        }
+        save_checkpoint(folder, state, facts)
+        self.timers.add("checkpoint", started)
         logger.info("Saved %s", folder)
         self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
         return folder

@@ -18,6 +18,7 @@ from rlrun.core.checkpoint import (
     save_checkpoint,
 )
 from rlrun.core.errors import CheckpointError
+from rlrun.core.metrics import Timers
 from rlrun.core.process import ProcessState
 from rlrun.progress import Progress
 
@@ -91,6 +92,8 @@ class FunctionTrainer:
         self._save: Save | None = None
         self._steps = 0
         self.progress = Progress(config["seed"])
+        self.timers = Timers()
+        """Of what the run does between two results."""
 
     @property
     def iteration(self) -> int:

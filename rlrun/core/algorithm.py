@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError
@@ -23,6 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
@@ -278,8 +278,13 @@ class Algorithm:
         self.num_rows_trained += batch.num_steps
         if self.on_learn_on_batch is not None:
             self.custom_stats.add(self.run_hook(batch))
+        if finite.is_checked_everywhere:
+            finite.require_columns(batch, f"The train batch of update {self.num_updates + 1}")
         started = time.perf_counter()
-        self.learner_stats.add(self.learn(batch.to(self.device)))
+        rows = batch.to(self.device)
+        self.timers.add("to_device", started)
+        started = time.perf_counter()
+        self.learner_stats.add(self.learn(rows))
         self.timers.add("learn", started)
 
     def run_hook(self, batch: Batch) -> dict[str, Any]:
@@ -389,13 +394,3 @@ def refuse_unused(algorithm: Algorithm, names: Collection[str], because: str) ->
             raise ConfigError(
                 f"algo.{each.name}={value} has no effect: {because}. Leave it at {each.default}."
             )
-
-
-def check_range(
-    name: str, value: float | None, *, low: float, high: float = float("inf"), key: str = "algo"
-) -> None:
-    """Raise ConfigError unless `value` is None or lies in [low, high]."""
-    if value is not None and not (low <= value <= high and math.isfinite(value)):
-        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        bounds += ", and finite" if value == math.inf else ""
-        raise ConfigError(f"{key}.{name}={value} must be {bounds}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 
 
 class ProcessState:
@@ -22,6 +22,7 @@ class ProcessState:
 
         self._rng: dict[str, Any] | None = seeding.process_rng_state()
         self._num_threads = torch.get_num_threads()
+        self._is_checked_everywhere = finite.is_checked_everywhere
         self._blas = None if "OPENBLAS_NUM_THREADS" in os.environ else _one_blas_thread()
 
     def restore(self) -> None:
@@ -32,6 +33,8 @@ class ProcessState:
             return
         seeding.restore_process_rng_state(self._rng)
         torch.set_num_threads(self._num_threads)
+        if finite.is_checked_everywhere != self._is_checked_everywhere:
+            finite.check_everywhere(self._is_checked_everywhere)
         if self._blas is not None:
             self._blas.restore_original_limits()
         self._rng = None

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ def number(value: float | None, kind: str = "") -> str:
 def duration(seconds: float) -> str:
     """0:01:23; "-" for nan and for what is no time to wait for."""
     return str(timedelta(seconds=round(seconds))) if seconds < _FOREVER_S else "-"
+
+
+def from_here(folder: Path) -> Path:
+    """A folder as seen from the working directory, where it lies below it."""
+    with suppress(OSError, ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
 
 
 def print_line(line: str) -> None:

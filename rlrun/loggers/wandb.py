@@ -39,8 +39,8 @@ class WandbLogger(Logger):
     """Labels to filter by."""
     entity: str | None = None
     """The W&B user or team; the key's own default otherwise."""
-    init_timeout_s: float = 8.0
-    """Seconds to wait for the server at the start before going offline."""
+    init_timeout_s: float = 5.0
+    """Seconds to wait for the server's answer at the start, twice at most, before going offline."""
     finish_timeout_s: float = 60.0
     """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""
 
@@ -82,8 +82,8 @@ class WandbLogger(Logger):
         except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
             return
-        if self.mode == "offline":
-            _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
+        if self.mode == "offline" and self._is_logging:  # else it was said
+            _log.warning("W&B is offline. To upload this run later: %s", self._sync_command())
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb

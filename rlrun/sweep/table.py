@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrun.loggers.base import lookup
 from rlrun.loggers.terminal import (
     discard_stdout,
     duration,
+    from_here,
     is_stdout_closed,
     is_terminal,
     number,
@@ -202,7 +202,7 @@ class _PlainView(_View):
         self._next_s = time.monotonic() + interval_s
 
     def open(self, driver: SweepDriver, history: _History) -> None:
-        what = f"Sweep in {_from_here(driver.folder)}: {counts_text(driver)}"
+        what = f"Sweep in {from_here(driver.folder)}: {counts_text(driver)}"
         print_line(f"{what}  ({resources_text(driver)})")
 
     def show(self, driver: SweepDriver, history: _History) -> None:
@@ -262,7 +262,7 @@ def picture(driver: SweepDriver, history: _History, width: int, height: int) -> 
     part = history.progress.part_done(driver)
     bar.add_row(ProgressBar(1.0, part, width=max(4, min(30, width - len(times) - 2))), line(times))
     top: list[Any] = [
-        line(f"{_from_here(driver.folder)}  {resources_text(driver)}", "bold"),
+        line(f"{from_here(driver.folder)}  {resources_text(driver)}", "bold"),
         line(counts_text(driver)),
         bar,
     ]
@@ -344,9 +344,3 @@ def _notes(driver: SweepDriver, history: _History) -> list[tuple[str, str]]:
 def _value(trial: Trial, key: str) -> float:
     value = lookup(trial.result, key)
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _from_here(folder: Path) -> Path:
-    with suppress(OSError, ValueError):
-        return folder.relative_to(Path.cwd())
-    return folder

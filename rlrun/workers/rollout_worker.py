@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
@@ -72,6 +73,8 @@ class WorkerConfig:
     """Data that take the place of envs; None: workers sample from envs."""
     output: OutputConfig | None = None
     """Where what is sampled is written."""
+    debug: bool = False
+    """Whether all numbers are checked, not only those that come from envs."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class RolloutWorker:
             self.seed = seeding.integer_seed(config.seed, "generation", generation)
         if worker_index > 0:
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
+            if config.debug:
+                finite.check_everywhere(True)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
         self.num_updates: dict[str, int] = {}
@@ -166,6 +171,7 @@ class RolloutWorker:
     def sample(self) -> Sample:
         """One fragment of every env, and the rows of all trajectories that it completes."""
         assert self.input is not None
+        started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
@@ -182,12 +188,16 @@ class RolloutWorker:
         if batch and self.callbacks.overrides("on_sample_end"):
             self.callbacks.on_sample_end(worker=self, samples=batch)
         gathered = actor.take_gathered()
+        sampled = time.perf_counter()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
             batches = {}
             if batch:
                 gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
+        seconds["postprocessing"] = sampled - started - sum(seconds.values())
+        if gradients:
+            seconds["learning"] = time.perf_counter() - sampled
         return Sample(
             batches,
             env_steps,

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from rlrun.core import seeding
+from rlrun.core import processes, seeding
 from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.nested import row_of
 from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
@@ -264,5 +264,11 @@ def _make_env_of_a_process(
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
         # A fork has the generators of its parent, which are those of its siblings.
         seeding.seed_process(*seed_path)
+        processes.answer_as(_name_of_process(*seed_path[1:]))
     _, _, worker_index, env_index = seed_path
     return SubEnv(make_env(config), config.id, worker_index, env_index, owns_process=owns_process)
+
+
+def _name_of_process(purpose: Purpose, worker_index: int, env_index: int) -> str:
+    kind = "env" if purpose == "rollout" else "evaluation_env"
+    return f"{kind}_{worker_index}_{env_index}"
