@@ -21,6 +21,9 @@ NUM_POINTS = 120
 NUM_RESAMPLES = 400
 """Of its band: enough for a picture."""
 
+_PHASES = {"learn_time_ms": "learning", "sync_weights_time_ms": "transfer"}
+"""The phases that timers have other names for."""
+
 LEARNER = "info/learner/"
 
 
@@ -86,7 +89,7 @@ def seconds_by_phase(runs: Iterable[RunRecord]) -> dict[str, float]:
             if not phases:
                 timers = finite_scalars(result.get("timers") or {})
                 phases = {
-                    key.removesuffix("_time_ms"): value / 1e3
+                    _PHASES.get(key, key.removesuffix("_time_ms")): value / 1e3
                     for key, value in timers.items()
                     if key != "training_iteration_time_ms"
                 }

@@ -31,6 +31,9 @@ PALETTE = (
 )
 """Colours that can be told apart on white and on black."""
 
+MORE_COLORS = ("#e0b53c", "#7fb2f0", "#f2a979", "#86cfab", "#eda0b5", "#bfaae6")
+"""For the smaller parts of a bar."""
+
 GREY = "#9aa3ad"
 """Of the lines for which no colour is left."""
 
@@ -87,15 +90,15 @@ def pictures_of(report: Report) -> list[Picture]:
     found += _curves(report, "Learning", others, STEPS)
     keys = dict(list(learner_keys(report.runs).items())[:MAX_LEARNER_FIGURES])
     found += _curves(report, "Learner", keys, STEPS)
-    if any(seconds_by_phase(group.runs) for group in report.groups):
-        groups = report.groups[:MAX_BARS]
+    groups = [group for group in report.groups if seconds_by_phase(group.runs)][:MAX_BARS]
+    if groups:
         found.append(
             Picture(
                 section="Time",
                 title="time by phase",
                 draw=lambda axes: _draw_phases(axes, groups),
                 has_own_legend=True,
-                height=1.4 + 0.28 * len(groups),
+                height=1.5 + 0.28 * len(groups),
             )
         )
     return found
@@ -104,7 +107,7 @@ def pictures_of(report: Report) -> list[Picture]:
 def write_png(picture: Picture, report: Report, path: Path) -> None:
     """Draw a picture with its legend into a file."""
     with _figure(picture) as (figure, axes):
-        axes.set_title(picture.title, fontsize=10, loc="left")
+        figure.suptitle(picture.title, fontsize=10, x=0.01, horizontalalignment="left")
         has_names = bool(axes.get_legend_handles_labels()[1]) and len(report.groups) > 1
         if has_names and not picture.has_own_legend:
             axes.legend(fontsize=7, frameon=False)
@@ -190,7 +193,7 @@ def _draw_phases(axes: Axes, groups: Sequence[Group]) -> None:
     for place, phase in enumerate(phases):
         parts = np.array([each.get(phase, 0.0) for each in shares]) / totals * 100
         label = phase.replace("_", " ")
-        color = color_of(place)
+        color = (*PALETTE, *MORE_COLORS)[place % len(PALETTE + MORE_COLORS)]
         axes.barh(range(len(groups)), parts, left=left, label=label, color=color, height=0.7)
         left += parts
     axes.set_yticks(range(len(groups)), [group.label[:32] for group in groups])

@@ -219,7 +219,7 @@ def test_time_by_phase_is_summed_and_falls_back_on_timers(tmp_path):
     assert seconds_by_phase(read_experiment(folder).runs) == {"learning": 6.0, "env": 3.0}
     timers = {"learn_time_ms": 500.0, "training_iteration_time_ms": 800.0}
     (folder / "result.json").write_text(json.dumps(make_result(1, 1.0, timers=timers)) + "\n")
-    assert seconds_by_phase(read_experiment(folder).runs) == {"learn": 0.5}
+    assert seconds_by_phase(read_experiment(folder).runs) == {"learning": 0.5}
     html = report_on(folder, out=tmp_path / "r.html")
     assert "time by phase" in html
 
