@@ -72,7 +72,7 @@ def make_debuggable(config: DictConfig, typed: set[str]) -> None:
 
 def _changes(config: DictConfig, typed: set[str]) -> Iterator[tuple[str, Any]]:
     for key, value in VALUES.items():
-        if key not in typed and OmegaConf.select(config, key) not in (value, "DEBUG"):
+        if key not in typed and OmegaConf.select(config, key) != value:
             yield key, value
     if "env.vectorization" not in typed and config.env.get("vectorization") == "async":
         yield "env.vectorization", "sync"

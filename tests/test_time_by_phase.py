@@ -56,3 +56,10 @@ def test_evaluation_and_checkpoints_have_their_own_phase(tmp_path):
     assert first["evaluation"] > 0.0
     assert first["checkpoint"] == 0.0
     assert second["checkpoint"] > 0.0
+
+
+@pytest.mark.parametrize("algo", ["ppo", "impala"])
+def test_phases_of_ray_workers_are_merged(ray_cluster, algo):
+    _, phases = phases_of(algo, "resources.num_workers=2", "algo.train_batch_size=400")
+    for name in ("env", "inference", "postprocessing", "learning", "transfer"):
+        assert phases[name] > 0.0, name
