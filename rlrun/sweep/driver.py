@@ -389,7 +389,7 @@ class SweepDriver:
 
     def _note_failure(self, trial: Trial, exit_status: int) -> None:
         error = trial_folder.last_words(trial.folder, exit_status)
-        if self.is_interrupted and exit_status < 0:
+        if self.is_interrupted and not 0 <= exit_status < 128:
             self._end(trial, Status.INTERRUPTED)
             return
         trial.num_failures += 1
