@@ -50,6 +50,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
+  rlrun report RUN_OR_SWEEP ...             curves, ranking and settings as a page of HTML
   rlrun list [GROUP]                        the choices of each group, one line each
 
   -v, -vv                   say more (log_level=INFO, DEBUG)
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rollout": rollout,
         "list": list_choices,
         "check": check,
+        "report": write_report,
     }
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
@@ -293,6 +295,19 @@ def check(arguments: list[str]) -> int:
     from rlrun.check import read_request
 
     return check_all(read_request(arguments))
+
+
+def write_report(arguments: list[str]) -> int:
+    """rlrun report RUN_OR_SWEEP ... [--out FILE.html] [--open]
+
+    What runs did, as a page of HTML that needs no other file, and its figures as PNGs: learning
+    curves with bands over seeds, ranking, what learners report, time by phase, settings that
+    differ, episodes on video, versions. Several paths are compared with each other. --open shows
+    the page in a browser. Runs may still be going on.
+    """
+    from rlrun.report.command import read_request, report
+
+    return report(read_request(arguments))
 
 
 def execute(run: Any) -> int:

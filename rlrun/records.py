@@ -54,7 +54,7 @@ class RunRecord:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its composed settings; empty before it has written them."""
-        return _read_json(self.folder / PARAMS)
+        return read_json(self.folder / PARAMS)
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
@@ -108,20 +108,19 @@ def read_experiment(folder: Path) -> Experiment:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder.")
-    asked = _read_json(folder / SWEEP)
+    asked = read_json(folder / SWEEP)
     runs = _trials_in(folder) if (folder / JOURNAL).is_file() else _runs_below(folder)
     if not runs:
         raise ConfigError(
             f"{folder} holds no run: no {PARAMS}, {RESULTS} or {JOURNAL} lies in or below it."
         )
-    settings = asked.get("settings") or {}
     objectives = (run.config.get("objective") for run in runs)
     objective = next((key for key in objectives if key), "episode_reward_mean")
     return Experiment(
         folder=folder,
         runs=runs,
-        metric=str(settings.get("metric") or objective),
-        mode=str(settings.get("mode") or "max"),
+        metric=str(asked.get("metric") or objective),
+        mode=str(asked.get("mode") or "max"),
     )
 
 
@@ -158,6 +157,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield value
     except OSError:
         return
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dict in a file; empty if there is none that is whole."""
+    try:
+        value = _parsed(path.read_bytes())
+    except OSError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def settings_that_differ(configs: list[dict[str, Any]]) -> list[str]:
@@ -230,14 +238,6 @@ def compare(runs: list[RunRecord]) -> None:
 def _natural(path: Path) -> tuple[tuple[int, str], ...]:
     """A key that sorts 2 before 10."""
     return tuple((int(part) if part.isdecimal() else -1, part) for part in path.parts)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = _parsed(path.read_bytes())
-    except OSError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _parsed(text: bytes) -> Any:

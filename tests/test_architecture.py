@@ -16,13 +16,18 @@ PACKAGE = Path(rlrun.__file__).resolve().parent
 FLOORS = {
     "cli": 5,
     "__main__": 5,
+    "trial_server": 5,
     "run": 4,
     "config": 4,
     "compose": 4,
     "parts": 4,
     "data_parts": 4,
     "run_folder": 4,
+    "training_function": 4,
     "rollout": 4,
+    "records": 4,
+    "analysis": 4,
+    "report": 4,
     "check": 4,
     "replay_runs": 4,
     "key_watch": 4,
@@ -62,10 +67,13 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.errors",
         "omegaconf.errors",
         "rlrun.check",
+        "rlrun.report.command",
         "rlrun.rollout",
         "rlrun.run",
         "rlrun.run_folder",
         "rlrun.saved",
+        "rlrun.sweep.runner",
+        "rlrun.sweep.trial_process",
         "importlib",
         "yaml",
     },
@@ -91,18 +99,26 @@ IMPORTS_IN_FUNCTIONS = {
     },
     "examples": {"hydra.core.config_store"},
     "validate": {
-        "hydra",
         "hydra.core.hydra_config",
-        "hydra.errors",
         "omegaconf.errors",
         "rlrun.parts",
+        "rlrun.sweep.launcher",
     },
+    # Once everything else is at hand, as Hydra looks for its plugins.
+    "trial_server": {"hydra.core.plugins", "rlrun.cli", "rlrun.sweep.fork_server"},
+    "sweep.packing": {"torch"},
+    "training_function": {"torch"},
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.networks": {"rlrun.core.imports"},
     "core.peers": {"torch.distributed"},
     "core.process": {"torch", "threadpoolctl"},
     "core.resources": {"torch"},
     "core.seeding": {"torch"},
+    # Extras.
+    "analysis": {"pandas"},
+    "report.figures": {"matplotlib", "matplotlib.figure"},
+    "loggers.terminal": {"rich.console"},
+    "sweep.table": {"rich.console", "rich.live", "rich.progress_bar", "rich.table", "rich.text"},
     # Optional or slow, and only imported by the logger that is switched on.
     "loggers.console": {
         "rich.console",
@@ -125,10 +141,12 @@ IMPORTS_IN_FUNCTIONS = {
 HOMES = {
     "ray": {"workers.pool"},
     "wandb": {"loggers.wandb"},
-    "rich": {"loggers.console"},
+    "rich": {"loggers.console", "loggers.terminal", "sweep.table"},
+    "pandas": {"analysis"},
+    "matplotlib": {"report.figures"},
     "hydra": {
-        *("cli", "compose", "examples", "overrides", "settle", "validate"),
-        *("sweep.request", "sweep.search.space", "sweep.trial_configs"),
+        *("cli", "compose", "examples", "overrides", "settle", "validate", "trial_server"),
+        *("sweep.request", "sweep.search.space", "sweep.trial_configs", "sweep.launcher"),
     },
     "omegaconf": {
         "arguments",
@@ -139,6 +157,7 @@ HOMES = {
         "rllib_import.translate",
         "run",
         "settle",
+        "sweep.launcher",
         "sweep.request",
         "sweep.trial_configs",
         "validate",
@@ -157,8 +176,12 @@ HOMES = {
 NEVER_AT_THE_TOP = {
     *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4"),
     "optuna",
+    *("pandas", "matplotlib"),
 }
 """Packages that no module imports when it is imported itself."""
+
+PLUGINS = {"hydra": {"sweep.launcher"}}
+"""But these, which extend a class of the package, and are imported where that is needed."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +338,8 @@ def test_a_package_is_imported_only_where_it_lives(package):
 
 @pytest.mark.parametrize("package", sorted(NEVER_AT_THE_TOP))
 def test_a_heavy_package_is_never_imported_together_with_a_module(package):
-    assert [each.by for each in AT_THE_TOP if top(each.module) == package] == []
+    importers = {each.by for each in AT_THE_TOP if top(each.module) == package}
+    assert importers == PLUGINS.get(package, set())
 
 
 def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
@@ -334,7 +358,7 @@ def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
     assert importers == {"envs", "workers"}
 
 
-@pytest.mark.parametrize("module", ["cli", "compose", "config"])
+@pytest.mark.parametrize("module", ["cli", "compose", "config", "analysis", "report.command"])
 def test_the_command_line_imports_no_torch_with_itself(module):
     together = reachable(module, with_packages(edges(AT_THE_TOP)))
     importers = {each.by for each in AT_THE_TOP if top(each.module) in ("torch", "gymnasium")}

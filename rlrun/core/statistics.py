@@ -39,7 +39,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return np.where(num_middle > 0, total / np.maximum(num_middle, 1), np.nan)
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> Estimate:
     """Interquartile mean over runs, with a percentile bootstrap interval over them (Efron, 1979).
 
     values: [runs] or [runs, points], as in `interquartile_mean`. Runs are drawn whole, so that
@@ -48,18 +48,17 @@ def estimate(values: np.ndarray) -> Estimate:
     curves = np.asarray(values, dtype=np.float64)
     curves = np.where(np.isfinite(curves), curves, np.nan).reshape(len(curves), -1)
     center = interquartile_mean(curves)
-    low = high = center
+    bounds = np.array([center, center])
     if len(curves) > 1:
-        drawn = np.random.default_rng(0).integers(len(curves), size=(NUM_RESAMPLES, len(curves)))
+        drawn = np.random.default_rng(0).integers(len(curves), size=(num_resamples, len(curves)))
         centers = np.concatenate([interquartile_mean(curves[few]) for few in np.split(drawn, 20)])
-        is_known = np.isfinite(centers).any(axis=0)
-        low, high = np.full((2, *center.shape), np.nan)
         edges = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-        low[is_known], high[is_known] = np.nanpercentile(centers[:, is_known], edges, axis=0)
+        if (is_known := np.isfinite(center)).any():
+            bounds[:, is_known] = np.nanpercentile(centers[:, is_known], edges, axis=0)
     shape = np.shape(values)[1:]
     return Estimate(
         center=center.reshape(shape),
-        low=low.reshape(shape),
-        high=high.reshape(shape),
+        low=bounds[0].reshape(shape),
+        high=bounds[1].reshape(shape),
         num_runs=len(curves),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 import statistics
@@ -209,6 +210,7 @@ class SweepDriver:
                 return
             for trial in self._add(point):
                 facts = {name: getattr(trial, name) for name in ("number", "point", "params")}
+                facts["folder"] = os.path.relpath(trial.folder, self.folder)
                 self._journal.write("trial", **facts, overrides=trial.overrides, time=time.time())
                 if trial.status is Status.FAILED:
                     self._end(trial, Status.FAILED, trial.error)
@@ -389,7 +391,7 @@ class SweepDriver:
 
     def _note_failure(self, trial: Trial, exit_status: int) -> None:
         error = trial_folder.last_words(trial.folder, exit_status)
-        if self.is_interrupted and exit_status < 0:
+        if self.is_interrupted and not 0 <= exit_status < 128:
             self._end(trial, Status.INTERRUPTED)
             return
         trial.num_failures += 1

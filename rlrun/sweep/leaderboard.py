@@ -6,9 +6,11 @@ import csv
 import io
 import logging
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from rlrun.core.statistics import Estimate, estimate
 from rlrun.loggers.base import without
 from rlrun.loggers.files import replace_file
+from rlrun.loggers.terminal import number
 from rlrun.records import RunRecord, number_in, records_of
 from rlrun.sweep.names import short_names, value_text
 from rlrun.sweep.observer import SweepObserver
@@ -64,7 +67,7 @@ class Leaderboard(SweepObserver):
         ranked = standings(runs, driver.metric, mode)
         try:
             with replace_file(driver.folder / CSV) as file:
-                file.write(results_csv(runs, driver.metric, mode))
+                file.write(results_csv(runs, driver.metric, mode, driver.folder))
             with replace_file(driver.folder / MARKDOWN) as file:
                 file.write(markdown(driver.folder.name, ranked, driver.metric, mode))
         except OSError as error:
@@ -97,8 +100,9 @@ def standings(runs: Iterable[RunRecord], metric: str, mode: str) -> list[Standin
     return sorted(found, key=lambda each: (math.isnan(each.center), sign * each.center))
 
 
-def results_csv(runs: Sequence[RunRecord], metric: str, mode: str) -> str:
-    """A row per run; parameters have a column each, by their whole keys."""
+def results_csv(runs: Sequence[RunRecord], metric: str, mode: str, home: Path) -> str:
+    """A row per run; parameters have a column each, by their whole keys, folders as seen from
+    `home`."""
     keys = dict.fromkeys(key for run in runs for key in without(run.params, "seed"))
     better = max if mode == "max" else min
     file = io.StringIO()
@@ -112,7 +116,7 @@ def results_csv(runs: Sequence[RunRecord], metric: str, mode: str) -> str:
         params = (_cell(run.params.get(key)) for key in keys)
         progress = (run.last_result.get(key, "") for key in rest)
         found = (run.number, run.point, *params, _cell(run.seed), str(run.status), *scores)
-        writer.writerow((*found, *progress, run.folder.name, run.error))
+        writer.writerow((*found, *progress, os.path.relpath(run.folder, home), run.error))
     return file.getvalue()
 
 
@@ -151,10 +155,10 @@ def interval_text(found: Estimate | None) -> str:
     """`475 (460 to 490)`; without the interval where there is a single run."""
     if found is None:
         return "-"
-    center = f"{float(found.center):.6g}"
+    center = number(float(found.center))
     if found.num_runs < 2:
         return center
-    return f"{center} ({float(found.low):.6g} to {float(found.high):.6g})"
+    return f"{center} ({number(float(found.low))} to {number(float(found.high))})"
 
 
 def status_text(runs: Iterable[RunRecord]) -> str:
@@ -179,7 +183,7 @@ def _rows(ranked: Sequence[Standing]) -> list[list[str]]:
             str(rank),
             *(value_text(each.params.get(key, "-")) for key in keys),
             interval_text(each.estimate),
-            "-" if each.best is None else f"{each.best:.6g}",
+            number(each.best),
             str(len(each.runs)),
             f"{each.steps:,.0f}",
             status_text(each.runs),

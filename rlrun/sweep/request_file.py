@@ -8,11 +8,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrun import run_folder
 from rlrun.core import checkpoint
 from rlrun.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlrun.sweep.plan import SweepPlan
 
 SWEEP = "sweep.json"
 
@@ -43,13 +46,18 @@ def refuse_taken_sweep(folder: Path) -> None:
         )
 
 
-def write_request(folder: Path, arguments: list[str], jobs: list[list[str]] | None = None) -> None:
-    """Write down how a sweep was asked for, and the jobs that somebody else has chosen."""
+def write_request(
+    plan: SweepPlan, arguments: list[str], jobs: list[list[str]] | None = None
+) -> None:
+    """Write down how a sweep was asked for, by what its trials are compared, and the jobs that
+    somebody else has chosen."""
     facts = {
+        "metric": plan.metric,
+        "mode": plan.settings.mode,
         "arguments": arguments,
         "jobs": jobs or [],
         "command": sys.argv,
         "working_directory": os.getcwd(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    checkpoint.write_json(folder / SWEEP, facts)
+    checkpoint.write_json(plan.folder / SWEEP, facts)

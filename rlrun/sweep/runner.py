@@ -45,7 +45,7 @@ def run(arguments: list[str], folder: Path | None = None) -> SweepDriver | None:
         return None
     with machine_for(plan) as (executor, room), run_folder.lock(plan.folder):
         refuse_taken_sweep(plan.folder)  # Two may be started at once.
-        write_request(plan.folder, arguments)
+        write_request(plan, arguments)
         return _drive(plan, executor, room)
 
 
@@ -54,7 +54,7 @@ def run_jobs(jobs: list[list[str]], arguments: list[str]) -> SweepDriver:
     sweep that `rlrun -m <arguments>` asks for; those that have run before stay as they are."""
     plan = with_jobs(plan_sweep(arguments), jobs)
     with machine_for(plan) as (executor, room), run_folder.lock(plan.folder):
-        write_request(plan.folder, arguments, jobs)
+        write_request(plan, arguments, jobs)
         return _drive(plan, executor, room)
 
 
