@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,15 @@ def test_a_replayed_file_is_named_for_each_trial_and_is_none_of_its_overrides(
     assert made.sources == ["-f", str(tmp_path / "mine.yaml")]
     assert made.overrides == []
     assert made.configs.plain({"algo.lr": 1})["algo"]["gamma"] == 0.5
+
+
+def test_the_documented_sweeps_have_as_many_trials_as_they_say():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text()
+    commands = re.findall(r"^    rlrun -m (.*)$", text, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        if "search=optuna" in command:
+            pytest.importorskip("optuna")
+        num_trials = plan(*shlex.split(command, comments=True)).num_trials
+        said = re.search(r"(\d+) trials", command)
+        assert said is None or num_trials == int(said[1]), command
