@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "make_trainer": "rlrun.python_api",
+    "run_sweep": "rlrun.python_api",
+    "ExperimentAnalysis": "rlrun.analysis",
     "Run": "rlrun.run",
     "Trainer": "rlrun.trainer",
     "Callbacks": "rlrun.core.callbacks",

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
-from rlrun.examples import use_file
+from rlrun.examples import FILE, find_file, use_file
 from rlrun.overrides import as_hydra_wants
 
 HELP = ("--help", "-h")
@@ -26,7 +26,6 @@ FLAGS = (
     *(*HELP, *MULTIRUN, "--hydra-help", "--version", "--run", "-r", "--resolve"),
     *("--shell-completion", "-sc"),
 )
-FILE = ("--file", "-f")
 VERBOSITY = {"-v": "log_level=INFO", "-vv": "log_level=DEBUG"}
 INSTEAD = {
     "--config-path": "rlrun composes its own conf. Add a folder of yours: --config-dir DIR",
@@ -42,6 +41,11 @@ class CommandLine:
 
     options: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    """The files and folders that were named, for a process that runs elsewhere: -f FILE,
+    --config-dir DIR, --config-name NAME."""
+    of_files: list[str] = field(default_factory=list)
+    """Those of the overrides that stand for files."""
 
     @property
     def all(self) -> list[str]:
@@ -95,12 +99,22 @@ def read_command_line(arguments: list[str]) -> CommandLine:
         else:
             overrides.append(_override(argument))
     _check_config_name(line)
+    line.sources = _sources(line, files)
     for file in files:
         options, more = use_file(file, overrides)
         line.options += options
-        overrides[:0] = more
-    line.overrides = as_hydra_wants(overrides)
+        line.of_files += more
+    line.overrides = as_hydra_wants([*line.of_files, *overrides])
     return line
+
+
+def _sources(line: CommandLine, files: list[str]) -> list[str]:
+    sources = [part for file in files for part in (FILE[1], str(find_file(file)))]
+    if folder := line.value_of(CONFIG_DIR):
+        sources += [CONFIG_DIR[0], str(Path(folder).absolute())]
+    if name := line.value_of(CONFIG_NAME):
+        sources += [CONFIG_NAME[0], name]
+    return sources
 
 
 def _next(rest: deque[str], complaint: str) -> str:

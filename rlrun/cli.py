@@ -13,34 +13,53 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun.arguments import CONFIG_DIR, CONFIG_NAME, HELP, CommandLine, read_command_line
+from rlrun.arguments import (
+    CONFIG_DIR,
+    CONFIG_NAME,
+    HELP,
+    MULTIRUN,
+    CommandLine,
+    read_command_line,
+)
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
-from rlrun.sweep import jobs as sweep
+from rlrun.rllib_import.files import PRINT, experiments_in, show, warn
+from rlrun.sweep.request_file import is_sweep
 from rlrun.validate import take_or_read
+
+if TYPE_CHECKING:
+    from rlrun.run import Reporter
+    from rlrun.sweep.channel import Channel
+    from rlrun.sweep.driver import SweepDriver
+    from rlrun.sweep.trial_process import Start
 
 CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
 ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
 """Options with which Hydra itself shows the config."""
 
-LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger")
+INSTEAD_OF_A_SWEEP = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
+"""Options with which Hydra shows something and runs nothing."""
+
+LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger", "search", "scheduler")
 HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
 
   rlrun algo=dqn env=cartpole               train; every key below may be set: key=value
-  rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict
+  rlrun -f FILE [key=value ...]             replay a tuned example, with a verdict; or run RLlib's
+                                            experiment files (--print-overrides: only show as what)
   rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
   rlrun export CHECKPOINT --out FILE        the policy for other programs: ONNX, torch, safetensors
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
+  rlrun report RUN_OR_SWEEP ...             curves, ranking and settings as a page of HTML
   rlrun list [GROUP]                        the choices of each group, one line each
   rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
   rlrun verify-resume [key=value ...]       whether a resumed run gives the same, bit for bit
@@ -68,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         "export": export,
         "list": list_choices,
         "check": check,
+        "report": write_report,
         "options": show_options,
         "stack": stack,
         "logs": logs,
@@ -105,15 +125,35 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def train(arguments: list[str]) -> int:
-    """`rlrun [key=value ...]` and everything else that Hydra's command line can do."""
+def train(arguments: list[str], reporter: Reporter | None = None) -> int:
+    """`rlrun [key=value ...]` and everything else that Hydra's command line can do; several times,
+    if -f names an experiment file with several experiments.
+
+    `reporter` is told of the run, where it is a trial of a sweep.
+    """
+    experiments = experiments_in(arguments)
+    if PRINT in arguments:
+        show(experiments)
+        return 0
+    if not experiments:
+        return _train(arguments, reporter)
+    status = 0
+    for each in experiments:
+        warn(each)
+        status = max(status, _train(each.arguments, reporter))
+        if status > 128:  # interrupted
+            break
+    return status
+
+
+def _train(arguments: list[str], reporter: Reporter | None) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     register_resolvers()
-    jobs = Jobs([sys.argv[0], *arguments])
+    jobs = Jobs([sys.argv[0], *arguments], reporter)
     line = read_command_line(arguments)
     if line.has(HELP):
         print(f"{HELP_TEXT}\n{_list_groups()}\n== The configuration as composed ==")
@@ -122,6 +162,8 @@ def train(arguments: list[str]) -> int:
         # shows is not settled yet.
         _show_config(line)
         return 0
+    if _is_our_sweep(line):
+        return sweep(arguments)
     # Hydra hands errors on, instead of printing them and leaving, only when this is set.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *line.all]
@@ -137,19 +179,24 @@ def train(arguments: list[str]) -> int:
         if isinstance(error, ValueError) and "override" not in str(error):
             raise
         raise ConfigError(f"Hydra cannot compose this: {error}") from error
-    finally:
-        if jobs.of_sweep:
-            print(sweep.summary(sweep.with_those_not_run(jobs.of_sweep)), flush=True)
     return max(jobs.statuses, default=0)
+
+
+def sweep(arguments: list[str]) -> int:
+    """`rlrun -m key=value,value ...`, unless the user has chosen a sweeper of Hydra's."""
+    from rlrun.sweep.runner import run
+
+    driver = run(arguments)
+    return 0 if driver is None else _ended(driver)
 
 
 class Jobs:
     """What Hydra calls for each job, and how they ended."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], reporter: Reporter | None) -> None:
         self.command = command
+        self.reporter = reporter
         self.statuses: list[int] = []
-        self.of_sweep: list[sweep.Job] = []
 
     def run(self, config: DictConfig) -> float | None:
         """Run one job; returns its objective, for sweepers."""
@@ -158,44 +205,61 @@ class Jobs:
         from rlrun.run import Run
 
         _silence_hydra()
-        run, status, failed = None, 1, False
+        run = None
         try:
             run = Run(take_or_read(config), HydraConfig.get().runtime.output_dir)
-            run.command = self.command
+            run.command, run.reporter = self.command, self.reporter
             status = execute(run)
         except BrokenPipeError:
             raise
         except Exception as error:
             # Reported here, so that the other jobs of a sweep go on.
-            status, failed = report(error), True
+            status = report(error)
         self.statuses.append(status)
-        objective = None if run is None else run.objective
-        if job := sweep.running_job():
-            ended = "failed" if failed or run is None else run.status
-            if status == 1 and not failed:
-                ended = "below its pass mark"
-            self.of_sweep.append(sweep.Job(**job, objective=objective, status=ended))
         if run is not None and run.status == "interrupted":
             sys.exit(status)  # of the whole sweep
-        return objective
+        return None if run is None else run.objective
 
 
-def resume(arguments: list[str]) -> int:
-    """rlrun resume RUN_DIR_OR_CHECKPOINT [key=value ...]
+def run_trial(start: Start, channel: Channel) -> int:
+    """A trial of a sweep, in a process of its own; returns its exit status."""
+    from rlrun.sweep.trial_process import TrialReporter
+
+    reporter = TrialReporter(channel)
+    try:
+        if start.resumes:
+            return resume([start.folder, *start.arguments], reporter)
+        return train(start.arguments, reporter)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return report(error)
+
+
+def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
+    """rlrun resume RUN_DIR|CHECKPOINT|SWEEP_DIR [key=value ...]
 
     Go on from the newest complete checkpoint of a run, or from the one given. Keys are set in the
     run's configuration, and stay set: rlrun resume RUN_DIR stop.timesteps_total=200000
+
+    With the folder of a sweep: trials that have ended stay as they are, the others go on.
     """
     if not _begins_with_path(arguments):
         raise _usage(resume)
     path, overrides = arguments[0], parse_assignments(arguments[1:])
+    if is_sweep(Path(path)):
+        from rlrun.sweep import runner
+
+        return _ended(runner.resume(Path(path), overrides))
     from rlrun.saved import config_to_resume
 
     # Before torch is imported, which takes seconds.
     refuse_early(config_to_resume(path, overrides)[2])
     from rlrun.run import Run
 
-    return execute(Run.resume(path, overrides))
+    run = Run.resume(path, overrides)
+    run.reporter = reporter
+    return execute(run)
 
 
 def rollout(arguments: list[str]) -> int:
@@ -337,6 +401,19 @@ def check(arguments: list[str]) -> int:
     return check_all(read_request(arguments))
 
 
+def write_report(arguments: list[str]) -> int:
+    """rlrun report RUN_OR_SWEEP ... [--out FILE.html] [--open]
+
+    What runs did, as a page of HTML that needs no other file, and its figures as PNGs: learning
+    curves with bands over seeds, ranking, what learners report, time by phase, settings that
+    differ, episodes on video, versions. Several paths are compared with each other. --open shows
+    the page in a browser. Runs may still be going on.
+    """
+    from rlrun.report.command import read_request, report
+
+    return report(read_request(arguments))
+
+
 def _take_number(option: str, arguments: list[str], default: int) -> tuple[int, list[str]]:
     """The number given as `option N`, and the other arguments. Raises ConfigError."""
     if option not in arguments:
@@ -372,10 +449,23 @@ def execute(run: Any) -> int:
     return run.exit_status
 
 
+def _ended(driver: SweepDriver) -> int:
+    """How to go on with a sweep that has ended before its time; returns the exit status."""
+    if driver.is_interrupted:
+        _say(f"Interrupted. Go on with: {driver.resume_line()}")
+    return driver.exit_status
+
+
 def _say(text: str) -> None:
     # A terminal that has gone is no fault of the run.
     with suppress(OSError):
         print(text, flush=True)
+
+
+def _is_our_sweep(line: CommandLine) -> bool:
+    """Whether this is a sweep for which no sweeper or launcher of Hydra's was chosen."""
+    is_chosen = any(o.startswith(("hydra/sweeper=", "hydra/launcher=")) for o in line.overrides)
+    return line.has(MULTIRUN) and not line.has(INSTEAD_OF_A_SWEEP) and not is_chosen
 
 
 def _show_config(line: CommandLine) -> None:

@@ -6,9 +6,10 @@ import copy
 import difflib
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +19,13 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_path
 from rlrun.overrides import OPEN_NODES, as_hydra_wants, unreadable
 from rlrun.settle import ENVS_OF_ANY_ID, ids_of_envs, settle
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
+
+SWEEP_NODES = ("sweep", "search", "scheduler")
+"""What of a config makes a sweep of it, and is no part of a run."""
 
 
 def register_resolvers() -> None:
@@ -53,37 +61,80 @@ def choice_of_target(group: str, target: str) -> str | None:
 
 def compose(overrides: list[str]) -> DictConfig:
     """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
-    from hydra.errors import HydraException
-
     overrides = as_hydra_wants(overrides)
-    try:
+    with explaining(overrides):
         return _compose(overrides)
+
+
+@contextmanager
+def explaining(overrides: list[str]) -> Iterator[None]:
+    """Tell errors of Hydra and OmegaConf within the block in our words, as ConfigError."""
+    from hydra.errors import HydraException
+    from yaml import YAMLError
+
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
+    except (ValueError, YAMLError) as error:
+        is_hydras = isinstance(error, YAMLError) or "override" in str(error)
+        if isinstance(error, ConfigError) or not is_hydras:
+            raise
+        raise ConfigError(f"Hydra cannot compose this: {error}") from error
 
 
 def _compose(overrides: list[str], name: str = "config") -> DictConfig:
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
 
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base=None):
+    with hydra_at_hand():
         config = hydra_compose(name, overrides, return_hydra_config=True)
         return settle(config, config.hydra)
 
 
+@contextmanager
+def referring_to(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` mean this config's node `hydra` within the block."""
+    from hydra.core.hydra_config import HydraConfig
+
+    ours, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    ours.set_config(config)
+    try:
+        yield
+    finally:
+        ours.cfg = before
+
+
+@contextmanager
+def hydra_at_hand() -> Iterator[Hydra]:
+    """Hydra for our groups, whatever it was initialised for before and is again afterwards."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    ours, before = GlobalHydra.instance(), GlobalHydra.instance().hydra
+    ours.hydra = None
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=None):
+            assert ours.hydra is not None
+            yield ours.hydra
+    finally:
+        ours.hydra = before
+
+
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """A composed config as plain dicts, interpolations resolved, without Hydra's own part."""
-    if isinstance(config, DictConfig):
-        ours = [str(key) for key in config if key != "hydra"]
-        container = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=True)
-        assert isinstance(container, dict)
-        plain = {str(key): value for key, value in container.items()}
-    else:
-        plain = copy.deepcopy(dict(config))
-    return {key: value for key, value in plain.items() if key not in ("hydra", "tuned_examples")}
+    """A composed config as plain dicts, interpolations resolved, without Hydra's own part and what
+    is for sweeps."""
+    is_composed = isinstance(config, DictConfig)
+    plain: dict[Any, Any] = nodes_of(config) if is_composed else copy.deepcopy(dict(config))
+    left_out = ("hydra", "tuned_examples", *SWEEP_NODES)
+    return {key: value for key, value in plain.items() if key not in left_out}
+
+
+def nodes_of(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """All of a composed config but Hydra's own part, as plain dicts."""
+    ours = [str(key) for key in config if key != "hydra"]
+    container: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ours), resolve=resolve)
+    return {str(key): value for key, value in container.items()}
 
 
 def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
@@ -179,9 +230,9 @@ def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     names = [after for flag, after in pairwise(overrides) if flag == "--config-name"]
     name = names[-1] if names else "config"
     try:
-        return plain_config(_compose(choices, name))
+        return nodes_of(_compose(choices, name))
     except (HydraException, OmegaConfBaseException, ConfigError):
-        return plain_config(_compose([], name))
+        return nodes_of(_compose([], name))
 
 
 def _env_name(choice: str, env_id: str) -> str:

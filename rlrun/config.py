@@ -12,11 +12,13 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
+from rlrun.rllib_import.keys import synonyms
 
 
 class UnknownKeyError(ConfigError):
@@ -27,14 +29,8 @@ class UnknownKeyError(ConfigError):
         self.key = key
 
 
-SYNONYMS = {
+SYNONYMS = synonyms() | {
     "learning_rate": "lr",
-    "lambda": "gae_lambda",
-    "clip_param": "clip_range",
-    "vf_clip_param": "vf_clip_range",
-    "vf_loss_coeff": "vf_coeff",
-    "num_sgd_iter": "num_epochs",
-    "sgd_minibatch_size": "minibatch_size",
     "batch_size": "train_batch_size",
     "discount": "gamma",
     "ent_coef": "entropy_coeff",
@@ -42,13 +38,10 @@ SYNONYMS = {
     "max_grad_norm": "grad_clip",
     "n_steps": "rollout_fragment_length",
     "n_epochs": "num_epochs",
-    "capacity": "buffer_size",
-    "replay_buffer_size": "buffer_size",
     "num_envs": "num_envs_per_worker",
     "n_envs": "num_envs_per_worker",
     "num_rollout_workers": "num_workers",
     "max_episode_steps": "horizon",
-    "clip_actions": "normalize_actions",
 }
 """What other libraries, and the classic API, call some of our keys; used for hints only."""
 
@@ -72,6 +65,11 @@ class RunSettings:
     """The one seed that all streams of randomness come from; null draws one, which is recorded."""
     explore: bool = True
     """Whether actions are explored in training; off: always the most likely action."""
+    task: str | None = None
+    """Import path of a training function train(config, report), which runs in place of algo; null:
+    none."""
+    task_config: dict[str, Any] = field(default_factory=dict)
+    """What only that function reads."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
     debug: bool = False
@@ -168,7 +166,7 @@ def check_arguments(
     target: Callable[..., Any], arguments: dict[str, Any], key: str
 ) -> dict[str, Any]:
     """`arguments` converted to the annotated types of `target`'s parameters. Raises ConfigError."""
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in arguments if name not in parameters]
     prefix = f"{key}." if key else ""
@@ -282,6 +280,13 @@ def _with_key(error: ConfigError, key: str) -> ConfigError:
     return error if key in str(error) else type(error)(f"{key}: {error}")
 
 
+# Building the same classes over and over, as checking a sweep does, would spend half its time here.
+@cache
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
+@cache
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     is_plain_class = isinstance(target, type) and not is_dataclass(target)
     source = target.__init__ if is_plain_class else target  # type: ignore[misc]

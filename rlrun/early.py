@@ -52,7 +52,7 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         node = plain[group]
         if signature := signature_of(path or str(node.get("_target_"))):
             signature.check(node, group)
-    if not (plain.get("callbacks") or plain.get("curriculum")):
+    if not (plain.get("callbacks") or plain.get("curriculum") or plain.get("task")):
         check_names(settings, False, plain["evaluation"])
 
 

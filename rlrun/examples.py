@@ -17,11 +17,17 @@ from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
 from rlrun.settle import ids_of_envs
 
+FILE = ("--file", "-f")
+"""The option that names such a file."""
+
 OF_A_WHOLE_CONFIG = ("algo", "env", "exploration", "model", "resources", "evaluation")
 """Nodes that every composed config has."""
 
 CHANGEABLE = ("logger", "resources", "evaluation", "callbacks", "curriculum")
 """Groups of which a replayed run may be given another choice, as nothing hangs on them."""
+
+OF_SWEEPS = ("search", "scheduler")
+"""Groups that a run has not written down, as they are no part of it."""
 
 
 def use_file(path: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -105,23 +111,34 @@ def _store(node: DictConfig, name: str, path: str, group: str | None = None) -> 
 def _whole_config(node: DictConfig, path: str, overrides: Iterable[str]) -> DictConfig:
     """A primary config that composes nothing but what a run has written down."""
     plain: dict[str, Any] = {**OmegaConf.to_container(node)}  # type: ignore[dict-item]
-    defaults: list[Any] = ["_self_"]
+    ours: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    usual = {
+        group: choice
+        for each in ours["defaults"]
+        if isinstance(each, dict)
+        for group, choice in each.items()
+    }
+    choices = {group: usual[group] for group in OF_SWEEPS}
     for override in overrides:
         group, equals, choice = override.partition("=")
         if not equals or not (conf_dir() / group).is_dir() or "." in group:
             continue
-        if group not in CHANGEABLE:
+        if group not in (*CHANGEABLE, *OF_SWEEPS):
             raise ConfigError(
                 f"{override}: -f {path} is the whole config of a run, where this is settled. Set "
                 f"keys ({group}.<name>=<value>), or compose a new run without -f."
             )
         plain.pop(group, None)
-        defaults.append({group: choice})
-    hydra: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))["hydra"]  # type: ignore[call-overload, index]
+        choices[group] = choice
+    hydra = ours["hydra"]
     algo = str(plain["algo"].get("_target_", "")).rpartition(".")[2].lower()
     env = str(plain["env"].get("id"))
     env = ids_of_envs(conf_dir() / "env").get(env) or re.sub(r"[^\w.-]", "_", env)
     when = hydra["run"]["dir"].rpartition("/")[2]
     hydra["run"]["dir"] = f"results/{algo}_{env}/{when}"
-    defaults.append({"override hydra/job_logging": "none"})
-    return OmegaConf.create({"defaults": defaults, **plain, "hydra": hydra})
+    defaults = [
+        "_self_",
+        *({group: choice} for group, choice in choices.items()),
+        {"override hydra/job_logging": "none"},
+    ]
+    return OmegaConf.create({"defaults": defaults, **plain, "sweep": ours["sweep"], "hydra": hydra})

@@ -22,8 +22,15 @@ OPEN_NODES = (
     "evaluation.config",
     "model.module_config",
     "resources.custom_resources_per_worker",
+    "search.space",
+    "search.sampler_options",
+    "task_config",
+    "scheduler.hyperparam_mutations",
 )
 """Nodes below which any key may be set, without the + that Hydra asks for elsewhere."""
+
+KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
+"""Words of Hydra's grammar that are no text."""
 
 LEVEL = "log_level="
 """The one key whose values are names that people write small."""
@@ -61,7 +68,7 @@ def parse_assignments(arguments: list[str]) -> dict[str, Any]:
 def parse(argument: str) -> tuple[str, Any]:
     """Key (with dots for slashes) and value of one key=value. Raises ConfigError."""
     argument = argument.lstrip("+")
-    override = _read(argument)
+    override = _read_dotted(argument)
     if override.is_sweep_override():
         raise ConfigError(
             f"{argument} names several values. Sweep over them with -m: rlrun -m {argument}; or "
@@ -75,23 +82,47 @@ def unreadable(overrides: Iterable[str], *, allow_sweeps: bool) -> ConfigError |
     for override in overrides:
         if _ASSIGNMENT.match(override.lstrip("+")):
             try:
-                _read(override) if allow_sweeps else parse(override)
+                _read_dotted(override) if allow_sweeps else parse(override)
             except ConfigError as error:
                 return error
     return None
 
 
-def _read(argument: str) -> Override:
+def read(argument: str) -> Override:
+    """One key=value in Hydra's grammar, which may name several values. Raises ConfigError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    argument = argument.lstrip("+")
-    key, _, text = argument.partition("=")
     try:
-        return OverridesParser.create().parse_override(f"{key.replace('/', '.')}={text}")
+        return OverridesParser.create().parse_override(argument)
     except HydraException as error:
-        reason = str(error).splitlines()[0]
+        reason, text = str(error).splitlines()[0], argument.partition("=")[2]
         raise ConfigError(f"{argument!r} cannot be read: {reason}.{_quotes(text)}") from error
+
+
+def as_text(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_text(child)}" for key, child in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_text, value)) + "]"
+    if isinstance(value, str) and not _is_bare(value):
+        from hydra.core.override_parser.types import Quote, QuotedString
+
+        return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, float):
+        return repr(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text stays itself without quotes."""
+    return text.lower() not in KEYWORDS and re.fullmatch(r"[A-Za-z_][\w./-]*", text) is not None
+
+
+def _read_dotted(argument: str) -> Override:
+    key, _, text = argument.lstrip("+").partition("=")
+    return read(f"{key.replace('/', '.')}={text}")
 
 
 def _quotes(text: str) -> str:
@@ -124,23 +155,14 @@ def _flattened(override: str) -> list[str]:
     key, _, text = override.partition("=")
     if not (text.startswith("{") and _is_group(key)):
         return [override]
-    leaves = _leaves(key, _read(override).value())
-    return [_open(f"{path}={_text(leaf)}") for path, leaf in leaves]
+    leaves = _leaves(key, _read_dotted(override).value())
+    return [_open(f"{path}={as_text(leaf)}") for path, leaf in leaves]
 
 
 def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:
     if not isinstance(value, dict) or not value:
         return [(path, value)]
     return [leaf for name, child in value.items() for leaf in _leaves(f"{path}.{name}", child)]
-
-
-def _text(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_text(child)}" for key, child in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return json.dumps(value)
 
 
 def _free_prefix(override: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
+from rlrun.core.imports import import_object
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
 from rlrun.data_parts import (
@@ -45,6 +46,8 @@ class Parts:
     settings: RunSettings
     trainer: TrainerConfig
     loggers: list[Logger]
+    task: Callable[..., None] | None = None
+    """A training function of the user's, in the place of a trainer."""
 
 
 def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
@@ -96,7 +99,8 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     )
     worker = replace(worker, videos=videos_of_training(worker.env, settings))
     check_evaluation_env(evaluation_worker.env, evaluation)
-    check_names(settings, worker.callbacks.overrides("on_train_result"), plain["evaluation"])
+    may_add_keys = worker.callbacks.overrides("on_train_result") or settings.task is not None
+    check_names(settings, may_add_keys, plain["evaluation"])
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
@@ -109,6 +113,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             plain=to_json(dict(plain)),
         ),
         loggers=loggers,
+        task=_task(settings),
     )
 
 
@@ -117,6 +122,15 @@ def with_seed(plain: dict[str, Any]) -> dict[str, Any]:
     if plain.get("seed") is None:
         return plain | {"seed": int.from_bytes(os.urandom(4), "big") >> 1}
     return plain
+
+
+def _task(settings: RunSettings) -> Callable[..., None] | None:
+    if settings.task is None:
+        return None
+    task = import_object(settings.task, "task")
+    if not callable(task):
+        raise ConfigError(f"task={settings.task} must name a function train(config, report).")
+    return task  # type: ignore[no-any-return]
 
 
 def _worker_config(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from rlrun.analysis import ExperimentAnalysis
 from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError
@@ -25,6 +27,21 @@ def make_trainer(
     """
     plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
     return _trainer(plain, settings)
+
+
+def run_sweep(overrides: Sequence[str], *, folder: str | Path | None = None) -> ExperimentAnalysis:
+    """Run the sweep of `rlrun -m <overrides>`, and look at what it gave:
+    run_sweep(["algo.lr=1e-3,1e-4", "sweep.seeds=3", "stop.timesteps_total=20000"]).
+
+    folder: of the sweep, in place of hydra.sweep.dir. Raises ConfigError or ResourceError before
+    anything is started; a trial that fails does not raise.
+    """
+    from rlrun.sweep import runner
+
+    driver = runner.run(list(overrides), None if folder is None else Path(folder))
+    if driver is None:
+        raise ConfigError("sweep.dry_run=true: no trial has run, so that there is nothing to give.")
+    return ExperimentAnalysis(driver.folder)
 
 
 def build_trainer(

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from omegaconf import DictConfig
 
@@ -33,11 +33,31 @@ from rlrun.loggers.base import Logger, RunInfo, first_rule_met, lookup, tuned_or
 from rlrun.loggers.files import CsvLogger, JsonLogger
 from rlrun.parts import Parts, read_config, with_seed
 from rlrun.python_api import make_trainer
+from rlrun.records import trial_of_sweep
+from rlrun.sweep.names import path_name
 from rlrun.trainer import Trainer
+from rlrun.training_function import FunctionReturned, FunctionTrainer
 
 __all__ = ["Run", "make_trainer"]
 
 logger = logging.getLogger("rlrun")
+
+Answer = Literal["continue", "checkpoint", "stop", "pause", "leave"]
+"""What becomes of a run after a result: it goes on, after a checkpoint if it should make one; or it
+ends, with a checkpoint unless it is just to leave its place."""
+
+STATUS_BY_ANSWER = {"stop": "stopped", "pause": "paused", "leave": "left"}
+"""How a run ends that was not let go on."""
+
+
+class Reporter(Protocol):
+    """Who is told of a run as it goes, such as the driver of a sweep that it is a trial of."""
+
+    def report(self, result: dict[str, Any]) -> Answer:
+        """A result, after it was logged."""
+
+    def end(self, status: str, *, passed: bool) -> None:
+        """The run has ended in order, and all of it is on the disk. `passed`: not below a mark."""
 
 
 class Run:
@@ -63,10 +83,11 @@ class Run:
         """What was typed to start this; it is written down."""
         self.is_folder_mine = False
         """Whether this run has begun to write there."""
+        self.reporter: Reporter | None = None
         self._keys = KeyWatch(self.settings)
         self._objective: float | None = None
         self._signal: int | None = None
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | FunctionTrainer | None = None
         self._restored_from: Path | None = None
         self._seen_videos: dict[str, int] = {}
         """Files of videos, and when they were written."""
@@ -90,8 +111,9 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """Train until a stop rule is met or the run is interrupted; returns the last result.
 
-        `status` is then "finished" or "interrupted". Raises WorkerError and others as they come,
-        after loggers and workers are closed.
+        `status` is then "finished" or "interrupted", or what the reporter had it do: "stopped",
+        "paused" or "left". Raises WorkerError and others as they come, after loggers and workers
+        are closed.
         """
         is_fresh = self._restored_from is None
         with ExitStack() as stack:
@@ -108,26 +130,14 @@ class Run:
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            # A resumed run has weights; where the first ones came from may be gone.
-            begins_with = self.parts.trainer.init_from if is_fresh else None
-            config = replace(
-                self.parts.trainer,
-                init_from=begins_with,
-                video_folder=str(self.folder / run_folder.VIDEOS),
-            )
-            trainer = self._trainer = Trainer(config)
+            trainer = self._trainer = self._make_trainer(is_fresh)
             try:
-                if trainer.init_report is not None:
-                    sys.stderr.write(f"rlrun: {trainer.init_report}\n")
-                if not is_fresh:
-                    self._restore(trainer)
-                    if self._is_over():
-                        return self.result
-                    self._set_newer_checkpoints_aside(trainer.iteration)
-                    self._write_facts()
-                self._train(trainer)
+                if is_fresh or self._goes_on(trainer):
+                    self._train(trainer)
             finally:
                 trainer.stop()
+            if self.reporter is not None:
+                self.reporter.end(self.status, passed=self._is_good_enough)
         return self.result
 
     @property
@@ -142,14 +152,31 @@ class Run:
 
     # The outer loop
 
-    def _train(self, trainer: Trainer) -> None:
+    def _make_trainer(self, is_fresh: bool) -> Trainer | FunctionTrainer:
+        config = self.parts.trainer
+        if self.parts.task is not None:
+            num_threads = config.resources.num_cpus_for_driver
+            return FunctionTrainer(self.parts.task, config.plain, num_threads)
+        trainer = Trainer(
+            replace(
+                config,
+                # A resumed run has weights; where the first ones came from may be gone.
+                init_from=config.init_from if is_fresh else None,
+                video_folder=str(self.folder / run_folder.VIDEOS),
+            )
+        )
+        if trainer.init_report is not None:
+            sys.stderr.write(f"rlrun: {trainer.init_report}\n")
+        return trainer
+
+    def _train(self, trainer: Trainer | FunctionTrainer) -> None:
         if not self.settings.stop:
             logger.warning(
                 "No stop rule: this run goes on until Ctrl-C. "
                 "stop.timesteps_total=100000 would end it."
             )
         loggers = self._start_loggers(trainer.iteration)
-        status = "failed"
+        status, answer = "failed", "continue"
         try:
             while True:
                 try:
@@ -157,26 +184,31 @@ class Run:
                 except Interrupted:  # The iteration goes on from the checkpoint.
                     done = False
                     break
+                except FunctionReturned:
+                    done = True
+                    break
                 self._note_videos()
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
-                if done and self.parts.trainer.evaluation.at_end:
+                if done and self.parts.trainer.evaluation.at_end and isinstance(trainer, Trainer):
                     self._evaluate_last(trainer)
                 self._note_result()
                 self._log(loggers, trainer)
                 self._check_keys(trainer)
-                if done or self._signal is not None:
+                answer = "continue" if self.reporter is None else self.reporter.report(self.result)
+                if done or self._signal is not None or answer in STATUS_BY_ANSWER:
                     break
-                if self._is_checkpoint_due(trainer.iteration):
+                if answer == "checkpoint" or self._is_checkpoint_due(trainer.iteration):
                     self._save(trainer)
             if self.result:
                 self._keys.warn_of_unseen(self.result)
-            status = self.status = "finished" if done else "interrupted"
-            is_wanted = self.settings.checkpoint_at_end or status == "interrupted"
-            if is_wanted or self._is_checkpoint_due(trainer.iteration):
+            self.status = "finished" if done else STATUS_BY_ANSWER.get(answer, "interrupted")
+            if self._is_last_checkpoint_wanted(trainer.iteration):
                 self._save(trainer)
+            status = "finished" if self.status in ("finished", "stopped") else "interrupted"
         except WorkerDiedError:
-            self._save_without_the_dead(trainer)
+            if isinstance(trainer, Trainer):
+                self._save_without_the_dead(trainer)
             raise
         finally:
             try:
@@ -207,13 +239,22 @@ class Run:
         except RlrunError as error:
             logger.error("No checkpoint could be made of what was learned: %s", error)
 
-    def _check_keys(self, trainer: Trainer) -> None:
+    def _check_keys(self, trainer: Trainer | FunctionTrainer) -> None:
         try:
             self._keys.check(self.result)
         except ConfigError:
             # The first evaluation may show it after hours: what was learned till then is kept.
             self._save(trainer)
             raise
+
+    def _goes_on(self, trainer: Trainer | FunctionTrainer) -> bool:
+        """Restore the run, and say whether there is something left to do."""
+        self._restore(trainer)
+        if self._is_over():
+            return False
+        self._set_newer_checkpoints_aside(trainer.iteration)
+        self._write_facts()
+        return True
 
     def _is_over(self) -> bool:
         """Whether a restored run has nothing left to do."""
@@ -225,12 +266,15 @@ class Run:
         return True
 
     def _start_loggers(self, iteration: int) -> list[Logger]:
+        sweep, trial = trial_of_sweep(self.folder) or (None, None)
         info = RunInfo(
             folder=self.folder,
-            name="_".join(self.folder.parts[-2:]),
+            name=trial.name if trial else "_".join(self.folder.parts[-2:]),
             config=self.parts.trainer.plain,
             stop=self.settings.stop,
             start_iteration=iteration,
+            sweep=sweep.name if sweep else None,
+            trial=path_name(trial.params) if trial else "",
         )
         started: list[Logger] = []
         try:
@@ -244,7 +288,7 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger], trainer: Trainer) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer | FunctionTrainer) -> None:
         try:
             with trainer.timers.measure("logging"):
                 for each in loggers:
@@ -290,14 +334,20 @@ class Run:
     def _is_checkpoint_due(self, iteration: int) -> bool:
         return self.settings.checkpoint_freq > 0 and iteration % self.settings.checkpoint_freq == 0
 
-    def _save(self, trainer: Trainer) -> None:
+    def _is_last_checkpoint_wanted(self, iteration: int) -> bool:
+        if self.status == "left":
+            return False
+        is_wanted = self.settings.checkpoint_at_end or self.status != "finished"
+        return is_wanted or self._is_checkpoint_due(iteration)
+
+    def _save(self, trainer: Trainer | FunctionTrainer) -> None:
         # A checkpoint never knows of more results than the disk does.
         try:
             checkpoint.sync(self.folder / run_folder.RESULTS)
         except OSError as error:
             raise self._unwritable(error) from error
-        trainer.save(self.folder, {"score": self._score()})
-        self._prune()
+        if trainer.save(self.folder, {"score": self._score()}) is not None:
+            self._prune()
 
     def _score(self) -> float:
         """Higher is better; -inf where the result has no such number."""
@@ -325,7 +375,7 @@ class Run:
             except OSError as error:
                 logger.warning("%s cannot be removed: %s", path, error)
 
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: Trainer | FunctionTrainer) -> None:
         assert self._restored_from is not None
         if self._restored_from == self.folder:  # The newest by now, as nobody else writes any more.
             self._restored_from = checkpoint.list_checkpoints(self.folder)[-1]
@@ -414,7 +464,11 @@ class Run:
         """What the process should exit with: 128 + a signal, 1 below the pass mark, else 0."""
         if self.status == "interrupted":
             return 128 + (self._signal or signal.SIGINT)
-        return 1 if self.settings.pass_mark and not self.reached_pass_mark else 0
+        return 0 if self._is_good_enough else 1
+
+    @property
+    def _is_good_enough(self) -> bool:
+        return self.reached_pass_mark or not self.settings.pass_mark
 
 
 def _saved_score(path: Path) -> float:

@@ -156,20 +156,20 @@ def _compose(hydra: Any, overrides: list[str]) -> DictConfig:
     return compose(hydra.job.config_name, [*search_path, *overrides], return_hydra_config=True)
 
 
-def _folders(hydra: Any, group: str = "tuned") -> list[Path]:
+def folders_of_group(hydra: Any, group: str) -> list[Path]:
     """Where files of the group may lie: ours, and in the user's own folders."""
     sources: list[Any] = list(hydra.runtime.config_sources)
     return [Path(source.path) / group for source in sources if source.schema == "file"]
 
 
 def _is_there(hydra: Any, name: str, group: str = "tuned") -> bool:
-    return any((folder / f"{name}.yaml").is_file() for folder in _folders(hydra, group))
+    return any((folder / f"{name}.yaml").is_file() for folder in folders_of_group(hydra, group))
 
 
 def _no_such_file(hydra: Any, name: str) -> ConfigError:
     names = sorted(
         path.relative_to(folder).with_suffix("").as_posix()
-        for folder in _folders(hydra)
+        for folder in folders_of_group(hydra, "tuned")
         for path in folder.rglob("*.yaml")
     )
     near = difflib.get_close_matches(name, names, n=3)

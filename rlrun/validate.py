@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rlrun.compose import explain, plain_config
+from rlrun.compose import plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.examples import file_that_sets
-from rlrun.run_folder import PARAMS, refuse_taken_folder
+from rlrun.run_folder import refuse_taken_folder
 from rlrun.settle import settle
-from rlrun.sweep import jobs as sweep
+from rlrun.sweep.request_file import refuse_taken_sweep
 
 if TYPE_CHECKING:
     from rlrun.parts import Parts
@@ -50,22 +50,14 @@ class ValidateBeforeRun:
         """Nothing."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """The same for all jobs of a sweep, before the first one runs."""
-        from hydra import compose
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
+        """Refuse a taken folder, and launch the jobs of a sweeper that the user has chosen as
+        trials of ours, unless a launcher was chosen too."""
+        from rlrun.sweep import launcher
 
         _ready.clear()
-        overrides: list[str] = []
         try:
-            refuse_taken_sweep(config)
-            sweep.planned[:] = sweep.jobs_of(config)
-            for overrides in sweep.planned:
-                name = config.hydra.job.config_name
-                job = compose(name, overrides, return_hydra_config=True)
-                read(job, job.hydra)
-        except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(report(explain(error, overrides)))
+            refuse_taken_sweep(Path(str(config.hydra.sweep.dir)))
+            launcher.take_the_place_of_hydras(config)
         except RlrunError as error:
             sys.exit(report(error))
 
@@ -77,18 +69,6 @@ class ValidateBeforeRun:
 
     def on_job_end(self, **kwargs: Any) -> None:
         """Nothing."""
-
-
-def refuse_taken_sweep(config: DictConfig) -> None:
-    """Raise ConfigError if the folder of a sweep holds runs already, or cannot be one."""
-    folder = Path(str(config.hydra.sweep.dir))
-    refuse_taken_folder(folder, "hydra.sweep.dir")
-    taken = sorted(path.parent.name for path in folder.glob("*/" + PARAMS))
-    if taken:
-        raise ConfigError(
-            f"hydra.sweep.dir={folder} holds {len(taken)} run(s) already ({', '.join(taken[:5])}). "
-            f"Choose another folder."
-        )
 
 
 def read(config: DictConfig, hydra: Any) -> Parts:

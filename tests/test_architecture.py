@@ -16,13 +16,18 @@ PACKAGE = Path(rlrun.__file__).resolve().parent
 FLOORS = {
     "cli": 5,
     "__main__": 5,
+    "trial_server": 5,
     "run": 4,
     "config": 4,
     "compose": 4,
     "parts": 4,
     "data_parts": 4,
     "run_folder": 4,
+    "training_function": 4,
     "rollout": 4,
+    "records": 4,
+    "analysis": 4,
+    "report": 4,
     "check": 4,
     "replay_runs": 4,
     "key_watch": 4,
@@ -31,6 +36,7 @@ FLOORS = {
     "overrides": 4,
     "examples": 4,
     "arguments": 4,
+    "rllib_import": 4,
     "python_api": 4,
     "error_report": 4,
     "validate": 4,
@@ -66,6 +72,7 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.errors",
         "omegaconf.errors",
         "rlrun.check",
+        "rlrun.report.command",
         "rlrun.logs",
         "rlrun.options",
         "rlrun.stack",
@@ -74,22 +81,24 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.run",
         "rlrun.run_folder",
         "rlrun.saved",
+        "rlrun.sweep.runner",
+        "rlrun.sweep.trial_process",
         "importlib",
         "yaml",
     },
     "compose": {
         "hydra",
         "hydra.core.global_hydra",
+        "hydra.core.hydra_config",
         "hydra.errors",
+        "yaml",
     },
     "config": {"msgspec"},
-    "sweep.jobs": {
-        "hydra._internal.core_plugins.basic_sweeper",
-        "hydra.core.global_hydra",
-        "hydra.core.hydra_config",
-        "hydra.core.override_parser.overrides_parser",
-        "hydra.types",
-    },
+    "python_api": {"rlrun.sweep.runner"},
+    "sweep.request": {"hydra.types"},
+    "sweep.search.optuna_search": {"optuna", "optuna.trial"},
+    "sweep.search.space": {"hydra.core.override_parser.types"},
+    "sweep.trial_configs": {"hydra", "omegaconf.errors", "rlrun.parts"},
     "settle": {"hydra"},
     "rollout": {
         "rlrun.core.export",
@@ -100,15 +109,22 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.workers.rollout_worker",
         "rlrun.workers.video",
     },
-    "overrides": {"hydra.core.override_parser.overrides_parser", "hydra.errors"},
+    "overrides": {
+        "hydra.core.override_parser.overrides_parser",
+        "hydra.core.override_parser.types",
+        "hydra.errors",
+    },
     "examples": {"hydra.core.config_store"},
     "validate": {
-        "hydra",
         "hydra.core.hydra_config",
-        "hydra.errors",
         "omegaconf.errors",
         "rlrun.parts",
+        "rlrun.sweep.launcher",
     },
+    # Once everything else is at hand, as Hydra looks for its plugins.
+    "trial_server": {"hydra.core.plugins", "rlrun.cli", "rlrun.sweep.fork_server"},
+    "sweep.packing": {"torch"},
+    "training_function": {"torch"},
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.export": {"onnxscript", "safetensors.torch"},
     "core.weight_files": {"h5py", "pickle", "safetensors", "safetensors.numpy", "torch"},
@@ -119,6 +135,11 @@ IMPORTS_IN_FUNCTIONS = {
     "core.processes": {"psutil"},
     "core.resources": {"torch"},
     "core.seeding": {"torch"},
+    # Extras.
+    "analysis": {"pandas"},
+    "report.figures": {"matplotlib", "matplotlib.figure"},
+    "loggers.terminal": {"rich.console"},
+    "sweep.table": {"rich.console", "rich.live", "rich.progress_bar", "rich.table", "rich.text"},
     # Optional or slow, and only imported by the logger that is switched on.
     "loggers.console": {
         "rich.console",
@@ -142,22 +163,32 @@ IMPORTS_IN_FUNCTIONS = {
 HOMES = {
     "ray": {"workers.pool"},
     "wandb": {"loggers.wandb"},
-    "rich": {"loggers.console"},
-    "hydra": {"cli", "compose", "examples", "overrides", "settle", "sweep.jobs", "validate"},
+    "rich": {"loggers.console", "loggers.terminal", "sweep.table"},
+    "pandas": {"analysis"},
+    "matplotlib": {"report.figures"},
+    "hydra": {
+        *("cli", "compose", "examples", "overrides", "settle", "validate", "trial_server"),
+        *("sweep.request", "sweep.search.space", "sweep.trial_configs", "sweep.launcher"),
+    },
     "omegaconf": {
         "arguments",
         "cli",
         "compose",
         "debug_preset",
         "examples",
+        "rllib_import.files",
+        "rllib_import.translate",
         "options",
         "run",
         "settle",
-        "sweep.jobs",
+        "sweep.launcher",
+        "sweep.request",
+        "sweep.trial_configs",
         "validate",
     },
     "msgspec": {"config"},
     "safetensors": {"core.checkpoint", "core.export", "core.weight_files"},
+    "optuna": {"sweep.search.optuna_search"},
     "tensorboard": set(),
     "ale_py": {"workers.envs"},
     "minari": {"workers.offline.minari_source"},
@@ -173,8 +204,13 @@ HOMES = {
 NEVER_AT_THE_TOP = {
     *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4"),
     *("h5py", "onnxscript", "imageio_ffmpeg"),
+    "optuna",
+    *("pandas", "matplotlib"),
 }
 """Packages that no module imports when it is imported itself."""
+
+PLUGINS = {"hydra": {"sweep.launcher"}}
+"""But these, which extend a class of the package, and are imported where that is needed."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +367,8 @@ def test_a_package_is_imported_only_where_it_lives(package):
 
 @pytest.mark.parametrize("package", sorted(NEVER_AT_THE_TOP))
 def test_a_heavy_package_is_never_imported_together_with_a_module(package):
-    assert [each.by for each in AT_THE_TOP if top(each.module) == package] == []
+    importers = {each.by for each in AT_THE_TOP if top(each.module) == package}
+    assert importers == PLUGINS.get(package, set())
 
 
 def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
@@ -350,7 +387,7 @@ def test_only_workers_and_envs_import_gymnasium_beyond_its_spaces():
     assert importers == {"envs", "workers"}
 
 
-@pytest.mark.parametrize("module", ["cli", "compose", "config"])
+@pytest.mark.parametrize("module", ["cli", "compose", "config", "analysis", "report.command"])
 def test_the_command_line_imports_no_torch_with_itself(module):
     together = reachable(module, with_packages(edges(AT_THE_TOP)))
     importers = {each.by for each in AT_THE_TOP if top(each.module) in ("torch", "gymnasium")}

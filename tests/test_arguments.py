@@ -91,7 +91,7 @@ def test_train_is_a_word_for_what_rlrun_does_anyway(rlrun, tmp_path):
 def test_options_may_stand_anywhere(rlrun, tmp_path):
     outcome = rlrun("algo.gamma=0.9", "-m", "seed=1,2", *SMALL[:4], "stop.training_iteration=1")
     assert outcome.status == 0, outcome.stderr
-    assert "Sweep of 2 jobs" in outcome.stdout
+    assert "2 trials: 2 finished" in outcome.stdout
 
 
 def test_levels_may_be_written_small(rlrun, tmp_path):
@@ -245,7 +245,7 @@ def test_a_folder_that_is_a_file_is_named(rlrun, tmp_path, folder):
     outcome = rlrun(f"hydra.run.dir={folder}", *SMALL, "stop.training_iteration=1")
     assert_refused(outcome, f"hydra.run.dir={folder} must name a folder", "file is a file")
     outcome = rlrun("-m", f"hydra.sweep.dir={folder}", *SMALL, "stop.training_iteration=1")
-    assert_refused(outcome, f"hydra.sweep.dir={folder} must name a folder", "file is a file")
+    assert_refused(outcome, "hydra.sweep.dir=", f"{folder} must name a folder", "file is a file")
     assert_refused(rlrun("resume", folder), "is not the folder of a run")
     assert_refused(rlrun("--config-dir", "file"), "file")
 
@@ -255,7 +255,7 @@ def test_a_sweep_into_a_folder_that_holds_runs_is_refused_before_its_first_job(r
     assert rlrun(*sweep, "algo.gamma=0.8,0.9").status == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")}
     outcome = rlrun(*sweep, "algo.gamma=0.8,0.9")
-    assert_refused(outcome, "hydra.sweep.dir=sweep holds 2 run(s) already (0, 1)")
+    assert_refused(outcome, "sweep holds 2 run(s) already (0, 1)")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")} == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from rlrun.compose import compose, plain_config
+from rlrun.compose import SWEEP_NODES, compose, nodes_of, plain_config
 from rlrun.config import RunSettings, conf_dir, field_keys
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
 from rlrun.early import GROUPS
 from rlrun.evaluation import EvaluationConfig
+from rlrun.examples import OF_SWEEPS
 from rlrun.overrides import OPEN_NODES
 from rlrun.parts import Parts, read_config
+from rlrun.sweep.settings import SweepSettings
 from rlrun.workers.envs import EnvConfig
 
 CONF = conf_dir()
@@ -69,7 +72,7 @@ def targets_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_every_folder_of_conf_is_a_group_of_the_config():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders == GROUPS | {"tuned", "tuned_examples"}
+    assert folders == GROUPS | {*OF_SWEEPS, "tuned", "tuned_examples"}
 
 
 @pytest.mark.parametrize("choice", choices(*sorted(GROUPS)))
@@ -89,7 +92,26 @@ def test_the_top_level_lists_every_key_of_no_group():
     assert top_level == field_keys(RunSettings)
 
 
-@pytest.mark.parametrize("choice", choices("algo", "env", "exploration", "model", "logger"))
+@pytest.mark.parametrize("choice", choices("search"))
+def test_every_search_lists_every_key_of_its_class_with_its_default(choice):
+    node = nodes_of(compose([choice.replace("/", "=")]))["search"]
+    search = import_object(node.pop("_target_"), "search._target_")
+    assert node.keys() == field_keys(search)
+    assert node == {key: getattr(search(), key) for key in node}
+
+
+def test_the_node_sweep_has_the_keys_and_the_defaults_of_its_class():
+    assert nodes_of(compose([]))["sweep"] == asdict(SweepSettings())
+
+
+def test_what_is_for_sweeps_is_no_part_of_a_run():
+    assert not plain_config(compose([])).keys() & {*SWEEP_NODES}
+    assert plain_config(compose(["search=random", "sweep.seeds=2"])) == plain_config(compose([]))
+
+
+@pytest.mark.parametrize(
+    "choice", choices("algo", "env", "exploration", "model", "logger", *OF_SWEEPS)
+)
 def test_every_file_says_first_what_it_is_for(choice):
     lines = (CONF / f"{choice}.yaml").read_text().splitlines()
     comments = [line for line in lines if not line.startswith("# @package")]
@@ -122,7 +144,7 @@ def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file:
 
 def test_any_key_below_an_open_node_may_be_set_without_a_plus():
     new_keys = {f"{node}.some_new_key": number for number, node in enumerate(OPEN_NODES)}
-    plain = plain_config(compose([f"{key}={value}" for key, value in new_keys.items()]))
+    plain = nodes_of(compose([f"{key}={value}" for key, value in new_keys.items()]))
     for key, value in new_keys.items():
         node: Any = plain
         for name in key.split("."):

@@ -56,36 +56,6 @@ def test_an_interrupted_run_ends_after_the_round_of_an_iteration_that_lasts(rlru
     assert second["timesteps_total"] == first["timesteps_total"] + 8
 
 
-INTERRUPTING = """
-import os
-import signal
-import rlrun
-
-class Interrupting(rlrun.Callbacks):
-    def on_train_result(self, *, trainer, **kwargs):
-        if trainer.config.worker.seed == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-"""
-
-
-def test_an_interrupted_sweep_lists_the_jobs_that_never_ran(rlrun, tmp_path):
-    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
-    own = ("callbacks.x._target_=interrupting.Interrupting", "hydra.sweep.dir=sweep")
-    small = ("algo.train_batch_size=128", "stop.training_iteration=2", "logger=none")
-    outcome = rlrun("-m", "seed=1,2,3,4", *own, *small, "algo.timesteps_per_iteration=0")
-    assert outcome.status == 128 + signal.SIGINT
-    folder = tmp_path / "sweep"
-    table = outcome.stdout.partition(f"Sweep of 4 jobs in {folder}\n")[2].splitlines()
-    ends = [(row.split()[1], " ".join(row.split()[3:])) for row in table[1:5]]
-    assert ends == [
-        ("seed=1", "finished"),
-        ("seed=2", "interrupted"),
-        ("seed=3", "not run"),
-        ("seed=4", "not run"),
-    ]
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
-
-
 @pytest.mark.parametrize("address", ["foo.invalid:1", "127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_cluster_that_does_not_answer_is_named_within_seconds(tmp_path, address):
     started = time.monotonic()

@@ -23,7 +23,6 @@ from helpers_cli import (
     results_of,
     tiny_dqn,
     tiny_ppo,
-    top_folders,
 )
 
 from rlrun import run_folder
@@ -711,23 +710,6 @@ def test_a_second_ctrl_c_ends_a_run_at_once_without_a_checkpoint(tmp_path):
     assert "Traceback" not in outcome.stderr
     assert num_lines(tmp_path / "run" / "result.json") == 1
     assert list_checkpoints(tmp_path / "run") == []
-
-
-def test_ctrl_c_ends_a_whole_sweep(tmp_path):
-    arguments = [argument for argument in ENDLESS if not argument.startswith("seed")]
-    child = Child(tmp_path, "-m", *arguments, "seed=1,2", "hydra.sweep.dir=sweep")
-    child.wait_for_result(tmp_path / "sweep" / "0", 1)
-    child.signal(signal.SIGINT)
-    outcome = child.wait()
-    assert outcome.status == 130
-    assert "Interrupted. Go on with: rlrun resume sweep/0\n" in outcome.stdout
-    *_, first, second = outcome.stdout.splitlines()
-    assert first.endswith("  interrupted")
-    assert second.endswith("  not run")
-    assert not (tmp_path / "sweep" / "1").exists()
-    jobs = [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
-    assert jobs == ["0"]
-    assert top_folders(tmp_path) == {"sweep"}
 
 
 def test_the_config_of_the_command_and_of_these_tests_is_the_same(tmp_path):

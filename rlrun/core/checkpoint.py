@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,17 @@ def checkpoint_name(iteration: int) -> str:
     return f"checkpoint_{iteration:06d}"
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path,
+    state: dict[str, Any],
+    facts: dict[str, Any],
+    own_files: tuple[str, Callable[[Path], None]] | None = None,
+) -> Path:
     """Write `state` as the checkpoint `folder`, atomically; returns the folder.
 
     state: parts by name, each a tree of dicts and lists with numbers, strings, None, NumPy arrays
-    and torch tensors. `facts` go into the manifest. Raises CheckpointError if the disk refuses.
+    and torch tensors. `facts` go into the manifest. own_files: a folder within,
+    and a function that fills it. Raises CheckpointError if the disk refuses.
     """
     from safetensors import SafetensorError
 
@@ -61,6 +68,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) 
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        if own_files is not None:
+            name, fill = own_files
+            (temporary / name).mkdir()
+            fill(temporary / name)
         _write(temporary, state, facts)
         if folder.exists():
             # Set aside until the new one is in its place; `list_checkpoints` finds it if not.
@@ -119,6 +130,11 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
         place = run_folder / path.name.removeprefix(".").removesuffix(REPLACED)
         if not place.exists():
             path.replace(place)
+    return complete_checkpoints(run_folder)
+
+
+def complete_checkpoints(run_folder: Path) -> list[Path]:
+    """The same for those who only look on while the run may be writing."""
     found = [
         path
         for path in run_folder.glob("checkpoint_*")

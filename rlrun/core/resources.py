@@ -33,8 +33,9 @@ class Resources:
     """Threads of the learner's torch: 1 is best for small networks, more for images."""
     custom_resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Ray custom resources of each rollout worker."""
-    fake_gpus: bool = False
-    """Whether GPUs are pretended to be there, everything running on CPU (for tests)."""
+    fake_gpus: bool | int = False
+    """Whether GPUs are pretended to be there, everything running on CPU (for tests); a number: how
+    many of them the trials of a sweep share."""
     create_env_on_driver: bool = False
     """Whether the local worker gets envs even if remote workers sample."""
     ray_address: str | None = None

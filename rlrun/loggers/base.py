@@ -28,6 +28,10 @@ class RunInfo:
     """Result key -> the value at which the run ends; the first rule that is met ends it."""
     start_iteration: int
     """0 for a fresh run; k for a run that goes on from its checkpoint of iteration k."""
+    sweep: str | None = None
+    """The name of the sweep of which this run is a trial; None for a run of its own."""
+    trial: str = ""
+    """What is special about this trial, in letters that are good for a path: `lr=0.001,seed=1`."""
 
 
 class Logger:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from time import monotonic
 from typing import Any
 
 from rlrun.loggers.base import Logger, RunInfo, first_rule_met, tuned_or_general
+from rlrun.loggers.terminal import (
+    discard_stdout,
+    duration,
+    from_here,
+    is_stdout_closed,
+    is_terminal,
+    number,
+    print_line,
+    steady_console,
+)
 
 _GAINS = {
     "training_iteration": "",
@@ -28,7 +34,6 @@ _GAINS = {
 """Keys that only grow, each with the key of its growth in one iteration (an iteration's is 1)."""
 
 _PACE_ITERATIONS = 20
-_FOREVER_S = 1e9  # a stop rule that is never to be met shows no time
 
 _NARROW_COLUMNS = 64
 """In windows below this the numbers stand one in a row."""
@@ -69,7 +74,7 @@ class ConsoleLogger(Logger):
     """Seconds between two plain lines, at least; the first and the last result always get one."""
 
     def start(self, run: RunInfo) -> None:
-        is_live = _is_terminal()
+        is_live = is_terminal()
         self._interval_s = self.refresh_interval_s if is_live else self.plain_interval_s
         self._folder = run.folder
         self._progress = _Progress(run.stop, run.config.get("log_level") in ("INFO", "DEBUG"))
@@ -93,7 +98,7 @@ class ConsoleLogger(Logger):
         rule = self._progress.rule_met() if status == "finished" else None
         ended = f"{status} by {rule}" if rule else status
         # Two lines, as one would be broken anywhere in a terminal of 110 columns.
-        where = f"{ended}  results in {_from_here(self._folder)}"
+        where = f"{ended}  results in {from_here(self._folder)}"
         self._safely(lambda: self._view.close(f"{summary}\n{where}"))
 
     def _show(self) -> None:
@@ -105,12 +110,12 @@ class ConsoleLogger(Logger):
         try:
             write()
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and not _is_closed():
+            if isinstance(error, ValueError) and not is_stdout_closed():
                 raise  # no fault of the output's
             broken, self._view = self._view, _View()
             with suppress(OSError, ValueError):
                 broken.close("")
-            _discard_stdout()
+            discard_stdout()
             _log.warning("The console went quiet (%s); results go on in %s", error, self._folder)
 
 
@@ -154,7 +159,7 @@ class _Progress:
     def evaluation(self) -> str:
         """The last evaluation's mean return, or "" before the first one."""
         reward = self._evaluation.get("episode_reward_mean")
-        return _number(reward) if _is_number(reward) else ""
+        return number(reward) if _is_number(reward) else ""
 
     def shares(self) -> dict[str, float]:
         """The share of each phase in the time of the last iterations, the largest first."""
@@ -172,7 +177,7 @@ class _Progress:
         policies = list(learner.values()) if self._is_verbose else []
         stats = policies[0].get("learner_stats", {}) if policies else {}
         known = [name for name in _MAIN_NUMBERS if _is_number(stats.get(name))]
-        return {name: _number(stats[name]) for name in known[:_MOST_NUMBERS]}
+        return {name: number(stats[name]) for name in known[:_MOST_NUMBERS]}
 
     def more(self) -> dict[str, str]:
         """What not every run has to show, as text by its label."""
@@ -183,7 +188,7 @@ class _Progress:
             "evaluation": self.evaluation(),
             "task": _short(self.result.get("env_task")),
             "time": "  ".join(shares),
-            "learner": "  ".join(f"{name} {number}" for name, number in self.numbers().items()),
+            "learner": "  ".join(f"{name} {text}" for name, text in self.numbers().items()),
             "video": self._video,
         }
         return {label: text for label, text in found.items() if text}
@@ -202,16 +207,16 @@ class _Progress:
         """What there is to show, as text by its label."""
         result = self.result
         low, high = result.get("episode_reward_min"), result.get("episode_reward_max")
-        reward = _number(result.get("episode_reward_mean"))
+        reward = number(result.get("episode_reward_mean"))
         return {
-            "iter": _number(result.get("training_iteration"), "d"),
-            "steps": _number(result.get("timesteps_total"), "d"),
-            "reward": f"{reward} (min {_number(low)}, max {_number(high)})",
-            "len": _number(result.get("episode_len_mean")),
-            "episodes": _number(result.get("episodes_total"), "d"),
-            "steps/s": _number(self.rate("timesteps_total"), "d"),
-            "elapsed": _duration(result.get("time_total_s", math.nan)),
-            "eta": _duration(self.eta_s()),
+            "iter": number(result.get("training_iteration"), "d"),
+            "steps": number(result.get("timesteps_total"), "d"),
+            "reward": f"{reward} (min {number(low)}, max {number(high)})",
+            "len": number(result.get("episode_len_mean")),
+            "episodes": number(result.get("episodes_total"), "d"),
+            "steps/s": number(self.rate("timesteps_total"), "d"),
+            "elapsed": duration(result.get("time_total_s", math.nan)),
+            "eta": duration(self.eta_s()),
         }
 
     def line(self, time_label: str = "eta") -> str:
@@ -243,30 +248,23 @@ class _View:
 class _PlainView(_View):
     def open(self, heading: str) -> None:
         if heading:
-            _print(heading)
+            print_line(heading)
 
     def show(self, progress: _Progress) -> None:
-        _print(progress.line())
+        print_line(progress.line())
 
     def close(self, summary: str) -> None:
-        _print(summary)
+        print_line(summary)
 
 
 class _LiveView(_View):
     def __init__(self, run: RunInfo) -> None:
-        from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
-        class SteadyConsole(Console):
-            def on_broken_pipe(self) -> None:
-                raise BrokenPipeError("stdout was closed")  # Rich would end the process here
-
-        self._title = Text.assemble((run.name, "bold"), "  ", (str(_from_here(run.folder)), "dim"))
+        self._title = Text.assemble((run.name, "bold"), "  ", (str(from_here(run.folder)), "dim"))
         self._title.no_wrap, self._title.overflow = True, "ellipsis"
-        # Forced, else Rich asks again at each write, and takes a terminal that is gone for a file.
-        steady_console = SteadyConsole(force_terminal=True)
-        self._live = Live(self._title, console=steady_console, auto_refresh=False)
+        self._live = Live(self._title, console=steady_console(), auto_refresh=False)
 
     def open(self, heading: str) -> None:
         if heading:
@@ -300,7 +298,7 @@ class _LiveView(_View):
         key, value, target = progress.nearest_rule()
         if not key:
             return []
-        goal = f"{value / target:.0%}  {key} {_number(value, 'd')} of {_number(target, 'd')}"
+        goal = f"{value / target:.0%}  {key} {number(value, 'd')} of {number(target, 'd')}"
         bar = Table.grid(padding=(0, 2))
         room = self._live.console.width - len(goal) - 2
         text = Text(goal, no_wrap=True, overflow="ellipsis")
@@ -353,43 +351,3 @@ def _can_show(text: str, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _number(value: float | None, kind: str = "") -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    if kind == "d":
-        return f"{value:,.0f}"
-    return f"{value:,.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds))) if seconds < _FOREVER_S else "-"
-
-
-def _from_here(folder: Path) -> Path:
-    with suppress(OSError, ValueError):
-        return folder.relative_to(Path.cwd())
-    return folder
-
-
-def _print(line: str) -> None:
-    if sys.stdout is not None:  # as under `>&-`
-        encoding = sys.stdout.encoding or "utf-8"
-        print(line.encode(encoding, "replace").decode(encoding), flush=True)
-
-
-def _is_closed() -> bool:
-    return sys.stdout is None or sys.stdout.closed
-
-
-def _is_terminal() -> bool:
-    is_capable = os.environ.get("TERM") not in ("dumb", "unknown")
-    return is_capable and not _is_closed() and sys.stdout.isatty()
-
-
-def _discard_stdout() -> None:
-    """Send the rest to /dev/null: else Python's own flush at exit fails, and it exits with 120."""
-    # Suppressed: a stand-in for stdout may have no file descriptor.
-    with suppress(OSError, ValueError), open(os.devnull, "wb") as devnull:
-        os.dup2(devnull.fileno(), sys.stdout.fileno())

@@ -33,14 +33,17 @@ class TensorBoardLogger(Logger):
     what callbacks gave for episodes: hist_data as histograms, images and videos as (animated) PNGs.
 
     The step is `timesteps_total`; `config` is left out. A resumed run adds a file that tells
-    TensorBoard to drop the points from its first step on.
+    TensorBoard to drop the points from its first step on. TensorBoard calls a run as the folders
+    down to its events; so those of a trial lie in one more, named by its parameters.
     """
 
     tag_prefix: str = "ray/tune/"
     """Stands before every flat key; this one fits dashboards made for the classic RLlib."""
 
     def start(self, run: RunInfo) -> None:
-        self._file = _new_event_path(run.folder).open("xb", buffering=0)
+        folder = run.folder / run.trial
+        folder.mkdir(exist_ok=True)
+        self._file = _new_event_path(folder).open("xb", buffering=0)
         self._value_headers: dict[str, bytes] = {}
         self._is_session_announced = False
         self._write_event(_bytes_field(3, b"brain.Event:2"))

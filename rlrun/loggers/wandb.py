@@ -37,9 +37,9 @@ class WandbLogger(Logger):
     mode: Mode = "online"
     """Send to the server; keep on disk for `wandb sync`; or do nothing at all."""
     group: str | None = None
-    """Runs with the same group are shown together, such as the seeds of one experiment."""
+    """Runs with the same group are shown together; null: the trials of a sweep, by its name."""
     name: str | None = None
-    """The W&B run's name; the run's own by default."""
+    """The W&B run's name; null: the run's own, of a trial its number and parameters."""
     tags: list[str] = field(default_factory=list)
     """Labels to filter by."""
     entity: str | None = None
@@ -112,7 +112,7 @@ class WandbLogger(Logger):
         return wandb.init(
             project=self.project,
             entity=self.entity,
-            group=self.group,
+            group=self.group or run.sweep,
             name=self.name or run.name,
             tags=self.tags,
             config=run.config,

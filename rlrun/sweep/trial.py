@@ -39,11 +39,19 @@ class TrialResources:
     """
 
     cpus: float
+    driver_cpus: float = 1.0
+    """How many of these are its driver's, which can do with less where it has workers: it mostly
+    waits for them."""
     driver_gpus: float = 0.0
     worker_gpus: tuple[float, ...] = ()
     custom: dict[str, float] = field(default_factory=dict)
-    needs_ray: bool = False
-    """Whether it has Ray workers of its own."""
+    bundles: tuple[dict[str, float], ...] = ()
+    """What each of its workers and shards asks Ray for: CPU, GPU and custom resources, by name."""
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether it has Ray workers of its own."""
+        return bool(self.bundles)
 
     @property
     def gpus(self) -> float:

@@ -39,6 +39,18 @@ LOOK_INTERVAL_S = 1.0
 STOP_TIMEOUT_S = 10.0
 """How long workers may take to close their envs before they are killed."""
 
+SHARED_RAY = "RLRUN_SHARED_RAY"
+"""Environment variable: the address of the Ray that the trials of a sweep share."""
+
+PLACEMENT_GROUP = "RLRUN_PLACEMENT_GROUP"
+"""Environment variable: the name of the placement group that is reserved there for a trial."""
+
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Ray's own environment variable: whether a cluster asks for a token."""
+
+NAMESPACE = "rlrun"
+"""In which placement groups are found."""
+
 PEER_GRACE_S = 20.0
 """How long to wait, once a worker has lost one that it learns with, for what became of that one."""
 
@@ -58,7 +70,7 @@ class RemotePool:
         num_shards: int = 0,
         name: str = "Worker",
     ) -> None:
-        ray = _connect(resources)
+        ray = connect(resources)
         self._ray = ray
         self._name = name
         _check_capacity(ray, num_workers + num_other_workers, num_shards, resources)
@@ -66,6 +78,7 @@ class RemotePool:
             num_cpus=resources.num_cpus_per_worker,
             num_gpus=0 if resources.fake_gpus else resources.num_gpus_per_worker,
             resources=resources.custom_resources_per_worker or None,
+            scheduling_strategy=_reserved_place(ray),
         )(_Actor)
         self._make = ray.cloudpickle.dumps(make)
         self._threads = max(int(resources.num_cpus_per_worker), 1)
@@ -376,30 +389,37 @@ def _driver_path() -> list[str]:
 _connection: tuple[str | None, int | None] | None = None
 """resources.ray_address and ray_num_cpus by which this process has been connected to Ray here."""
 
+_auth_mode: str | None = None
+"""How one makes oneself known to that Ray."""
 
-def _connect(resources: Resources) -> Any:
-    global _connection
+
+def connect(resources: Resources) -> Any:
+    """Ray, which this process is connected to from now on. Raises ResourceError."""
+    global _connection, _auth_mode
     import ray
 
+    shared = os.environ.get(SHARED_RAY)
+    address = shared or resources.ray_address
     asked = (resources.ray_address, resources.ray_num_cpus)
     if ray.is_initialized():
-        if asked not in ((None, None), _connection):
+        if shared is None and asked not in ((None, None), _connection):
             raise ResourceError(
                 f"resources.ray_address={asked[0]} and resources.ray_num_cpus={asked[1]} cannot be "
                 f"used: this process is connected to Ray already. Leave both null to use that, or "
                 f"call ray.shutdown() before."
             )
         return ray
-    _require_answer(resources.ray_address)
-    auth_mode = os.environ.get("RAY_AUTH_MODE")
+    _require_answer(address)
+    auth_mode = os.environ.get(AUTH_MODE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         termination = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
-                address=resources.ray_address,
-                num_cpus=None if resources.ray_address else resources.ray_num_cpus,
-                include_dashboard=None if resources.ray_address else False,
+                address=address,
+                num_cpus=None if address else resources.ray_num_cpus,
+                include_dashboard=None if address else False,
+                namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -415,13 +435,30 @@ def _connect(resources: Resources) -> Any:
             ) from error
         finally:
             # A local ray.init leaves this behind, and it would change later connections.
+            _auth_mode = os.environ.get(AUTH_MODE)
             if auth_mode is None:
-                os.environ.pop("RAY_AUTH_MODE", None)
+                os.environ.pop(AUTH_MODE, None)
             # Ray's own handler would end the process without a checkpoint.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, termination)
     _connection = asked
     return ray
+
+
+def _reserved_place(ray: Any) -> Any:
+    """Where workers are put: in the placement group of the trial, or wherever there is room."""
+    name = os.environ.get(PLACEMENT_GROUP)
+    if name is None:
+        return None
+    return ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+        ray.util.get_placement_group(name)
+    )
+
+
+def environ_to_share(ray: Any) -> dict[str, str]:
+    """What the environment of another process needs to be connected to the same Ray."""
+    environ = {SHARED_RAY: str(ray.get_runtime_context().gcs_address)}
+    return environ if _auth_mode is None else {**environ, AUTH_MODE: _auth_mode}
 
 
 def _require_answer(address: str | None) -> None:

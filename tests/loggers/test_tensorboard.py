@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
@@ -159,3 +160,19 @@ def test_the_reader_in_these_tests_does_check_the_crc(make_run, make_result, tmp
     content[-4:] = struct.pack("<I", 0)
     path.write_bytes(content)
     assert [event.step for event in events(path)] == [0, 1024]
+
+
+def test_tensorboard_calls_the_trials_of_a_sweep_by_their_parameters(
+    make_run, make_result, tmp_path
+):
+    for number, trial in enumerate(["lr=0.1,seed=0", "lr=0.1,seed=1"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        log(TensorBoardLogger(), make_run(folder=folder, trial=trial), [make_result(1)])
+        resumed = make_run(folder=folder, trial=trial, start_iteration=1)
+        log(TensorBoardLogger(), resumed, [make_result(2)])
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    assert sorted(multiplexer.Runs()) == ["0/lr=0.1,seed=0", "1/lr=0.1,seed=1"]
+    scalars = multiplexer.Scalars("1/lr=0.1,seed=1", "ray/tune/episode_reward_mean")
+    assert [point.step for point in scalars] == [1024, 2048]

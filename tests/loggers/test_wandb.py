@@ -231,3 +231,22 @@ logger.close("finished")
     assert len(written) > 5
     assert not [path for path in written if key.encode() in path.read_bytes()]
     assert not re.search(key, printed)
+
+
+def test_trials_of_a_sweep_share_its_group_unless_the_user_names_one(
+    monkeypatch, make_run, make_result, tmp_path
+):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    found = []
+    for number, group in enumerate([None, None, "mine"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        logger = WandbLogger(mode="offline", group=group)
+        logger.start(make_run(folder=folder, sweep="sweep_1", name=f"{number} lr=0.1"))
+        logger.log_result(make_result(1))
+        logger.close("finished")
+        (written,) = offline_folders(folder)
+        run = only(records(written), "run")
+        found.append((run.run_group, run.display_name))
+    assert found == [("sweep_1", "0 lr=0.1"), ("sweep_1", "1 lr=0.1"), ("mine", "2 lr=0.1")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rlrun.core.errors import ConfigError
@@ -15,6 +16,9 @@ from rlrun.sweep.trial import Trial
 @dataclass(frozen=True)
 class Continue:
     """The trial goes on."""
+
+    checkpoint: bool = False
+    """Whether it makes a checkpoint first, from which others may go on."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Pause:
-    """The trial makes a checkpoint and gives its place to others, until `choose` names it."""
+    """The trial makes a checkpoint and gives its place to others, until `choose` names it.
+
+    It is ended if the scheduler gives it up, or if `choose` names nobody while nothing runs.
+    """
 
     reason: str
 
@@ -37,7 +44,7 @@ class Exploit:
     """The trial goes on from the newest checkpoint of another one, with other values."""
 
     source: int
-    """Number of the trial whose checkpoint is copied."""
+    """Number of the trial whose checkpoint is copied; its own: it goes on from where it is."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """The values with which it goes on, by dotted key."""
     reason: str = ""
@@ -50,8 +57,9 @@ Decision = Continue | Stop | Pause | Exploit
 class Scheduler:
     """The base of all schedulers: `scheduler=fifo`, which lets every trial run to its end.
 
-    State is what `on_result` and `on_end` were told: a resumed sweep tells all of it again, in the
-    order of the journal. So decisions depend on nothing else, and chance comes from `seed`.
+    State is what `on_add`, `on_result` and `on_end` were told: a resumed sweep tells all of it
+    again, in the order of the journal. So decisions depend on nothing else, and chance comes from
+    `seed`; `choose` and `gives_up` change nothing.
     """
 
     metric: str | None = None
@@ -61,13 +69,24 @@ class Scheduler:
     time_attr: str = "training_iteration"
     """The result key that tells how far a trial is."""
     seed: int = field(default=0, init=False)
-    """Set by the driver before the first trial."""
+    """Set by the driver before the first trial, as is `folder`."""
+    folder: Path = field(default=Path(), init=False)
+    """The sweep's, where it may write a log."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+
+    def check(self, trial: Trial, config: Mapping[str, Any]) -> None:
+        """Raise ConfigError, before anything starts, if it cannot work with a trial that has this
+        composed config (plain values)."""
 
     def on_add(self, trial: Trial) -> None:
-        """A trial has been planned."""
+        """A trial has been planned, and nothing of it is written down yet: values that it begins
+        with may be added to its overrides and params."""
 
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
-        """What becomes of a running trial that has a new result."""
+        """What becomes of a running trial that has a new result; of one that is `done`, nothing any
+        more."""
         return Continue()
 
     def on_end(self, trial: Trial) -> None:
@@ -77,6 +96,11 @@ class Scheduler:
         """The waiting or paused trial that is to run next, of those for which there is room now;
         None: none of them yet."""
         return startable[0] if startable else None
+
+    def gives_up(self, trial: Trial) -> Stop | None:
+        """Why a paused trial will never go on; None while it may. Asked after each result and
+        end."""
+        return None
 
     def score_of(self, result: dict[str, Any]) -> float | None:
         """The judged value, so that more is better; None where the result has none."""
@@ -91,3 +115,10 @@ class Scheduler:
         if not isinstance(value, int | float):
             raise ConfigError(f"scheduler.time_attr={self.time_attr} is in no result.")
         return float(value)
+
+
+def at_least(least: float, **values: float) -> None:
+    """Raise ConfigError unless each of the scheduler's values, by name, is at least that."""
+    for name, value in values.items():
+        if not least <= value < math.inf:
+            raise ConfigError(f"scheduler.{name}={value:g} must be at least {least:g}, and finite.")

@@ -1,0 +1,542 @@
+"""The driver of a sweep: it starts trials, hears their results and decides what becomes of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from rlrun.core.errors import RlrunError
+from rlrun.loggers.base import lookup
+from rlrun.sweep import trial_folder
+from rlrun.sweep.channel import Message
+from rlrun.sweep.executor import Executor, Heard
+from rlrun.sweep.journal import Event, Journal, read_journal
+from rlrun.sweep.observer import SweepObserver
+from rlrun.sweep.packing import Place, Room
+from rlrun.sweep.schedulers.base import Continue, Decision, Exploit, Pause, Scheduler, Stop
+from rlrun.sweep.search.base import Search
+from rlrun.sweep.settings import SweepSettings
+from rlrun.sweep.trial import Status, Trial
+from rlrun.sweep.trial_process import Start
+
+TICK_S = 0.5
+"""How often observers are told that time goes by."""
+
+GRACE_S = 10.0
+"""How long trials may take to end in order after Ctrl-C."""
+
+JOURNALED = (
+    *("training_iteration", "timesteps_total", "time_total_s", "episodes_total"),
+    *("episode_reward_mean", "done"),
+)
+"""Keys of a result that the journal has, beside those that are judged."""
+
+ANSWERS: dict[type[Decision], str] = {Stop: "stop", Pause: "pause", Exploit: "leave"}
+
+logger = logging.getLogger("rlrun")
+
+
+class Plan(Protocol):
+    """What of a sweep's plan its driver needs (see `rlrun.sweep.plan.SweepPlan`)."""
+
+    folder: Path
+    settings: SweepSettings
+    metric: str
+    seed: int
+    search: Search
+    scheduler: Scheduler
+    sources: list[str]
+
+    @property
+    def num_trials(self) -> int | None: ...
+
+    def trials_of(self, number: int, point: dict[str, Any]) -> list[Trial]: ...
+
+
+class SweepDriver:
+    """Runs the trials of a sweep; one thread, which observers share.
+
+    What the folder's journal has of it is taken as done.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        room: Room,
+        *,
+        observers: Sequence[SweepObserver] = (),
+    ) -> None:
+        self.plan = plan
+        self.folder = plan.folder
+        """Of the sweep; trials have theirs below it."""
+        self.settings = plan.settings
+        self.metric = plan.metric
+        """The result key by which trials are compared: `sweep.metric`, or the run's `objective`."""
+        self.scheduler = plan.scheduler
+        self.trials: list[Trial] = []
+        """All that are known by now, by number; a search may add to them."""
+        self.num_trials = plan.num_trials
+        """How many there will be; None where the search does not know."""
+        self.started_at = time.time()
+        """Seconds since the epoch; of this start, where the sweep was resumed."""
+        self.is_interrupted = False
+        """Whether trials are being ended."""
+        self.room = room
+        self._executor = executor
+        self._observers = list(observers)
+        self._search = plan.search
+        self._num_asked = 0
+        self._is_asked_out = False
+        self._places: dict[int, Place] = {}
+        self._told: dict[int, int] = {}
+        """The last iteration of each trial that scheduler and search have heard of."""
+        self._decisions: dict[int, Decision] = {}
+        """What is being done with a trial whose process has not ended yet."""
+        self._undecided: dict[int, Decision] = {}
+        """What was decided when the driver was killed, before it was written down."""
+        self._new_values: dict[int, dict[str, Any]] = {}
+        """The values with which trials go on that have copied another one."""
+        self._ends: dict[int, Message] = {}
+        """How runs ended in order whose process has not ended yet."""
+        self._signals_taken: list[int] = []
+        self._kill_at: float | None = None
+        self.scheduler.seed, self.scheduler.folder = plan.seed, plan.folder
+        self.scheduler.metric = self.scheduler.metric or self.metric
+        self.scheduler.mode = self.scheduler.mode or self.settings.mode
+
+    # What observers see
+
+    @property
+    def total(self) -> dict[str, float]:
+        """What there is to give to trials: CPU, GPU and custom resources, by name."""
+        return self.room.total
+
+    @property
+    def used(self) -> dict[str, float]:
+        """What running trials hold of it."""
+        return self.room.used
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial whose last result has the best value of the metric; None if none has any."""
+        sign = 1.0 if self.settings.mode == "max" else -1.0
+        known = {
+            trial.number: sign * value
+            for trial in self.trials
+            if (value := self.value_of(trial.result)) is not None
+        }
+        return self.trials[max(known, key=lambda number: known[number])] if known else None
+
+    def value_of(self, result: dict[str, Any]) -> float | None:
+        """The metric in a result; None where it has none (nan is none)."""
+        value = lookup(result, self.metric)
+        is_known = isinstance(value, int | float) and value == value
+        return float(value) if is_known else None
+
+    @property
+    def exit_status(self) -> int:
+        """What the process should exit with: 128 + a signal, 1 if a trial failed, else 0."""
+        if self._signals_taken:
+            return 128 + self._signals_taken[0]
+        return (
+            1 if any(trial.status is Status.FAILED or trial.error for trial in self.trials) else 0
+        )
+
+    # The loop
+
+    def run(self) -> None:
+        """Run all trials to their ends, or until the sweep is interrupted; the folder is there, and
+        locked. Raises RlrunError if the disk refuses."""
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            self._replay()
+            self._journal = Journal(self.folder)
+            stack.callback(self._journal.close)
+            self._settle_the_past()
+            self._ask()
+            self._tell(SweepObserver.on_start)
+            try:
+                self._loop()
+            finally:
+                self._tell(SweepObserver.on_end)
+
+    def _loop(self) -> None:
+        next_tick = 0.0
+        while True:
+            self._start_trials()
+            if not self._places and not self._end_those_nobody_chooses():
+                return
+            heard = self._executor.hear(max(0.0, next_tick - time.monotonic()))
+            for each in heard:
+                self._act_on(each)
+            if heard:
+                self._give_up()
+                self._ask()
+                self._tell(SweepObserver.on_change)
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_S
+                self._tell(SweepObserver.on_tick)
+            if self._signals_taken and not self.is_interrupted:
+                self._interrupt()
+            is_late = self._kill_at is not None and time.monotonic() > self._kill_at
+            if is_late or len(self._signals_taken) > 1:
+                self._kill_all()
+
+    def _tell(self, hook: Any) -> None:
+        for observer in self._observers:
+            getattr(observer, hook.__name__)(self)
+
+    # Planning
+
+    def _ask(self) -> None:
+        """Ask the search for points: for all if they do not depend on how trials end, else for one
+        when a trial could start."""
+        while not self._is_asked_out and not self.is_interrupted and self._is_time_to_ask():
+            point = self._search.ask()
+            self._journal.write("asked", point=self._num_asked, values=point)
+            if point is None:
+                self._is_asked_out = True
+                return
+            for trial in self._add(point):
+                facts = {name: getattr(trial, name) for name in ("number", "point", "params")}
+                facts["folder"] = os.path.relpath(trial.folder, self.folder)
+                self._journal.write("trial", **facts, overrides=trial.overrides, time=time.time())
+                if trial.status is Status.FAILED:
+                    self._end(trial, Status.FAILED, trial.error)
+
+    def _is_time_to_ask(self) -> bool:
+        if not self._search.learns:
+            return True
+        waiting = [trial for trial in self.trials if trial.status is Status.WAITING]
+        is_full = len(self._places) >= (self.settings.max_concurrent or len(self._places) + 1)
+        is_room = not self.trials or not self.room.lacks(self.trials[-1].resources)
+        return not waiting and not is_full and is_room
+
+    def _add(self, point: dict[str, Any]) -> list[Trial]:
+        trials = self.plan.trials_of(self._num_asked, point)
+        self._num_asked += 1
+        for trial in trials:
+            self.trials.append(trial)
+            self.scheduler.on_add(trial)
+        self.room.refuse_impossible(trials)
+        return trials
+
+    # Starting
+
+    def _start_trials(self) -> None:
+        while not self.is_interrupted:
+            startable = []
+            for trial in self.trials:
+                if trial.status in (Status.WAITING, Status.PAUSED):
+                    trial.waits_for = self._what_is_missing(trial)
+                    if not trial.waits_for:
+                        startable.append(trial)
+            chosen = self.scheduler.choose(startable)
+            if chosen is None:
+                return
+            self._start(chosen)
+
+    def _what_is_missing(self, trial: Trial) -> str:
+        limit = self.settings.max_concurrent
+        if limit is not None and len(self._places) >= limit:
+            return f"sweep.max_concurrent={limit}"
+        if lacks := self.room.lacks(trial.resources):
+            return lacks
+        if (owner := trial_folder.owner_of(trial.folder)) is not None:
+            return f"its process of before ({owner}) to end"
+        return ""
+
+    def _start(self, trial: Trial) -> None:
+        resumes = trial_folder.make_ready(trial.folder)
+        if resumes and not self._catch_up(trial):
+            return
+        place = self._places[trial.number] = self.room.take(trial.resources)
+        trial.status, trial.waits_for = Status.RUNNING, ""
+        self._journal.write("start", number=trial.number, resumes=resumes)
+        self._executor.start(self._how_to_start(trial, place, resumes=resumes), place)
+
+    def _how_to_start(self, trial: Trial, place: Place, *, resumes: bool) -> Start:
+        if resumes:
+            arguments = trial_folder.assignments(self._new_values.get(trial.number, {}))
+        else:
+            folder = str(trial.folder).replace("\\", "\\\\").replace("'", "\\'")
+            arguments = [*self.plan.sources, *trial.overrides, f"hydra.run.dir='{folder}'"]
+        return Start(
+            number=trial.number,
+            folder=str(trial.folder),
+            arguments=arguments,
+            resumes=resumes,
+            environ={"CUDA_VISIBLE_DEVICES": self.room.visible_gpus(place)},
+        )
+
+    def _catch_up(self, trial: Trial) -> bool:
+        """Act upon results that the trial wrote down before its checkpoint, of which its driver was
+        not told; returns whether it still is to start."""
+        for result in trial_folder.results_of(trial.folder):
+            if result["training_iteration"] > self._told.get(trial.number, 0):
+                decision = self._note_result(trial, result)
+                if not isinstance(decision, Continue):
+                    self._carry_out(trial, decision)
+                    return False
+        return True
+
+    # Results
+
+    def _act_on(self, heard: Heard) -> None:
+        trial, message = self.trials[heard.number], heard.message
+        if message["kind"] == "result":
+            self._executor.answer(trial.number, {"answer": self._answer(trial, message["result"])})
+        elif message["kind"] == "end":
+            self._ends[trial.number] = message
+        else:
+            self._note_end(trial, message["status"])
+
+    def _answer(self, trial: Trial, result: dict[str, Any]) -> str:
+        if result["training_iteration"] <= self._told.get(trial.number, 0):
+            return "continue"  # It lives again what came after its last checkpoint.
+        decision = self._note_result(trial, result)
+        if isinstance(decision, Continue):
+            return "checkpoint" if decision.checkpoint else "continue"
+        self._decisions[trial.number] = decision
+        return "pause" if _goes_on_itself(trial, decision) else ANSWERS[type(decision)]
+
+    def _note_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
+        """Tell everybody of a new result; what the scheduler decides, if it can be done."""
+        keys = {*JOURNALED, self.metric, self.scheduler.metric or "", self.scheduler.time_attr}
+        known = {key: value for key in keys if (value := lookup(result, key)) is not None}
+        iteration = result["training_iteration"]
+        self._journal.write(
+            "result", in_haste=True, number=trial.number, iteration=iteration, result=known
+        )
+        return self._decide(trial, result, self._hear_result(trial, result))
+
+    def _decide(self, trial: Trial, result: dict[str, Any], decision: Decision) -> Decision:
+        """Write a decision down, if it can be done; returns what holds."""
+        if isinstance(decision, Continue):
+            return decision
+        if result.get("done"):
+            return Continue()
+        facts: dict[str, Any] = {"kind": type(decision).__name__.lower(), **asdict(decision)}
+        if _goes_on_itself(trial, decision):
+            facts["iteration"] = result["training_iteration"]
+        elif isinstance(decision, Exploit):
+            source = self.trials[decision.source]
+            copied = trial_folder.copy_checkpoint(source.folder, trial.folder)
+            if copied is None:
+                logger.warning(
+                    "Trial %d does not go on from %d, which has no checkpoint.",
+                    trial.number,
+                    source.number,
+                )
+                return Continue()
+            facts["iteration"] = copied
+        self._journal.write("decision", number=trial.number, decision=facts)
+        self._take_up(trial, facts)
+        return decision
+
+    def _hear_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
+        """Let the scheduler and the search know of a result."""
+        value = self.value_of(result)
+        if value is None and (last := self.value_of(trial.result)) is not None:
+            result = result | {self.metric: last}
+        trial.result = result
+        self._told[trial.number] = result["training_iteration"]
+        if value is not None:
+            self._search.report(trial.point, self.scheduler.time_of(result), value)
+        return self.scheduler.on_result(trial, result)
+
+    def _take_up(self, trial: Trial, facts: dict[str, Any]) -> None:
+        """A decision that is in the journal holds from now on."""
+        if facts["kind"] == "exploit":
+            self._new_values[trial.number] = {
+                **self._new_values.get(trial.number, {}),
+                **facts["overrides"],
+            }
+            self._told[trial.number] = facts["iteration"]
+
+    # Ends
+
+    def _note_end(self, trial: Trial, exit_status: int) -> None:
+        self.room.give_back(self._places.pop(trial.number))
+        end = self._ends.pop(trial.number, None)
+        decision = self._decisions.pop(trial.number, None)
+        if end is None:
+            self._note_failure(trial, exit_status)
+        elif end["status"] == "finished":
+            self._end(trial, Status.FINISHED, "" if end["passed"] else "below its pass mark")
+        elif decision is not None:
+            self._carry_out(trial, decision)
+        elif self.is_interrupted:
+            self._end(trial, Status.INTERRUPTED)
+        else:
+            self._note_failure(trial, exit_status)
+
+    def _carry_out(self, trial: Trial, decision: Decision) -> None:
+        """Do what was decided of a trial whose process has ended."""
+        if isinstance(decision, Exploit):
+            trial.status = Status.WAITING
+        else:
+            self._end(trial, Status.PRUNED if isinstance(decision, Stop) else Status.PAUSED)
+
+    def _note_failure(self, trial: Trial, exit_status: int) -> None:
+        error = trial_folder.last_words(trial.folder, exit_status)
+        if self.is_interrupted and not 0 <= exit_status < 128:
+            self._end(trial, Status.INTERRUPTED)
+            return
+        trial.num_failures += 1
+        can_help = exit_status != 2  # What is wrong with its config stays wrong.
+        if can_help and trial.num_failures <= self.settings.max_failures:
+            trial.status, trial.error = Status.WAITING, error
+            self._journal.write("end", number=trial.number, status=Status.WAITING, error=error)
+            return
+        self._end(trial, Status.FAILED, error)
+        if self.settings.fail_fast:
+            self._interrupt()
+
+    def _end(self, trial: Trial, status: Status, error: str = "") -> None:
+        self._journal.write("end", number=trial.number, status=status, error=error)
+        self._hear_end(trial, status, error)
+
+    def _hear_end(self, trial: Trial, status: Status, error: str) -> None:
+        trial.status, trial.error = status, error
+        self.scheduler.on_end(trial)
+        of_point = [each for each in self.trials if each.point == trial.point]
+        if status.is_final and all(each.status.is_final for each in of_point):
+            good = [each for each in of_point if each.status is not Status.FAILED]
+            values = [v for each in good if (v := self.value_of(each.result)) is not None]
+            self._search.tell(trial.point, statistics.fmean(values) if values else None)
+
+    def _give_up(self) -> None:
+        """End paused trials that the scheduler does not want any more."""
+        for trial in self.trials:
+            if trial.status is Status.PAUSED and self.scheduler.gives_up(trial) is not None:
+                self._end(trial, Status.PRUNED)
+
+    def _end_those_nobody_chooses(self) -> bool:
+        """Nothing runs: end the paused trials that nobody will ever choose. Returns whether
+        something is still to come."""
+        if self.is_interrupted:
+            return False
+        waiting = [t for t in self.trials if t.status in (Status.WAITING, Status.PAUSED)]
+        if any(trial_folder.owner_of(trial.folder) for trial in waiting):
+            return True
+        for trial in waiting:
+            self._end(trial, Status.PRUNED)
+        self._ask()
+        return any(trial.status is Status.WAITING for trial in self.trials)
+
+    # Interruption
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and a lost terminal end all trials with a checkpoint; a second one at
+        once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._signals_taken.append(number)
+
+        try:
+            signals = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                signals.append(signal.SIGHUP)
+            previous = {each: signal.signal(each, handle) for each in signals}
+        except ValueError:  # Only the main thread may.
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self) -> None:
+        self.is_interrupted = True
+        self._kill_at = time.monotonic() + GRACE_S
+        for number in list(self._places):
+            self._executor.interrupt(number)
+
+    def _kill_all(self) -> None:
+        for number in list(self._places):
+            self._executor.kill(number)
+
+    # Resuming
+
+    def _replay(self) -> None:
+        """Put together again what the journal tells. What was decided and not done is in
+        `_decisions` then, what was not written down yet in `_undecided`."""
+        for event in read_journal(self.folder):
+            if event["event"] == "asked":
+                self._replay_question(event)
+            elif event["event"] != "trial":
+                self._replay_event(self.trials[event["number"]], event)
+
+    def _replay_question(self, event: Event) -> None:
+        point = self._search.ask()
+        if point != event["values"]:
+            raise RlrunError(
+                f"The search gives {point} as point {event['point']}, and the journal of "
+                f"{self.folder} has {event['values']}: this sweep cannot go on."
+            )
+        self._is_asked_out = point is None
+        if point is not None:
+            self._add(point)
+
+    def _replay_event(self, trial: Trial, event: Event) -> None:
+        for found in (self._decisions, self._undecided):
+            found.pop(trial.number, None)
+        match event["event"]:
+            case "result":
+                decision = self._hear_result(trial, event["result"])
+                self._undecided[trial.number] = decision
+            case "decision":
+                self._take_up(trial, event["decision"])
+                self._decisions[trial.number] = _decision_of(event["decision"])
+            case "end" if event["status"] == Status.WAITING:
+                trial.num_failures += 1
+            case "end":
+                self._hear_end(trial, Status(event["status"]), event["error"])
+
+    def _settle_the_past(self) -> None:
+        """Do what was decided when the driver was killed; what ran then waits to go on."""
+        decided, self._decisions = self._decisions, {}
+        for trial in self.trials:
+            if trial.status.is_final or trial.status is Status.PAUSED:
+                continue
+            trial.status = Status.WAITING
+            decision = decided.get(trial.number)
+            if not isinstance(decision, Exploit):
+                trial_folder.forget_copy(trial.folder)
+            if decision is None and (made := self._undecided.get(trial.number)) is not None:
+                decision = self._decide(trial, trial.result, made)
+            if decision is not None and not isinstance(decision, Continue):
+                self._carry_out(trial, decision)
+
+    def resume_line(self) -> str:
+        """What the user types to go on."""
+        folder = self.folder
+        with suppress(ValueError):
+            folder = folder.relative_to(Path.cwd())
+        return f"rlrun resume {shlex.quote(str(folder))}"
+
+
+def _goes_on_itself(trial: Trial, decision: Decision) -> bool:
+    """Whether a trial is to go on from where it is, with other values."""
+    return isinstance(decision, Exploit) and decision.source == trial.number
+
+
+def _decision_of(facts: dict[str, Any]) -> Decision:
+    """A decision as the journal has it."""
+    if facts["kind"] == "exploit":
+        return Exploit(facts["source"], facts["overrides"], facts["reason"])
+    return (Stop if facts["kind"] == "stop" else Pause)(facts["reason"])
