@@ -48,6 +48,9 @@ class EvaluationConfig:
     seed, algo.num_envs_per_worker."""
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
+    record: int = 0
+    """How many episodes of each evaluation become videos in the run's folder: the first ones of the
+    first env of the first evaluation worker."""
     always_attach_results: bool = False
     """Whether the last evaluation stands in every result (nan before the first)."""
 
@@ -61,6 +64,8 @@ class EvaluationConfig:
                 f"evaluation.duration={self.duration} must be at least 1, or auto with "
                 f"evaluation.parallel_to_training=true."
             )
+        if self.record < 0:
+            raise ConfigError(f"evaluation.record={self.record} must be at least 0.")
         if self.num_workers < 0:
             raise ConfigError(f"evaluation.num_workers={self.num_workers} must be at least 0.")
         self._check_parallel()

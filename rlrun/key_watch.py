@@ -27,15 +27,16 @@ SIMILARITY = 0.9
 """From here on (difflib's ratio) a name is taken for a misspelt one."""
 
 _NAMES = """
-agent_timesteps_total config counters custom_metrics date done episode_len_mean episode_media
-episode_reward_max episode_reward_mean episode_reward_min episodes_this_iter episodes_total
-evaluation experiment_id experiment_tag hist_stats hostname info iterations_since_restore node_ip
-num_agent_steps_sampled num_agent_steps_sampled_this_iter num_agent_steps_trained
-num_agent_steps_trained_this_iter num_env_steps_sampled num_env_steps_sampled_this_iter
-num_env_steps_trained num_env_steps_trained_this_iter num_healthy_workers off_policy_estimator perf
-pid policy_reward_max policy_reward_mean policy_reward_min sampler_perf time_since_restore
-time_this_iter_s time_total_s timers timestamp timesteps_since_restore timesteps_this_iter
-timesteps_total training_iteration trial_id warmup_time
+agent_timesteps_total bottleneck config counters custom_metrics date done episode_len_mean
+episode_media episode_reward_max episode_reward_mean episode_reward_min episodes_this_iter
+episodes_total evaluation experiment_id experiment_tag hist_stats hostname info
+iterations_since_restore node_ip num_agent_steps_sampled num_agent_steps_sampled_this_iter
+num_agent_steps_trained num_agent_steps_trained_this_iter num_env_steps_sampled
+num_env_steps_sampled_this_iter num_env_steps_trained num_env_steps_trained_this_iter
+num_healthy_workers off_policy_estimator perf pid policy_reward_max policy_reward_mean
+policy_reward_min sampler_perf time_by_phase time_since_restore time_this_iter_s time_total_s timers
+timestamp timesteps_since_restore timesteps_this_iter timesteps_total training_iteration trial_id
+warmup_time
 """
 RESULT_KEYS = frozenset(_NAMES.split())
 """The top level of every result; only callbacks add to it."""

@@ -22,6 +22,8 @@ from rlrun.data_parts import (
     check_rollout_columns,
     input_of,
     output_of,
+    videos_of_evaluation,
+    videos_of_training,
     with_absolute_paths,
 )
 from rlrun.early import read_settings, refuse_early
@@ -88,6 +90,11 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     )
     if "callbacks" not in evaluation.config:
         evaluation_worker = replace(evaluation_worker, callbacks=worker.callbacks)
+    num_envs = evaluation_worker.algorithm.num_envs_per_worker
+    evaluation_worker = replace(
+        evaluation_worker, videos=videos_of_evaluation(evaluation, num_envs)
+    )
+    worker = replace(worker, videos=videos_of_training(worker.env, settings))
     check_evaluation_env(evaluation_worker.env, evaluation)
     check_names(settings, worker.callbacks.overrides("on_train_result"), plain["evaluation"])
     loggers = build_all(plain.get("logger"), "logger", Logger)
@@ -98,6 +105,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             resources=resources,
             evaluation=evaluation,
             evaluation_worker=evaluation_worker,
+            init_from=settings.init_from,
             plain=to_json(dict(plain)),
         ),
         loggers=loggers,
@@ -121,6 +129,7 @@ def _worker_config(
     for each in exploration.parts:
         algorithm.check_exploration(each)
     algorithm.check_model(model)
+    algorithm.check_switches(model)
     return WorkerConfig(
         env=build(plain["env"], "env", target=EnvConfig),
         algorithm=algorithm,
@@ -133,6 +142,7 @@ def _worker_config(
         input=input_of(settings),
         output=output_of(settings),
         rollout_columns=tuple(settings.rollout_columns),
+        debug=settings.debug,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.checkpoint import (
@@ -28,15 +28,20 @@ from rlrun.core.checkpoint import (
     save_checkpoint,
 )
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
+from rlrun.core.export import format_of
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
+from rlrun.core.phases import bottleneck, time_by_phase
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
+from rlrun.core.warm_start import LoadReport, load_weights
+from rlrun.core.weight_files import read_weights
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.progress import Progress
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.video import require_encoder
 from rlrun.workers.worker_set import WorkerSet
 
 logger = logging.getLogger("rlrun")
@@ -50,6 +55,10 @@ class TrainerConfig:
     resources: Resources
     evaluation: EvaluationConfig
     evaluation_worker: WorkerConfig
+    video_folder: str = "videos"
+    """Where videos of episodes go, if there are any."""
+    init_from: str | None = None
+    """The file or checkpoint whose weights the policy begins with; None: with random ones."""
     plain: dict[str, Any] = field(default_factory=dict)
     """The composed config as plain values, for results and checkpoints."""
 
@@ -62,6 +71,7 @@ class Trainer:
 
     def __init__(self, config: TrainerConfig) -> None:
         started = time.perf_counter()
+        config = _with_videos(config)
         self.config = config
         self.callbacks: Callbacks = config.worker.callbacks
         resources, seed = config.resources, config.worker.seed
@@ -71,6 +81,8 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
+            if config.worker.debug:
+                finite.check_everywhere(True)
             num_evaluators = config.evaluation.num_workers if config.evaluation.is_wanted else 0
             self.workers = WorkerSet(
                 replace(config.worker, local_device=str(device)),
@@ -97,6 +109,11 @@ class Trainer:
             self.episodes = EpisodeWindow()
             self.progress = Progress(seed)
             self._is_stopped = False
+            self.init_report: LoadReport | None = None
+            """What was taken over from `init_from`."""
+            if config.init_from is not None:
+                source = f"init_from={config.init_from}"
+                self.init_report = self._load(config.init_from, DEFAULT_POLICY_ID, source)
             self.progress.warmup_time = time.perf_counter() - started
             for policy_id, algorithm in self.algorithms.items():
                 logger.info(
@@ -174,7 +191,11 @@ class Trainer:
             sum(algorithm.num_rows_trained for algorithm in self.algorithms.values()),
         )
         result["episodes_total"] = self.episodes.episodes_total
-        result["sampler_perf"] = self.workers.take_perf()
+        sampling = self.workers.take_sampling_time()
+        result["sampler_perf"] = sampling.per_step_ms()
+        phases = time_by_phase(result["time_this_iter_s"], self.timers.seconds(), sampling)
+        result["time_by_phase"] = phases
+        result["bottleneck"] = bottleneck(phases)
         result["timers"] = self.timers.flush()
         result |= self._learner_info()
         result["config"] = self.config.plain
@@ -399,6 +420,41 @@ class Trainer:
             self.algorithms[policy_id].on_weights_set()
         self.workers.publish(self.algorithms)
 
+    # Models in and out
+
+    def import_model(self, path: str | Path, policy_id: str = DEFAULT_POLICY_ID) -> LoadReport:
+        """Take over the weights in a file (.safetensors, .pt, .h5) or a checkpoint, as far as they
+        fit, here and on all workers; the optimiser goes on as it was. Returns what was loaded and
+        what was not. See `rlrun.core.warm_start`.
+
+        Raises ConfigError if nothing fits, CheckpointError, MissingExtraError, KeyError.
+        """
+        return self._load(path, policy_id, str(path))
+
+    def _load(self, path: str | Path, policy_id: str, source: str) -> LoadReport:
+        weights = read_weights(path, policy_id)
+        report = load_weights(self.policies[policy_id], weights, source)
+        self.algorithms[policy_id].on_weights_set()
+        self.workers.publish(self.algorithms)
+        logger.info("%s", report)
+        return report
+
+    def export_model(
+        self,
+        path: str | Path,
+        format: str | None = None,  # noqa: A002
+        policy_id: str = DEFAULT_POLICY_ID,
+    ) -> Path:
+        """Write the policy for other programs: "safetensors" (the weights alone), "torch" (a
+        program of torch.export) or "onnx"; without a format the file's ending says which. The
+        latter two turn the env's observations into its actions, as compute_action(explore=False)
+        does. Returns the path. See `rlrun.core.portable` for inputs and outputs.
+
+        Raises ConfigError, MissingExtraError, RlrunError, KeyError.
+        """
+        actor = self.workers.local_worker().actors[policy_id]
+        return actor.export(Path(path), format_of(Path(path), format))
+
     # Checkpoints
 
     def save(self, checkpoint_dir: str | Path, facts: dict[str, Any] | None = None) -> Path:
@@ -406,6 +462,7 @@ class Trainer:
 
         Raises CheckpointError if it cannot be written.
         """
+        started = time.perf_counter()
         folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
         state = {
             "policy": {"weights": self.get_weights()},
@@ -422,16 +479,14 @@ class Trainer:
                 "process_rng": seeding.process_rng_state(),
             },
         }
-        save_checkpoint(
-            folder,
-            state,
-            {
-                "iteration": self.iteration,
-                "timesteps_total": self.workers.num_env_steps_sampled,
-                "config": self.config.plain,
-                **(facts or {}),
-            },
-        )
+        facts = {
+            "iteration": self.iteration,
+            "timesteps_total": self.workers.num_env_steps_sampled,
+            "config": self.config.plain,
+            **(facts or {}),
+        }
+        save_checkpoint(folder, state, facts)
+        self.timers.add("checkpoint", started)
         logger.info("Saved %s", folder)
         call(self.callbacks, "on_checkpoint", trainer=self, checkpoint_dir=str(folder))
         return folder
@@ -488,6 +543,19 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _with_videos(config: TrainerConfig) -> TrainerConfig:
+    """The same, whose workers know where their videos go. Raises MissingExtraError."""
+
+    def told(worker: WorkerConfig) -> WorkerConfig:
+        if worker.videos is None:
+            return worker
+        require_encoder("recording videos (env.record_env, evaluation.record)")
+        return replace(worker, videos=replace(worker.videos, folder=config.video_folder))
+
+    evaluation_worker = told(config.evaluation_worker)
+    return replace(config, worker=told(config.worker), evaluation_worker=evaluation_worker)
 
 
 def _plain(tree: Any) -> Any:

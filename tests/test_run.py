@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 
+from rlrun import run_folder
 from rlrun.core import checkpoint
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
@@ -119,6 +120,30 @@ def test_versions_have_the_commit_and_the_changes_of_the_current_folder(tmp_path
     versions = json.loads((tmp_path / "run" / "versions.json").read_text())
     assert versions["git_commit"] == head.stdout.strip()
     assert "M code.py" in versions["git_changes"]
+    diff = (tmp_path / "run" / "git_diff.patch").read_text()
+    assert "-first = 1\n+first = 2\n" in diff
+    undone = subprocess.run(["git", "apply", "-R", "run/git_diff.patch"], check=False)
+    assert undone.returncode == 0
+    assert (tmp_path / "code.py").read_text() == "first = 1\n"
+
+
+def test_a_large_diff_is_cut_and_says_so_and_new_files_are_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text("")
+    identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "First"]):
+        subprocess.run(["git", *command], check=True)
+    (tmp_path / "code.py").write_text("line\n" * 1000)
+    (tmp_path / "secret.txt").write_text("a secret")
+    monkeypatch.setattr(run_folder, "LARGEST_DIFF", 500)
+    run_folder.write_git_diff(tmp_path)
+    diff = (tmp_path / "git_diff.patch").read_text()
+    assert len(diff) < 600
+    assert "bytes are missing." in diff.splitlines()[-1]
+    assert "a secret" not in diff
+    (tmp_path / "code.py").write_text("")
+    run_folder.write_git_diff(tmp_path)
+    assert not (tmp_path / "git_diff.patch").exists()
 
 
 def test_versions_have_no_commit_where_there_is_no_repository(tmp_path, monkeypatch):

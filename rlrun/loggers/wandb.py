@@ -44,14 +44,15 @@ class WandbLogger(Logger):
     """Labels to filter by."""
     entity: str | None = None
     """The W&B user or team; the key's own default otherwise."""
-    init_timeout_s: float = 8.0
-    """Seconds to wait for the server at the start before going offline."""
+    init_timeout_s: float = 5.0
+    """Seconds to wait for the server's answer at the start, twice at most, before going offline."""
     finish_timeout_s: float = 60.0
     """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""
 
     def start(self, run: RunInfo) -> None:
         """Begin a run of W&B, offline where there is no network."""
         self._run: Any = None
+        self._folder = run.folder
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:
             return
@@ -74,7 +75,8 @@ class WandbLogger(Logger):
             return
         step = int(result["timesteps_total"])
         try:
-            self._run.log(finite_scalars(result) | _of_episodes(result), step=step)
+            values = finite_scalars(result) | _of_episodes(result) | self._videos(result)
+            self._run.log(values, step=step)
         except Exception as error:  # whatever it is, it is not worth the run
             self._is_logging = False
             self._warn("W&B failed, so logging to it stops and training goes on", error)
@@ -87,8 +89,21 @@ class WandbLogger(Logger):
         except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
             return
-        if self.mode == "offline":
-            _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
+        if self.mode == "offline" and self._is_logging:  # else it was said
+            _log.warning("W&B is offline. To upload this run later: %s", self._sync_command())
+
+    def _videos(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The newest of the videos that the result names, by what they are of."""
+        paths = [self._folder / name for name in result.get("videos", ())]
+        if not paths:
+            return {}
+        import wandb
+
+        return {
+            f"videos/{path.name.partition('_')[0]}": wandb.Video(str(path), format="mp4")
+            for path in paths
+            if path.is_file()
+        }
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
 from rlrun.core.exploration.base import Acts
+from rlrun.core.export import ExportFormat, export
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy, Previous, State
+from rlrun.core.portable import PortablePolicy
 from rlrun.core.spaces import Preprocessor
 
 DEFAULT_POLICY_ID = "default_policy"
@@ -132,6 +135,7 @@ class Actor:
                 f"model.mask_actions=true has no effect: {type(policy).__name__} does not look at "
                 f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
             )
+        policy.wants_compile, policy.uses_amp = config.model.compile, config.model.amp
         policy.observation_filter = make_filter(
             config.observation_filter, self.obs_space.shape, self.preprocessor.layout
         )
@@ -237,6 +241,16 @@ class Actor:
         """The statistics of what was observed since the last call."""
         gathered, self.gathered = self.gathered, self.policy.observation_filter.moments()
         return gathered
+
+    def export(self, path: Path, kind: ExportFormat) -> Path:
+        """Write the policy with all that stands around it for other programs; see `export`."""
+        portable = PortablePolicy(self.policy, self.preprocessor, self.converter)
+        facts = {
+            "algorithm": type(self.algorithm).__name__,
+            "observation_space": str(self.original_observation_space),
+            "action_space": str(self.action_space),
+        }
+        return export(portable, path, kind, facts)
 
     def check_fit(self, policy: Policy, env_name: str) -> None:
         """Raise SpaceError if a policy that was made for another env cannot act in this one."""

@@ -52,6 +52,15 @@ class VectorEnv:
         """The envs, where they live in this process; empty where they do not."""
         return []
 
+    def frame(self) -> Any:
+        """What the first env's `render` gives, where it was made to be filmed."""
+        raise NotImplementedError
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """How fast pictures of its envs are to be shown; None: they do not say."""
+        return None
+
     def call(self, name: str, *args: Any) -> list[Any]:
         """What the method `name` of every env, or of the wrapper that has it, gives; of a native
         vector env what its own method gives, alone. The door for tasks: `call("set_task", task)`.

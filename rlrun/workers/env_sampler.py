@@ -6,13 +6,13 @@ No Python per env and step: array operations over the vector of envs, one policy
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rlrun.core import finite
 from rlrun.core.batch import STATE, Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import EpisodeReport
@@ -310,7 +310,9 @@ class EnvSampler:
         self._returns[done] = 0.0
         self.lengths[done] = 0
         self.num_finished += int(np.count_nonzero(done))
+        begun = time.perf_counter()
         after_reset = self.env.reset_done(done)
+        self._seconds["env_wait"] += time.perf_counter() - begun
         self._observe(after_reset)
         self._forget(done | self._void_rows)
         # Of envs that go on, next_obs is the very row that is acted on next.
@@ -367,6 +369,8 @@ class EnvSampler:
         self.check_finite("reward", columns["rewards"], 1)
         self.check_finite("observation", self._floats(columns["obs"]), 1)
         self.check_finite("observation", self._floats(self.obs))
+        if finite.is_checked_everywhere:
+            finite.require_columns(columns, f"What worker {self.worker_index} sampled [step, env]")
         longest = int(self.lengths.max())
         if longest > LONG_EPISODE_STEPS and not self._has_warned:
             self._has_warned = True
@@ -383,7 +387,7 @@ class EnvSampler:
     ) -> None:
         """Raise WorkerError unless all of `column`, rewards or the floats of observations, is
         finite; `axis` is that of the envs, which are those of `envs` (None: all)."""
-        place = first_not_finite(column)
+        place = finite.first_not_finite(column)
         if place is None:
             return
         if not self.actor.has_finite_weights():
@@ -407,18 +411,6 @@ class _Cut:
     obs: np.ndarray
     state: State
     previous: Previous | None
-
-
-def first_not_finite(column: np.ndarray) -> tuple[int, ...] | None:
-    """Where the first entry of a float array lies that is no finite number; None if all are."""
-    if column.dtype.kind != "f":
-        return None
-    # A quick look: the sum of squares is finite only if all is, though large ones overflow.
-    flat = column.reshape(-1)
-    if math.isfinite(np.dot(flat, flat)):
-        return None
-    places = np.argwhere(~np.isfinite(column))
-    return tuple(places[0]) if len(places) else None
 
 
 def _real_rows(column: np.ndarray, valid: np.ndarray | None) -> np.ndarray:

@@ -118,6 +118,13 @@ class NativeVectorEnv(VectorEnv):
             _put_row(complete, int(i), final)
         return complete
 
+    def frame(self) -> Any:
+        return self.vector_env.screen  # type: ignore[attr-defined]
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return getattr(self.vector_env, "steps_per_second", None)
+
     def call(self, name: str, *args: Any) -> list[Any]:
         method = getattr(self.vector_env, name, None)
         return results_of(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks, call
@@ -37,6 +38,7 @@ from rlrun.workers.offline.recorder import make_recorder
 from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
+from rlrun.workers.video import FilmedVectorEnv, VideoConfig
 from rlrun.workers.whole_episode import run_episode
 
 _global_worker: RolloutWorker | None = None
@@ -79,6 +81,10 @@ class WorkerConfig:
     """Where what is sampled is written."""
     rollout_columns: tuple[str, ...] = ()
     """Columns that trajectories have for callbacks, beside those of the algorithm."""
+    videos: VideoConfig | None = None
+    """Which episodes become videos; None: none."""
+    debug: bool = False
+    """Whether all numbers are checked, not only those that come from envs."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class RolloutWorker:
         if worker_index > 0:
             set_process_name(self.name)
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
+            if config.debug:
+                finite.check_everywhere(True)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
         self.num_updates: dict[str, int] = {}
@@ -124,7 +132,7 @@ class RolloutWorker:
         reads_data = config.input is not None and not config.in_evaluation
         is_idle = spaces_of_env is not None
         if not (is_idle or reads_data):
-            self.env = self._make_env(config.algorithm.num_envs_per_worker)
+            self.env = self._make_env(config.algorithm.num_envs_per_worker, config.videos)
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
         self.spaces = spaces_of_env or self._spaces_of_data()
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
@@ -175,6 +183,7 @@ class RolloutWorker:
     def sample(self) -> Sample:
         """One fragment of every env, and the rows of all trajectories that it completes."""
         assert self.input is not None
+        started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
@@ -199,12 +208,16 @@ class RolloutWorker:
         if batch and self.callbacks.overrides("on_sample_end"):
             call(self.callbacks, "on_sample_end", worker=self, samples=batch)
         gathered = actor.take_gathered()
+        sampled = time.perf_counter()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
             batches = {}
             if batch:
                 gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
+        seconds["postprocessing"] = sampled - started - sum(seconds.values())
+        if gradients:
+            seconds["learning"] = time.perf_counter() - sampled
         return Sample(
             batches,
             env_steps,
@@ -436,6 +449,7 @@ class RolloutWorker:
             "actors": {policy_id: actor.state_dict() for policy_id, actor in self.actors.items()},
             "trajectories": self._cutter.state_dict(),
             "input": None if self.input is None else self.input.state_dict(),
+            "videos": self.env.state_dict() if isinstance(self.env, FilmedVectorEnv) else None,
             "callbacks": self.callbacks.state_dict(),
             # The driver's own belong to the trainer.
             "process_rng": seeding.process_rng_state() if self.worker_index > 0 else None,
@@ -453,6 +467,8 @@ class RolloutWorker:
             self._cutter.truncate(cut)
             # What hooks counted of that has been counted.
             self.callbacks.load_state_dict(state["callbacks"])
+        if isinstance(self.env, FilmedVectorEnv) and state.get("videos"):
+            self.env.load_state_dict(state["videos"])
         for policy_id, actor_state in state["actors"].items():
             self.actors[policy_id].load_state_dict(actor_state)
             if cut is not None:
@@ -465,10 +481,20 @@ class RolloutWorker:
         if self.input is not None:
             self.input.close()
 
-    def _make_env(self, num_envs: int) -> VectorEnv:
-        return make_vector_env(
-            self.config.env, num_envs, self.worker_index, seed=self.seed, purpose=self.purpose
+    def _make_env(self, num_envs: int, videos: VideoConfig | None = None) -> VectorEnv:
+        # The first worker records: the local one, or where there are remote ones the first of them.
+        is_filmed = videos is not None and self.worker_index == min(1, self.num_workers)
+        env = make_vector_env(
+            self.config.env,
+            num_envs,
+            self.worker_index,
+            seed=self.seed,
+            purpose=self.purpose,
+            is_filmed=is_filmed,
         )
+        if is_filmed and videos is not None:
+            return cast(VectorEnv, FilmedVectorEnv(env, videos, self))
+        return env
 
     def _spaces_of_data(self) -> Spaces:
         """Those of the env that the data are of, or that the data themselves tell."""

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from rlrun.core import seeding
+from rlrun.core import processes, seeding
 from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.nested import row_of
 from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
@@ -82,6 +82,13 @@ class SyncVectorEnv(VectorEnv):
 
     def get_sub_environments(self) -> list[gym.Env]:
         return list(self.envs)
+
+    def frame(self) -> Any:
+        return self.envs[0].frame()
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return self.envs[0].metadata.get("render_fps")
 
     def call(self, name: str, *args: Any) -> list[Any]:
         return results_of([env.call_method(name, *args) for env in self.envs], name, self.env_id)
@@ -151,6 +158,14 @@ class AsyncVectorEnv(VectorEnv):
     def infos(self) -> list[dict[str, Any]]:
         return list(self._infos)
 
+    def frame(self) -> Any:
+        with self._watched():
+            return self.vector_env.call("frame_of_first")[0]
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return self.vector_env.metadata.get("render_fps")
+
     def call(self, name: str, *args: Any) -> list[Any]:
         with self._watched():
             found = self.vector_env.call("call_method", name, *args)
@@ -218,24 +233,26 @@ def make_vector_env(
     *,
     seed: int = 0,
     purpose: Purpose = "rollout",
+    is_filmed: bool = False,
 ) -> VectorEnv:
-    """The envs of one worker, made with streams of their own from the seed tree.
+    """The envs of one worker, made with streams of their own from the seed tree. `is_filmed`:
+    whether the first of them gives pictures, by `frame`.
 
     Raises ConfigError, MissingExtraError, WorkerError.
     """
     with seeding.process_streams(seed, purpose, worker_index, "make"):
         if config.vectorization == "native":
             return NativeVectorEnv(
-                make_native_vector_env(config, num_envs), config.id, worker_index
+                make_native_vector_env(config, num_envs, is_filmed), config.id, worker_index
             )
         if config.vectorization == "sync":
             envs = [
-                SubEnv(make_env(config), config.id, worker_index, index)
+                SubEnv(make_env(config, **_shown(is_filmed, index)), config.id, worker_index, index)
                 for index in range(num_envs)
             ]
             _check_same_spaces(envs, config.id)
             return SyncVectorEnv(envs, config.id)
-        return _make_async(config, num_envs, worker_index, seed, purpose)
+        return _make_async(config, num_envs, (seed, purpose, worker_index), is_filmed)
 
 
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
@@ -255,11 +272,23 @@ def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
                 )
 
 
+def _shown(is_filmed: bool, index: int) -> dict[str, Any]:
+    """How an env is made that gives pictures, or does not."""
+    return {"render_mode": "rgb_array"} if is_filmed and index == 0 else {}
+
+
 def _make_async(
-    config: EnvConfig, num_envs: int, worker_index: int, seed: int, purpose: Purpose
+    config: EnvConfig, num_envs: int, seed_path: tuple[int, Purpose, int], is_filmed: bool
 ) -> AsyncVectorEnv:
+    worker_index = seed_path[-1]
     makers = [
-        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), os.getpid())
+        partial(
+            _make_env_of_a_process,
+            config,
+            (*seed_path, index),
+            os.getpid(),
+            _shown(is_filmed, index),
+        )
         for index in range(num_envs)
     ]
     try:
@@ -277,7 +306,10 @@ def _make_async(
 
 
 def _make_env_of_a_process(
-    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: int
+    config: EnvConfig,
+    seed_path: tuple[int, Purpose, int, int],
+    parent: int,
+    shown: dict[str, Any],
 ) -> SubEnv:
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
     owns_process = os.getpid() != parent
@@ -293,5 +325,12 @@ def _make_env_of_a_process(
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
         # A fork has the generators of its parent, which are those of its siblings.
         seeding.seed_process(*seed_path)
+        processes.answer_as(_name_of_process(*seed_path[1:]))
     _, _, worker_index, env_index = seed_path
-    return SubEnv(make_env(config), config.id, worker_index, env_index, owns_process=owns_process)
+    env = make_env(config, **shown)
+    return SubEnv(env, config.id, worker_index, env_index, owns_process=owns_process)
+
+
+def _name_of_process(purpose: Purpose, worker_index: int, env_index: int) -> str:
+    kind = "env" if purpose == "rollout" else "evaluation_env"
+    return f"{kind}_{worker_index}_{env_index}"

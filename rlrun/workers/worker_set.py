@@ -19,6 +19,7 @@ from rlrun.core.errors import Interrupted
 from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
+from rlrun.core.phases import SamplingTime
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
@@ -62,8 +63,7 @@ class WorkerSet:
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
         self._exploration: dict[str, LearnerStats] = {}
-        self._seconds: dict[str, float] = {}
-        self._vector_steps = 0
+        self._sampling = SamplingTime(max(num_workers, 1), num_workers > 0)
         self.iteration_ends_at = 0
         """At how many env steps the iteration is over that is under way."""
         self._pool: Any = None
@@ -132,10 +132,14 @@ class WorkerSet:
         while self._arrived and task == "sample" and not is_over():
             yield self._arrived.popleft()
         if self._pool is not None:
-            yield from self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
+            results = self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
+            yield from self._timed(results)
             return
         while not is_over():
-            yield 0, do(self._local, task, args)
+            started = time.perf_counter()
+            result = do(self._local, task, args)
+            self.timers.add("sample", started)
+            yield 0, result
 
     def stream_samples(
         self, *, in_flight: int, is_over: Callable[[], bool]
@@ -150,8 +154,18 @@ class WorkerSet:
         stream = self._pool.stream(
             "sample_and_leave", in_flight=in_flight, is_over=is_over, leaves_second=True
         )
-        for position, found in stream:
+        for position, found in self._timed(stream):
             yield position, self._with_rows_elsewhere(position, found)
+
+    def _timed(self, results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """The same; what is waited for them counts as sampling."""
+        while True:
+            started = time.perf_counter()
+            found = next(results, None)
+            self.timers.add("sample", started)
+            if found is None:
+                return
+            yield found
 
     def start_shards(self, plan: ShardPlan, queue_size: int) -> Any:
         """Replay shards in processes of their own, which end with the workers. They get
@@ -190,7 +204,9 @@ class WorkerSet:
         started = time.perf_counter()
         num_steps = sum(map(_steps_in, self._rounds))
         while True:
-            for sample in self.map("sample"):
+            samples = self.map("sample")
+            self._sampling.slowest_s += max(sum(each.seconds.values()) for each in samples)
+            for sample in samples:
                 self.note(sample)
                 self._rounds.append(Sample(sample.batches, 0, void_steps=sample.void_steps))
                 num_steps += _steps_in(sample)
@@ -225,9 +241,7 @@ class WorkerSet:
             known.merge(moments.count, moments.mean, moments.squares)
         for policy_id, numbers in sample.exploration.items():
             self._exploration.setdefault(policy_id, LearnerStats()).add(numbers)
-        for phase, seconds in sample.seconds.items():
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-        self._vector_steps += sample.vector_steps
+        self._sampling.note(sample.seconds, sample.vector_steps)
 
     def sync_weights(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
         """After an update: count what filters gathered, and `publish`."""
@@ -266,12 +280,11 @@ class WorkerSet:
         """What explorations reported since the last call, by policy id: see `LearnerStats`."""
         return {policy_id: stats.take() for policy_id, stats in self._exploration.items()}
 
-    def take_perf(self) -> dict[str, float]:
-        """Milliseconds of one vector step by phase, over all sampling workers."""
-        num_steps = max(self._vector_steps, 1)
-        perf = {f"mean_{phase}_ms": 1e3 * s / num_steps for phase, s in self._seconds.items()}
-        self._seconds, self._vector_steps = {}, 0
-        return perf
+    def take_sampling_time(self) -> SamplingTime:
+        """What the sampling workers spent their time on since the last call."""
+        taken = self._sampling
+        self._sampling = SamplingTime(taken.num_workers, taken.is_remote)
+        return taken
 
     def run_evaluation(
         self, evaluation_round: int, amount: Amount, is_enough: Callable[[], bool] = lambda: False
