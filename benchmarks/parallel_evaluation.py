@@ -1,6 +1,6 @@
 """How long an iteration lasts with an evaluation beside it that takes as long as the train step.
 
-python benchmarks/parallel_evaluation.py [--rounds N]     (two free cores)
+python benchmarks/parallel_evaluation.py [--rounds N] [--steps N]     (two free cores)
 
 The env burns 5 ms of CPU a step. Train steps alone, evaluations alone (on a remote worker), both at
 once, and both at once with evaluation.duration=auto, round after round. The bar: at once lasts at
@@ -20,11 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 BAR = 1.25
-STEPS = 400
-"""Env steps of a train step and of an evaluation: two seconds."""
 
 
-def make(*overrides: str) -> Any:
+def make(num_steps: int, *overrides: str) -> Any:
     from rlrun.run import make_trainer
 
     return make_trainer(
@@ -33,9 +31,10 @@ def make(*overrides: str) -> Any:
         [
             "tuned=none",
             "algo.num_envs_per_worker=1",
-            f"algo.train_batch_size={STEPS}",
+            f"algo.train_batch_size={num_steps}",
             "evaluation.num_workers=1",
-            f"evaluation.duration={STEPS}",
+            "resources.num_cpus_per_worker=0.5",
+            f"evaluation.duration={num_steps}",
             "evaluation.duration_unit=timesteps",
             *overrides,
         ],
@@ -52,12 +51,14 @@ def seconds(function: Callable[[], Any]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
-    num_rounds = parser.parse_args().rounds
+    parser.add_argument("--steps", type=int, default=400, help="of a train step: 5 ms each")
+    arguments = parser.parse_args()
+    num_rounds, num_steps = arguments.rounds, arguments.steps
     beside = ["evaluation.interval=1", "evaluation.parallel_to_training=true"]
     with (
-        make() as alone,
-        make(*beside, "resources.num_cpus_per_worker=0.5") as both,
-        make(*beside, "resources.num_cpus_per_worker=0.5", "evaluation.duration=auto") as auto,
+        make(num_steps) as alone,
+        make(num_steps, *beside) as both,
+        make(num_steps, *beside, "evaluation.duration=auto") as auto,
     ):
         found: dict[str, list[float]] = {"train": [], "evaluation": [], "both": [], "auto": []}
         for number in range(num_rounds + 1):

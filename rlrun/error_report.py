@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from rlrun.core.errors import (
+    CallbackError,
     ConfigError,
     MissingExtraError,
     ResourceError,
@@ -36,8 +37,8 @@ def report(error: Exception, full_error: bool | None = None) -> int:
         error = RlrunError(f"ended by the error above: {type(error).__name__}: {error}")
     elif full_error:
         traceback.print_exception(error)
-    elif isinstance(error, WorkerError) and error.__cause__ is not None:
-        # An env or worker failed: its own traceback says where.
+    elif isinstance(error, CallbackError | WorkerError) and error.__cause__ is not None:
+        # An env, worker or callback failed: its own traceback says where.
         traceback.print_exception(error.__cause__)
     sys.stderr.write(f"rlrun: {error}\n")
     return 2 if is_refusal else 1

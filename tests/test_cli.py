@@ -530,7 +530,8 @@ def test_the_error_of_a_hook_comes_with_its_traceback_and_no_more(rlrun, tmp_pat
     outcome = rlrun("callbacks.mine._target_=mine.Mine", "hydra.run.dir=run", *ONE_ITERATION)
     assert outcome.status == 1
     assert "result['no such key']" in outcome.stderr
-    assert outcome.stderr.splitlines()[-1].startswith("rlrun: ended by the error above: KeyError")
+    last_line = "rlrun: mine.Mine failed in on_train_result (the driver): KeyError: 'no such key'"
+    assert outcome.stderr.splitlines()[-1] == last_line
     assert "hydra" not in outcome.stderr
 
 
