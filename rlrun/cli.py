@@ -39,6 +39,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
+  rlrun export CHECKPOINT --out FILE        the policy for other programs: ONNX, torch, safetensors
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
   rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], int]] = {
         "resume": resume,
         "rollout": rollout,
+        "export": export,
         "list": list_choices,
         "check": check,
         "options": show_options,
@@ -200,14 +202,31 @@ def rollout(arguments: list[str]) -> int:
     """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [key=value ...]
 
     Act with a trained policy and print each episode, ten if neither number is given. Without
-    explore=true it takes the most likely actions; render=true shows the env, seed=N starts it
-    elsewhere. Other keys: as in the run's configuration.
+    explore=true it takes the most likely actions; render=true shows the env, video=true (or
+    --video) records its episodes in the run's folder videos/, seed=N starts it elsewhere. Other
+    keys: as in the run's configuration.
     """
+    arguments = ["video=true" if each == "--video" else each for each in arguments]
     if not _begins_with_path(arguments):
         raise _usage(rollout)
     from rlrun.rollout import roll_out
 
     return roll_out(Path(arguments[0]), parse_assignments(arguments[1:]))
+
+
+def export(arguments: list[str]) -> int:
+    """rlrun export CHECKPOINT_OR_RUN_DIR --out FILE [--format onnx|torch|safetensors]
+
+    Write a trained policy for other programs: from the env's observations to its actions, with
+    preprocessing and filter inside (onnx needs the extra onnx), or the weights alone (safetensors).
+    Without --format the file's ending says which: .onnx, .pt2, .safetensors.
+    """
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    if len(arguments) % 2 == 0 or not {"--out"} <= options.keys() <= {"--out", "--format"}:
+        raise _usage(export)
+    from rlrun.rollout import export_checkpoint
+
+    return export_checkpoint(Path(arguments[0]), Path(options["--out"]), options.get("--format"))
 
 
 def list_choices(arguments: list[str]) -> int:

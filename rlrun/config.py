@@ -93,6 +93,9 @@ class RunSettings:
     key_patience_iterations: int | None = None
     """How long a result key that a setting names is waited for; null: for 100 iterations, and not
     at all if it is nearly one that there is."""
+    init_from: str | None = None
+    """A file of weights (.safetensors, .pt, .h5), a checkpoint or a run's folder; a new run's
+    policy begins with what fits of it. null: random weights."""
     input: str | dict[str, float] | None = None
     """Data to learn from in place of an env: a folder, file or pattern, minari:NAME, or several of
     these with probabilities; null: workers sample from the env."""
@@ -106,6 +109,10 @@ class RunSettings:
     """Bytes after which the next file begins."""
     output_compress_columns: list[str] = field(default_factory=list)
     """Columns that are packed: obs, actions, rewards, log_probs."""
+    rollout_columns: list[Literal["infos", "log_probs", "dist_inputs", "next_obs"]] = field(
+        default_factory=list
+    )
+    """Columns that on_postprocess_trajectory finds in trajectories beside the algorithm's own."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 
@@ -119,6 +126,8 @@ class RunSettings:
                 f"keep_checkpoints_num={self.keep_checkpoints_num} must be at least 1, or null to "
                 f"keep all."
             )
+        if self.init_from is not None and not self.init_from.strip():
+            raise ConfigError("init_from is empty. Name a file or a checkpoint, or init_from=null.")
         self.stop = _flat_numbers("stop", self.stop)
         self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
         for name in COUNTS & self.stop.keys():

@@ -53,7 +53,7 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         if signature := signature_of(path or str(node.get("_target_"))):
             signature.check(node, group)
     if not (plain.get("callbacks") or plain.get("curriculum")):
-        check_names(settings, False, plain["evaluation"].get("interval"))
+        check_names(settings, False, plain["evaluation"])
 
 
 def read_settings(plain: Mapping[str, Any]) -> RunSettings:

@@ -45,14 +45,17 @@ INVENTED = ("custom_metrics", "hist_stats")
 """Below these the names are the users' own, so that one is often much like another."""
 
 
-def check_names(settings: RunSettings, may_add_keys: bool, evaluation_interval: int | None) -> None:
+def check_names(settings: RunSettings, may_add_keys: bool, evaluation: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key that no result of the run can have, as far as that is known.
 
-    `may_add_keys`: whether there are callbacks that may.
+    `may_add_keys`: whether there are callbacks that may. evaluation: the group of that name.
     """
     for setting, key in keys_of(settings).items():
         name = first_part(key)
-        if name == "evaluation" and evaluation_interval is None and not may_add_keys:
+        is_evaluated = evaluation.get("interval") is not None or (
+            evaluation.get("at_end") is True and not setting.startswith("stop.")
+        )
+        if name == "evaluation" and not is_evaluated and not may_add_keys:
             raise ConfigError(
                 f"{setting} names {key!r}, and no evaluation runs. Set evaluation.interval, e.g. "
                 f"evaluation.interval=10."

@@ -28,6 +28,7 @@ RESULTS = "result.json"
 VERSIONS = "versions.json"
 LOG = "rlrun.log"
 LOCK = ".lock"
+VIDEOS = "videos"
 GIT_DIFF = "git_diff.patch"
 LARGEST_DIFF = 1_000_000
 """Bytes of it that are kept."""

@@ -91,7 +91,15 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.types",
     },
     "settle": {"hydra"},
-    "rollout": {"rlrun.parts", "rlrun.workers.atari", "rlrun.workers.rollout_worker"},
+    "rollout": {
+        "rlrun.core.export",
+        "rlrun.parts",
+        "rlrun.workers.actor",
+        "rlrun.workers.atari",
+        "rlrun.workers.evaluate",
+        "rlrun.workers.rollout_worker",
+        "rlrun.workers.video",
+    },
     "overrides": {"hydra.core.override_parser.overrides_parser", "hydra.errors"},
     "examples": {"hydra.core.config_store"},
     "validate": {
@@ -102,6 +110,8 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.parts",
     },
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
+    "core.export": {"onnxscript", "safetensors.torch"},
+    "core.weight_files": {"h5py", "pickle", "safetensors", "safetensors.numpy", "torch"},
     "core.networks": {"rlrun.core.imports"},
     "core.peers": {"torch.distributed"},
     "core.finite": {"torch"},
@@ -117,8 +127,9 @@ IMPORTS_IN_FUNCTIONS = {
         "rich.table",
         "rich.text",
     },
-    "loggers.wandb": {"wandb"},
+    "loggers.wandb": {"PIL", "wandb"},
     "workers.atari": {"pygame"},
+    "workers.video": {"imageio_ffmpeg"},
     "workers.offline.minari_source": {"minari"},
     "workers.offline.reference_batches": {"lz4.frame"},
     "workers.envs": {"ale_py"},
@@ -146,17 +157,22 @@ HOMES = {
         "validate",
     },
     "msgspec": {"config"},
-    "safetensors": {"core.checkpoint"},
+    "safetensors": {"core.checkpoint", "core.export", "core.weight_files"},
     "tensorboard": set(),
     "ale_py": {"workers.envs"},
     "minari": {"workers.offline.minari_source"},
     "lz4": {"workers.offline.reference_batches"},
-    "pickle": {"workers.offline.reference_batches"},
+    # Of weight_files only the error that torch raises where a file would need it.
+    "pickle": {"core.weight_files", "workers.offline.reference_batches"},
+    "h5py": {"core.weight_files"},
+    "onnxscript": {"core.export"},
+    "imageio_ffmpeg": {"workers.video"},
 }
 """The only modules that may import these packages, anywhere in them."""
 
 NEVER_AT_THE_TOP = {
-    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4")
+    *("ray", "wandb", "rich", "hydra", "tensorboard", "ale_py", "safetensors", "minari", "lz4"),
+    *("h5py", "onnxscript", "imageio_ffmpeg"),
 }
 """Packages that no module imports when it is imported itself."""
 

@@ -586,3 +586,29 @@ def test_a_refused_run_leaves_another_runs_files_alone(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="holds a run already"):
         cli.execute(Run(tiny_ppo(), tmp_path / "run"))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_run_ends_with_an_evaluation_of_its_last_weights_if_asked(tmp_path):
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    plain["env"]["env_config"] = {"terminates_at": 3}
+    plain |= {"stop": {"training_iteration": 3}, "objective": "evaluation/episode_reward_mean"}
+    plain["evaluation"] |= {"at_end": True, "duration": 2}
+    run = Run(plain, tmp_path / "run")
+    run.execute()
+    results = results_of(tmp_path / "run")
+    assert ["evaluation" in result for result in results] == [False, False, True]
+    assert results[-1]["evaluation"]["training_iteration"] == 3
+    assert results[-1]["evaluation"]["episodes_this_iter"] == 2
+    assert run.objective == 1.0 + 2.0 + 3.0
+    # One that is due then is not done twice.
+    plain["evaluation"]["interval"] = 3
+    Run(plain, tmp_path / "other").execute()
+    assert results_of(tmp_path / "other")[-1]["evaluation"]["training_iteration"] == 3
+
+
+def test_a_stop_rule_about_an_evaluation_at_the_end_alone_is_refused():
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    plain["evaluation"] |= {"at_end": True}
+    plain["stop"] = {"evaluation/episode_reward_mean": 5}
+    with pytest.raises(ConfigError, match=r"stop\.evaluation/.* and no evaluation runs"):
+        Run(plain, "run")

@@ -294,6 +294,7 @@ class RemotePool:
                 f"`rlrun resume` goes on from the newest checkpoint."
             )
             failure.__cause__ = error
+            failure.kind, failure.index = self._name, position + 1
             return failure
         return None
 

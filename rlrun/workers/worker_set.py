@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,18 +23,16 @@ from rlrun.core.phases import SamplingTime
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
-from rlrun.workers.evaluate import shares
+from rlrun.workers.evaluate import PIECE_S, Amount
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
+from rlrun.workers.task_state import pack_entries, unpack_entries
 
 logger = logging.getLogger("rlrun.workers")
 
 SAMPLING = ("sample", "sample_and_leave")
 """Tasks whose results a checkpoint holds, if nobody has had them yet."""
-
-EVALUATION_PIECE = 1000
-"""Vector steps of an evaluation between two looks at `is_interrupted`."""
 
 
 class WorkerSet:
@@ -83,7 +81,7 @@ class WorkerSet:
             resources,
             num_other_workers,
             0 if config.in_evaluation else config.algorithm.num_shards,
-            "Evaluation worker" if config.in_evaluation else "Worker",
+            name="Evaluation worker" if config.in_evaluation else "Worker",
         )
         try:
             found: Spaces = self._pool.call(0, "get_spaces")
@@ -113,6 +111,12 @@ class WorkerSet:
         if self._pool is None:
             return [do(self._local, task, args)]
         return self._pool.map(task, *args)
+
+    def _map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """The same with arguments for each."""
+        if self._pool is None:
+            return [do(self._local, task, arguments[0])]
+        return self._pool.map_each(task, arguments)
 
     def stream(
         self,
@@ -283,26 +287,25 @@ class WorkerSet:
         return taken
 
     def run_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
+        self, evaluation_round: int, amount: Amount, is_enough: Callable[[], bool] = lambda: False
     ) -> Sample | None:
-        """Exactly that many episodes or env steps over all sampling workers; what came out, or None
-        if `is_interrupted` was set on the way."""
-        total = (num_episodes if num_episodes is not None else num_steps) or 0
-        dealt = [int(share) for share in shares(total, max(self.num_workers, 1))]
-        arguments = [
-            (evaluation_round, *((share, None) if num_episodes is not None else (None, share)))
-            for share in dealt
-        ]
-        if self._pool is None:
-            self._local.begin_evaluation(*arguments[0])
-        else:
-            self._pool.map_each("begin_evaluation", arguments)
+        """Exactly that amount of episodes or env steps over all sampling workers; what came out, or
+        None if `is_interrupted` was set on the way. `is_enough` ends an open amount."""
+        num_workers = max(self.num_workers, 1)
+        self._map_each(
+            "begin_evaluation",
+            [(evaluation_round, share) for share in amount.dealt_to(num_workers)],
+        )
+        # By worker, whose pieces may come in any order: results must not depend on their times.
+        episodes: list[list[EpisodeReport]] = [[] for _ in range(num_workers)]
+        num_steps = 0
         while True:
-            found = self.map("go_on_evaluating", EVALUATION_PIECE)
-            done = [sample for sample in found if sample is not None]
-            if len(done) == len(found):
-                episodes = [report for sample in done for report in sample.episodes]
-                return Sample({}, sum(sample.env_steps for sample in done), episodes=episodes)
+            pieces = self.map("go_on_evaluating", PIECE_S, is_enough())
+            for of_worker, (sample, _) in zip(episodes, pieces, strict=True):
+                of_worker += sample.episodes
+                num_steps += sample.env_steps
+            if all(is_over for _, is_over in pieces):
+                return Sample({}, num_steps, episodes=[each for some in episodes for each in some])
             if self.is_interrupted:
                 return None
 
@@ -336,7 +339,7 @@ class WorkerSet:
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
-            "episodes": [asdict(report) for report in self._episodes],
+            "episodes": [_report_as_plain(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
             "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
@@ -357,7 +360,7 @@ class WorkerSet:
             (min(int(position), last_position), _as_sample(sample))
             for position, sample in state["arrived"]
         )
-        self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
+        self._episodes = [_as_report(report) for report in state["episodes"]]
         self._gathered = _as_moments(state["gathered"])
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
@@ -452,7 +455,7 @@ def _as_plain(sample: Sample) -> dict[str, Any]:
     return {
         **vars(sample),
         "batches": {id_: dict(_here(batch)) for id_, batch in sample.batches.items()},
-        "episodes": [asdict(report) for report in sample.episodes],
+        "episodes": [_report_as_plain(report) for report in sample.episodes],
         "gathered": _moments_as_plain(sample.gathered),
     }
 
@@ -466,10 +469,19 @@ def _as_sample(plain: Mapping[str, Any]) -> Sample:
         **{
             **plain,
             "batches": {id_: Batch(batch) for id_, batch in plain["batches"].items()},
-            "episodes": [EpisodeReport(**report) for report in plain["episodes"]],
+            "episodes": [_as_report(report) for report in plain["episodes"]],
             "gathered": _as_moments(plain["gathered"]),
         }
     )
+
+
+def _report_as_plain(report: EpisodeReport) -> dict[str, Any]:
+    """What a checkpoint holds of a report, which may have media of any kind."""
+    return {**vars(report), "media": pack_entries(report.media)[0]}
+
+
+def _as_report(plain: Mapping[str, Any]) -> EpisodeReport:
+    return EpisodeReport(**{**plain, "media": unpack_entries(plain["media"])})
 
 
 def _moments_as_plain(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:
