@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -513,6 +514,11 @@ def _is_stdout_broken() -> bool:
         sys.stdout.flush()
     except BrokenPipeError:
         return True
+    # What could not be written may be gone from the buffer by now: ask the pipe itself.
+    with suppress(OSError, ValueError):  # stdout may be closed, or no file.
+        reader = select.poll()
+        reader.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in reader.poll(0))
     return False
 
 

@@ -112,3 +112,15 @@ def test_in_a_terminal_no_line_is_wider_than_it(tmp_path, columns):
     assert len(keys) >= 7
     longest_front = max(len(re.match(r" *\S+ +\S+ *", line)[0]) for line in keys)
     assert max(map(len, lines)) <= max(columns, longest_front + 30)
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "rlrun", "options"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True
+    ) as process:
+        assert process.stdout.readline().startswith("general")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0
+    assert errors == ""
