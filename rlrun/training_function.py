@@ -22,7 +22,7 @@ from rlrun.core.process import ProcessState
 from rlrun.progress import Progress
 
 Metrics = Mapping[str, Any]
-Save = Callable[[Path], None]
+Save = Callable[[Path], Any]
 """Writes all that the function needs to go on into a folder, which is empty."""
 
 FILES = "files"

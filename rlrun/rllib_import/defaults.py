@@ -1,8 +1,8 @@
 """What the classic RLlib (1.12) gives to the keys that a file leaves out.
 
-Only what has a counterpart here, and a value of its own: amounts of GPUs stay at none, the size of
-ES's noise table at 100 MB, and how a Gaussian's width is learned, and whether fragments cut episodes,
-as it is here.
+Only what has a counterpart here, and a value of its own. Amounts of GPUs stay at none; the size of
+ES's noise table, how a Gaussian's width is learned, and whether fragments cut episodes, are as
+here.
 """
 
 from __future__ import annotations

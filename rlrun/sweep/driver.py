@@ -111,7 +111,7 @@ class SweepDriver:
         """How runs ended in order whose process has not ended yet."""
         self._signals_taken: list[int] = []
         self._kill_at: float | None = None
-        self.scheduler.seed = plan.seed
+        self.scheduler.seed, self.scheduler.folder = plan.seed, plan.folder
         self.scheduler.metric = self.scheduler.metric or self.metric
         self.scheduler.mode = self.scheduler.mode or self.settings.mode
 
@@ -309,7 +309,7 @@ class SweepDriver:
         if isinstance(decision, Continue):
             return "checkpoint" if decision.checkpoint else "continue"
         self._decisions[trial.number] = decision
-        return ANSWERS[type(decision)]
+        return "pause" if _goes_on_itself(trial, decision) else ANSWERS[type(decision)]
 
     def _note_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
         """Tell everybody of a new result; what the scheduler decides, if it can be done."""
@@ -328,7 +328,9 @@ class SweepDriver:
         if result.get("done"):
             return Continue()
         facts: dict[str, Any] = {"kind": type(decision).__name__.lower(), **asdict(decision)}
-        if isinstance(decision, Exploit):
+        if _goes_on_itself(trial, decision):
+            facts["iteration"] = result["training_iteration"]
+        elif isinstance(decision, Exploit):
             source = self.trials[decision.source]
             copied = trial_folder.copy_checkpoint(source.folder, trial.folder)
             if copied is None:
@@ -389,7 +391,7 @@ class SweepDriver:
 
     def _note_failure(self, trial: Trial, exit_status: int) -> None:
         error = trial_folder.last_words(trial.folder, exit_status)
-        if self.is_interrupted and exit_status < 0:
+        if self.is_interrupted and not 0 <= exit_status < 128:
             self._end(trial, Status.INTERRUPTED)
             return
         trial.num_failures += 1
@@ -526,6 +528,11 @@ class SweepDriver:
         with suppress(ValueError):
             folder = folder.relative_to(Path.cwd())
         return f"rlrun resume {shlex.quote(str(folder))}"
+
+
+def _goes_on_itself(trial: Trial, decision: Decision) -> bool:
+    """Whether a trial is to go on from where it is, with other values."""
+    return isinstance(decision, Exploit) and decision.source == trial.number
 
 
 def _decision_of(facts: dict[str, Any]) -> Decision:

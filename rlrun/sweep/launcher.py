@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from rlrun.core.errors import RlrunError
 from rlrun.sweep.runner import run_jobs
 from rlrun.sweep.trial import Status
 
+PLUGIN_MODULE = "hydra_plugins.rlrun"
+"""Hydra takes plugins only from a package of that name, which it would search at every start; so
+this module goes by it where it is needed."""
+
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -22,8 +27,7 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class TrialLauncher(Launcher):
     """Runs each batch of jobs as trials, in parallel; a sweeper gets their objectives."""
 
-    # Hydra takes plugins only from a package of this name, which it would search at every start.
-    __module__ = "hydra_plugins.rlrun"
+    __module__ = PLUGIN_MODULE
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -53,6 +57,7 @@ def take_the_place_of_hydras(config: DictConfig) -> None:
     hydra: Any = config.hydra
     is_sweeper_chosen = hydra.sweeper.get("_target_") != BASIC_SWEEPER
     if is_sweeper_chosen and hydra.launcher.get("_target_") == BASIC_LAUNCHER:
+        sys.modules[PLUGIN_MODULE] = sys.modules[__name__]
         Plugins.instance().register(TrialLauncher)
         with open_dict(config):
-            hydra.launcher = {"_target_": f"{TrialLauncher.__module__}.{TrialLauncher.__name__}"}
+            hydra.launcher = {"_target_": f"{PLUGIN_MODULE}.{TrialLauncher.__name__}"}

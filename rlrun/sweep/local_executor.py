@@ -89,6 +89,8 @@ class LocalExecutor(Executor):
         for channel in self._channels.values():
             channel.close()
         self._selector.close()
+        if not self._is_ready:
+            self._server.kill()
         try:
             self._server.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -135,6 +135,7 @@ class SweepPlan:
                 raise _of_trial(error, trial) from error
             trial.status, trial.error = Status.FAILED, str(error)
             return trial
+        self.scheduler.check(trial, plain)
         trial.resources = resources_of(parts)
         self._note_settings(number, plain)
         return trial

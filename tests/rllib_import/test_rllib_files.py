@@ -125,7 +125,14 @@ def rlrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield run
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+# Runs on pretended GPUs do the same again.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=pytest.mark.slow if "fake-gpus" in each else ())
+        for each in RUNNABLE
+    ],
+)
 def test_each_file_of_an_algorithm_that_is_there_runs_two_iterations(
     name: str, rlrun: Any, tmp_path: Path
 ) -> None:

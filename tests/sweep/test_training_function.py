@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import rlrun
 from rlrun.core.checkpoint import list_checkpoints
 from rlrun.core.errors import ConfigError
 from rlrun.run import Run
-from tests.helpers_cli import config, results_of
+from tests.helpers_cli import config, lasting, results_of
 
 LEFT: list[str] = []
 """How functions were ended."""
@@ -29,6 +30,16 @@ def counting(settings, report):
             report({"number": number, "drawn": random.random()}, save=partial(write, number))
     finally:
         LEFT.append("left")
+
+
+def driving(settings, report):
+    """Drives a trainer of rlrun's own."""
+    sizes = ["algo.num_envs_per_worker=2", "algo.train_batch_size=64", "algo.minibatch_size=32"]
+    with rlrun.make_trainer("ppo", overrides=sizes, seed=settings["seed"]) as trainer:
+        if report.checkpoint is not None:
+            trainer.restore(max(report.checkpoint.glob("checkpoint_*")))
+        while trainer.iteration < 3:
+            report(trainer.train(), save=trainer.save)
 
 
 def write(number, folder):
@@ -81,6 +92,16 @@ def test_checkpoints_on_the_way_come_as_for_any_run(tmp_path):
     run_of(tmp_path / "run", checkpoint_freq=2, keep_checkpoints_num=2).execute()
     names = [path.name for path in list_checkpoints(tmp_path / "run")]
     assert names == ["checkpoint_000004", "checkpoint_000005"]
+
+
+def test_it_may_drive_a_trainer_and_resume_it(tmp_path):
+    run_of(tmp_path / "whole", "driving", objective="episode_reward_mean").execute()
+    goes_on = {"objective": "episode_reward_mean", "stop": {"training_iteration": 1}}
+    run_of(tmp_path / "run", "driving", **goes_on).execute()
+    Run.resume(tmp_path / "run", {"stop": {}}).execute()
+    whole, resumed = (results_of(tmp_path / name) for name in ("whole", "run"))
+    assert len(whole) == 3
+    assert [lasting(each, "done") for each in resumed] == [lasting(each, "done") for each in whole]
 
 
 def test_what_it_raises_ends_the_run(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rlrun.core.errors import ConfigError
@@ -68,7 +69,9 @@ class Scheduler:
     time_attr: str = "training_iteration"
     """The result key that tells how far a trial is."""
     seed: int = field(default=0, init=False)
-    """Set by the driver before the first trial."""
+    """Set by the driver before the first trial, as is `folder`."""
+    folder: Path = field(default=Path(), init=False)
+    """The sweep's, where it may write a log."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
@@ -82,7 +85,8 @@ class Scheduler:
         with may be added to its overrides and params."""
 
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
-        """What becomes of a running trial that has a new result."""
+        """What becomes of a running trial that has a new result; of one that is `done`, nothing any
+        more."""
         return Continue()
 
     def on_end(self, trial: Trial) -> None:

@@ -128,19 +128,19 @@ class PBT(Scheduler):
         if score is None:
             return Continue()
         member.last_score = score
-        if not is_due or time < self.burn_in_period:
+        if not is_due or time < self.burn_in_period or result.get("done"):
             return Continue()
         member.score, member.last_perturbation, member.has_checkpoint = score, time, True
         member.num_perturbations += 1
         decision = self._judge(trial, member)
-        self._log.write(trial.folder.parent)
+        self._log.write(self.folder)
         return decision
 
     def on_end(self, trial: Trial) -> None:
         """It leaves the population."""
         if trial.status.is_final and (member := self._members.pop(trial.number, None)):
             self._note_score(trial, member)
-            self._log.write(trial.folder.parent)
+            self._log.write(self.folder)
 
     def choose(self, startable: Sequence[Trial]) -> Trial | None:
         """Who is least far."""

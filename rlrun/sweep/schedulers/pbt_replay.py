@@ -56,7 +56,7 @@ class PBTReplay(Scheduler):
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
         time = self.time_of(result)
         num_due = sum(step.time <= time for step in self.steps[1:])
-        if num_due <= self._num_done.get(trial.number, 0):
+        if result.get("done") or num_due <= self._num_done.get(trial.number, 0):
             return Continue()
         self._num_done[trial.number] = num_due
         step = self.steps[num_due]

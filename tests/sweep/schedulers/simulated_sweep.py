@@ -44,7 +44,7 @@ class SimulatedSweep:
     """(iteration, the values that it was run with) of each trial, as it came about."""
 
     def run(self) -> SimulatedSweep:
-        set_up(self.scheduler)
+        set_up(self.scheduler, self.folder)
         for number, params in enumerate(self.params):
             trial = make_trial(number, params, self.folder)
             self.trials.append(trial)
@@ -89,11 +89,12 @@ class SimulatedSweep:
         self.history.setdefault(trial.number, []).append((learner.iteration, dict(learner.values)))
         learner.iteration += 1
         score = self.learn.score(learner.state) if hasattr(self.learn, "score") else learner.state
-        trial.result = {"training_iteration": learner.iteration, "reward": score}
+        done = learner.iteration >= self.max_iterations
+        trial.result = {"training_iteration": learner.iteration, "reward": score, "done": done}
         self.told.append(("result", trial.number, trial.result))
         decision = self.scheduler.on_result(trial, trial.result)
         self.decisions.append((trial.number, learner.iteration, decision))
-        if learner.iteration >= self.max_iterations and not isinstance(decision, Exploit):
+        if done:
             self._end(trial, Status.FINISHED)
         else:
             self._obey(trial, learner, decision)
@@ -123,8 +124,9 @@ class SimulatedSweep:
         self.scheduler.on_end(trial)
 
 
-def set_up(scheduler: Scheduler) -> None:
+def set_up(scheduler: Scheduler, folder: Path = Path("/nonexistent")) -> None:
     """What a driver does with a scheduler before the first trial."""
+    scheduler.folder = folder
     scheduler.metric, scheduler.mode = scheduler.metric or "reward", scheduler.mode or "max"
     scheduler.seed = 7
 
@@ -141,7 +143,7 @@ def make_trial(number: int, params: dict[str, Any], folder: Path = Path("/nonexi
 
 def replayed(told: list[tuple[Any, ...]], scheduler: Scheduler, folder: Path) -> Scheduler:
     """A new scheduler that was told the same again, as a resumed sweep does."""
-    set_up(scheduler)
+    set_up(scheduler, folder)
     trials: dict[int, Trial] = {}
     for kind, number, what in told:
         if kind == "add":

@@ -90,7 +90,7 @@ def make_pbt(tmp_path: Path, num_trials: int, **settings: Any) -> tuple[PBT, lis
             **settings,
         }
     )
-    set_up(scheduler)
+    set_up(scheduler, tmp_path)
     trials = [
         make_trial(number, {"algo.lr": 1.0 + number}, tmp_path) for number in range(num_trials)
     ]
