@@ -107,8 +107,8 @@ def referring_to(config: DictConfig) -> Iterator[None]:
 
 @contextmanager
 def hydra_at_hand(main: Path | None = None) -> Iterator[Hydra]:
-    """Hydra for the groups in the folder `main` (null: ours), whatever it was initialised for before
-    and is again afterwards."""
+    """Hydra for the groups in the folder `main` (None: ours) within the block, whatever it was
+    initialised for before and is again afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
