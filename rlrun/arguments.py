@@ -35,6 +35,16 @@ INSTEAD = {
 """Options of Hydra's that do not fit rlrun, and what does."""
 
 
+@dataclass(frozen=True)
+class Primary:
+    """The config with which composing begins."""
+
+    name: str
+    folder: Path
+    search_path: list[str]
+    """An override that names the other folder with groups, if there is one."""
+
+
 @dataclass
 class CommandLine:
     """Options and overrides, as Hydra takes them."""
@@ -67,7 +77,15 @@ class CommandLine:
     def search_path(self) -> list[str]:
         """The user's own groups (--config-dir DIR) as an override."""
         folder = self.value_of(CONFIG_DIR)
-        return [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).absolute()}]"]
+        return [] if folder is None else [_search_path(folder)]
+
+    @property
+    def primary(self) -> Primary:
+        """Where composing begins: a config of the user's own folder is not found by search path."""
+        folder, name = self.value_of(CONFIG_DIR), self.value_of(CONFIG_NAME) or "config"
+        if folder and (Path(folder) / f"{name.removesuffix('.yaml')}.yaml").is_file():
+            return Primary(name, Path(folder).absolute(), [_search_path(conf_dir())])
+        return Primary(name, conf_dir(), self.search_path)
 
 
 def read_command_line(arguments: list[str]) -> CommandLine:
@@ -106,6 +124,10 @@ def read_command_line(arguments: list[str]) -> CommandLine:
         line.of_files += more
     line.overrides = as_hydra_wants([*line.of_files, *overrides])
     return line
+
+
+def _search_path(folder: str | Path) -> str:
+    return f"hydra.searchpath=[file://{Path(folder).absolute()}]"
 
 
 def _sources(line: CommandLine, files: list[str]) -> list[str]:

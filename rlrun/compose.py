@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -105,8 +106,9 @@ def referring_to(config: DictConfig) -> Iterator[None]:
 
 
 @contextmanager
-def hydra_at_hand() -> Iterator[Hydra]:
-    """Hydra for our groups, whatever it was initialised for before and is again afterwards."""
+def hydra_at_hand(main: Path | None = None) -> Iterator[Hydra]:
+    """Hydra for the groups in the folder `main` (None: ours) within the block, whatever it was
+    initialised for before and is again afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -114,7 +116,7 @@ def hydra_at_hand() -> Iterator[Hydra]:
     ours, before = GlobalHydra.instance(), GlobalHydra.instance().hydra
     ours.hydra = None
     try:
-        with initialize_config_dir(str(conf_dir()), version_base=None):
+        with initialize_config_dir(str(main or conf_dir()), version_base=None):
             assert ours.hydra is not None
             yield ours.hydra
     finally:
@@ -232,7 +234,7 @@ def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     try:
         return nodes_of(_compose(choices, name))
     except (HydraException, OmegaConfBaseException, ConfigError):
-        return nodes_of(_compose([], name))
+        return nodes_of(_compose([]))
 
 
 def _env_name(choice: str, env_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun.arguments import CONFIG_NAME, CommandLine, read_command_line
+from rlrun.arguments import CommandLine, read_command_line
 from rlrun.compose import SWEEP_NODES, explaining, hydra_at_hand, referring_to
 from rlrun.config import build
 from rlrun.core.errors import ConfigError
@@ -62,10 +62,7 @@ def plan_sweep(arguments: list[str], folder: Path | None = None) -> SweepPlan:
         seeds=seeds,
         sources=line.sources,
         overrides=overrides,
-        configs=TrialConfigs(
-            line.value_of(CONFIG_NAME) or "config",
-            [*line.search_path, *line.of_files, *overrides],
-        ),
+        configs=TrialConfigs(line.primary, [*line.of_files, *overrides]),
         subdir=_node(config.hydra, "sweep", resolve=False)["subdir"],
     )
 
@@ -74,10 +71,12 @@ def _compose(line: CommandLine) -> DictConfig:
     """The config in which what is searched has the values that its files give it."""
     from hydra.types import RunMode
 
-    overrides = [*line.search_path, *line.overrides]
-    with hydra_at_hand() as hydra, explaining([*line.options, *overrides, "-m"]):
+    primary = line.primary
+    overrides = [*primary.search_path, *line.overrides]
+    said = [*line.options, *line.search_path, *line.overrides, "-m"]
+    with hydra_at_hand(primary.folder) as hydra, explaining(said):
         return hydra.compose_config(
-            config_name=line.value_of(CONFIG_NAME) or "config",
+            config_name=primary.name,
             overrides=overrides,
             run_mode=RunMode.MULTIRUN,
             with_log_configuration=False,

@@ -6,9 +6,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from rlrun import validate
+from rlrun.arguments import Primary
 from rlrun.compose import explaining, hydra_at_hand, nodes_of, plain_config, referring_to, set_value
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError
@@ -28,12 +27,13 @@ class TrialConfigs:
     """Composes a sweep's configs: with Hydra once for all trials that make the same choices, with
     plain values laid over what that gave.
 
-    name: of the primary config. common: the overrides that all trials have, as Hydra takes them.
+    primary: the config with which composing begins. common: the overrides that all trials have, as
+    Hydra takes them.
     """
 
-    def __init__(self, name: str, common: Sequence[str]) -> None:
-        self._name = name
-        self._common = list(common)
+    def __init__(self, primary: Primary, common: Sequence[str]) -> None:
+        self._primary = primary
+        self._common = [*primary.search_path, *common]
         self._composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
         """By the overrides beyond the common ones; None where values may not be laid over."""
 
@@ -43,7 +43,8 @@ class TrialConfigs:
         chosen = tuple(overrides_of({k: v for k, v in values.items() if k not in laid_over}))
         if chosen not in self._composed:
             config = self.compose(chosen)
-            self._composed[chosen] = None if _has_references(config) else _plain(config)
+            may_lay_over = not _has_references(nodes_of(config, resolve=False))
+            self._composed[chosen] = _plain(config) if may_lay_over else None
         base = self._composed[chosen]
         if base is None or not all(_holds_value(base, key) for key in laid_over):
             return _plain(self.compose(overrides_of(values)))
@@ -61,7 +62,7 @@ class TrialConfigs:
             return plain, read_config(with_seed(plain))
         except ConfigError:
             # Once more in Hydra's own way, to be told as it would be of a run.
-            with hydra_at_hand():
+            with hydra_at_hand(self._primary.folder):
                 config = self.compose(overrides_of(values))
                 return plain_config(config), validate.read(config, config.hydra)
 
@@ -77,8 +78,8 @@ class TrialConfigs:
         from hydra import compose
 
         everything = [*self._common, *overrides]
-        with hydra_at_hand(), explaining(everything):
-            config = compose(self._name, everything, return_hydra_config=True)
+        with hydra_at_hand(self._primary.folder), explaining(everything):
+            config = compose(self._primary.name, everything, return_hydra_config=True)
             return settle(config, config.hydra)
 
 
@@ -118,6 +119,10 @@ def _holds_value(plain: Mapping[str, Any], key: str) -> bool:
     return not isinstance(node[leaf], Mapping)
 
 
-def _has_references(config: DictConfig) -> bool:
+def _has_references(node: Any) -> bool:
     """Whether a value refers to another one, so that setting one may change others."""
-    return "${" in OmegaConf.to_yaml(OmegaConf.create(nodes_of(config, resolve=False)))
+    if isinstance(node, Mapping):
+        return any(map(_has_references, node.values()))
+    if isinstance(node, list):
+        return any(map(_has_references, node))
+    return isinstance(node, str) and "${" in node

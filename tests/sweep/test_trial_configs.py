@@ -7,10 +7,13 @@ from typing import Any
 import hydra
 import pytest
 
+from rlrun.arguments import read_command_line
 from rlrun.compose import compose, plain_config
 from rlrun.core.errors import ConfigError
 from rlrun.overrides import as_hydra_wants
 from rlrun.sweep.trial_configs import TrialConfigs, overrides_of
+
+OURS = read_command_line([]).primary
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,7 @@ from rlrun.sweep.trial_configs import TrialConfigs, overrides_of
 )
 def test_a_config_is_what_hydra_would_compose(common: list[str], values: dict[str, Any]):
     common = as_hydra_wants(common)
-    configs = TrialConfigs("config", common)
+    configs = TrialConfigs(OURS, common)
     configs.plain({key: value for key, value in values.items() if "." not in key})
     expected = plain_config(compose([*common, *overrides_of(values)]))
     assert configs.plain(values) == expected
@@ -59,7 +62,7 @@ def test_hydra_composes_once_for_each_set_of_choices(monkeypatch):
         return real(name, overrides, **kwargs)
 
     monkeypatch.setattr(hydra, "compose", counting)
-    configs = TrialConfigs("config", ["stop={}"])
+    configs = TrialConfigs(OURS, ["stop={}"])
     for algo in ("ppo", "a2c"):
         for lr in range(1, 50):
             assert configs.plain({"algo": algo, "algo.lr": lr})["algo"]["lr"] == lr
@@ -67,7 +70,7 @@ def test_hydra_composes_once_for_each_set_of_choices(monkeypatch):
 
 
 def test_values_are_checked_as_for_a_run_and_told_with_the_full_key():
-    configs = TrialConfigs("config", [])
+    configs = TrialConfigs(OURS, [])
     plain, parts = configs.read({"algo.gamma": 0.5})
     assert plain["algo"]["gamma"] == parts.trainer.worker.algorithm.gamma == 0.5
     with pytest.raises(ConfigError, match=r"algo\.gamma=2\.0 must be between 0 and 1"):
@@ -82,5 +85,5 @@ def test_values_are_checked_as_for_a_run_and_told_with_the_full_key():
 
 
 def test_a_folder_may_be_named_by_what_differs():
-    configs = TrialConfigs("config", [])
+    configs = TrialConfigs(OURS, [])
     assert configs.subdir(3, {"algo.lr": 0.5}, "${hydra:job.num}_lr${algo.lr}") == "3_lr0.5"
