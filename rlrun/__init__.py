@@ -29,6 +29,7 @@ _PUBLIC = {
     "DDPG": "rlrun.algos.ddpg",
     "MARWIL": "rlrun.algos.marwil",
     "CQL": "rlrun.algos.cql",
+    "get_preprocessor": "rlrun.core.spaces",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 

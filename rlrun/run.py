@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 from rlrun import run_folder, saved
 from rlrun.compose import plain_config
-from rlrun.core import checkpoint
+from rlrun.core import checkpoint, processes
 from rlrun.core.errors import (
     CheckpointError,
     ConfigError,
@@ -88,6 +89,8 @@ class Run:
         self._signal: int | None = None
         self._trainer: Trainer | FunctionTrainer | None = None
         self._restored_from: Path | None = None
+        self._seen_videos: dict[str, int] = {}
+        """Files of videos, and when they were written."""
         self._kept: set[str] = set()
         """Hyperparameters of which a resumed run was given the value to go on with."""
 
@@ -123,10 +126,11 @@ class Run:
                 self.is_folder_mine = True
                 self._write_facts()
             stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
+            stack.enter_context(processes.driver_of(self.folder))
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            trainer = self._trainer = self._make_trainer()
+            trainer = self._trainer = self._make_trainer(is_fresh)
             try:
                 if is_fresh or self._goes_on(trainer):
                     self._train(trainer)
@@ -148,11 +152,22 @@ class Run:
 
     # The outer loop
 
-    def _make_trainer(self) -> Trainer | FunctionTrainer:
-        if self.parts.task is None:
-            return Trainer(self.parts.trainer)
+    def _make_trainer(self, is_fresh: bool) -> Trainer | FunctionTrainer:
         config = self.parts.trainer
-        return FunctionTrainer(self.parts.task, config.plain, config.resources.num_cpus_for_driver)
+        if self.parts.task is not None:
+            num_threads = config.resources.num_cpus_for_driver
+            return FunctionTrainer(self.parts.task, config.plain, num_threads)
+        trainer = Trainer(
+            replace(
+                config,
+                # A resumed run has weights; where the first ones came from may be gone.
+                init_from=config.init_from if is_fresh else None,
+                video_folder=str(self.folder / run_folder.VIDEOS),
+            )
+        )
+        if trainer.init_report is not None:
+            sys.stderr.write(f"rlrun: {trainer.init_report}\n")
+        return trainer
 
     def _train(self, trainer: Trainer | FunctionTrainer) -> None:
         if not self.settings.stop:
@@ -172,10 +187,13 @@ class Run:
                 except FunctionReturned:
                     done = True
                     break
+                self._note_videos()
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
+                if done and self.parts.trainer.evaluation.at_end and isinstance(trainer, Trainer):
+                    self._evaluate_last(trainer)
                 self._note_result()
-                self._log(loggers)
+                self._log(loggers, trainer)
                 self._check_keys(trainer)
                 answer = "continue" if self.reporter is None else self.reporter.report(self.result)
                 if done or self._signal is not None or answer in STATUS_BY_ANSWER:
@@ -200,6 +218,15 @@ class Run:
                     raise self._unwritable(error, "on closing") from error
                 # What made it fail is on its way.
                 logger.error("%s", self._unwritable(error, "on closing"))
+
+    def _evaluate_last(self, trainer: Trainer) -> None:
+        """Put an evaluation of the last weights into the last result, if it has none."""
+        if self.result.get("evaluation", {}).get("training_iteration") == trainer.iteration:
+            return
+        try:
+            self.result |= trainer.evaluate()
+        except Interrupted:
+            logger.warning("The evaluation at the end (evaluation.at_end) was interrupted.")
 
     def _save_without_the_dead(self, trainer: Trainer) -> None:
         """What was learned outlives a worker, if the driver knows of it."""
@@ -261,10 +288,11 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger]) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer) -> None:
         try:
-            for each in loggers:
-                each.log_result(self.result)
+            with trainer.timers.measure("logging"):
+                for each in loggers:
+                    each.log_result(self.result)
             each = loggers[0]
             # Open files can be written to when they are deleted; that it is not there is an error.
             os.stat(self.folder / run_folder.RESULTS)
@@ -286,6 +314,20 @@ class Run:
         self.reached_pass_mark = self.reached_pass_mark or (
             bool(marks) and all(known.get(key, -math.inf) >= mark for key, mark in marks.items())
         )
+
+    def _note_videos(self) -> None:
+        """Name the videos that were written since the last result."""
+        config = self.parts.trainer
+        if config.worker.videos is None and config.evaluation_worker.videos is None:
+            return
+        found = self._videos()
+        new = sorted(found.items() - self._seen_videos.items())
+        self._seen_videos = found
+        self.result["videos"] = [f"{run_folder.VIDEOS}/{name}" for name, _ in new]
+
+    def _videos(self) -> dict[str, int]:
+        paths = (self.folder / run_folder.VIDEOS).glob("[!.]*.mp4")
+        return {path.name: path.stat().st_mtime_ns for path in paths}
 
     # Checkpoints
 
@@ -350,6 +392,7 @@ class Run:
             raise CheckpointError(
                 f"{error} There is an older one: rlrun resume {shlex.quote(str(older[-1]))}"
             ) from error
+        self._seen_videos = self._videos()
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
             self._note_result()
@@ -381,6 +424,7 @@ class Run:
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
+            run_folder.write_git_diff(self.folder)
         except OSError as error:
             raise RlrunError(
                 f"The run's folder {self.folder} cannot be written: {error}"
