@@ -288,7 +288,7 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger], trainer: Trainer) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer | FunctionTrainer) -> None:
         try:
             with trainer.timers.measure("logging"):
                 for each in loggers:

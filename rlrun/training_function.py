@@ -18,6 +18,7 @@ from rlrun.core.checkpoint import (
     save_checkpoint,
 )
 from rlrun.core.errors import CheckpointError
+from rlrun.core.metrics import Timers
 from rlrun.core.process import ProcessState
 from rlrun.progress import Progress
 
@@ -91,6 +92,7 @@ class FunctionTrainer:
         self._save: Save | None = None
         self._steps = 0
         self.progress = Progress(config["seed"])
+        self.timers = Timers()
 
     @property
     def iteration(self) -> int:
@@ -113,7 +115,8 @@ class FunctionTrainer:
         seconds = time.perf_counter() - started
         counted = self.progress.end_iteration(seconds, self._steps, self._steps)
         own = ("training_iteration", "time_total_s", "time_this_iter_s", "done", "trial_id")
-        result = {**counted, **metrics, **{key: counted[key] for key in own}}
+        timed = {**self.timers.flush(), **metrics.get("timers", {})}
+        result = {**counted, **metrics, "timers": timed, **{key: counted[key] for key in own}}
         return {**result, "config": self._config}
 
     def interrupt(self) -> None:
