@@ -116,7 +116,8 @@ class FunctionTrainer:
         seconds = time.perf_counter() - started
         counted = self.progress.end_iteration(seconds, self._steps, self._steps)
         own = ("training_iteration", "time_total_s", "time_this_iter_s", "done", "trial_id")
-        result = {**counted, **metrics, **{key: counted[key] for key in own}}
+        timed = {**self.timers.flush(), **metrics.get("timers", {})}
+        result = {**counted, **metrics, "timers": timed, **{key: counted[key] for key in own}}
         return {**result, "config": self._config}
 
     def interrupt(self) -> None:

@@ -204,10 +204,10 @@ class SweepDriver:
         when a trial could start."""
         while not self._is_asked_out and not self.is_interrupted and self._is_time_to_ask():
             point = self._search.ask()
-            self._journal.write("asked", point=self._num_asked, values=point)
             if point is None:
                 self._is_asked_out = True
                 return
+            self._journal.write("asked", point=self._num_asked, values=point)
             for trial in self._add(point):
                 facts = {name: getattr(trial, name) for name in ("number", "point", "params")}
                 facts["folder"] = os.path.relpath(trial.folder, self.folder)
@@ -488,9 +488,7 @@ class SweepDriver:
                 f"The search gives {point} as point {event['point']}, and the journal of "
                 f"{self.folder} has {event['values']}: this sweep cannot go on."
             )
-        self._is_asked_out = point is None
-        if point is not None:
-            self._add(point)
+        self._add(event["values"])
 
     def _replay_event(self, trial: Trial, event: Event) -> None:
         for found in (self._decisions, self._undecided):

@@ -43,6 +43,6 @@ def with_jobs(plan: SweepPlan, jobs: list[list[str]]) -> SweepPlan:
     common = {override.partition("=")[0] for override in plan.overrides}
     points = [{k: v for k, v in point.items() if k not in common} for point in points]
     keys = dict.fromkeys(key for point in points for key in point)
-    values = {key: dict.fromkeys(map(str, (p.get(key) for p in points))) for key in keys}
-    space: Space = {key: Choice(tuple(values[key])) for key in keys}
+    values = {key: {str(p[key]): p[key] for p in points if key in p} for key in keys}
+    space: Space = {key: Choice(tuple(values[key].values())) for key in keys}
     return replace(plan, search=ListedJobs(points=points), space=space, seeds=[None])
