@@ -20,6 +20,8 @@ _PUBLIC = {
     "Exploration": "rlrun.core.exploration",
     "Simplex": "rlrun.core.actions",
     "Logger": "rlrun.loggers.base",
+    "Curriculum": "rlrun.curriculum.base",
+    "TaskSettableEnv": "rlrun.envs.task_settable_env",
     "PPO": "rlrun.algos.ppo",
     "DDPPO": "rlrun.algos.ddppo",
     "DQN": "rlrun.algos.dqn",

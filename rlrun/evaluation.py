@@ -29,6 +29,8 @@ class EvaluationConfig:
     """Remote workers that evaluate; 0: this process."""
     config: dict[str, Any] = field(default_factory=lambda: {"explore": False})
     """Overrides of the run's config for evaluation workers: explore, env, exploration, algo."""
+    env_task: Any = None
+    """The task that evaluation plays, where envs play tasks; null: what training plays by then."""
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
     always_attach_results: bool = False
@@ -112,6 +114,9 @@ class Evaluation:
         workers = self.workers(trainer.algorithms)
         workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
         workers.sync_weights(trainer.algorithms)
+        own = self.config.env_task
+        if tasks := (trainer.workers.tasks if own is None else [own]):
+            workers.set_tasks(tasks)
         trainer.callbacks.on_evaluate_start(trainer=trainer)
         if self._custom is not None:
             metrics = self._custom(trainer, workers)

@@ -44,13 +44,25 @@ INVENTED = ("custom_metrics", "hist_stats")
 """Below these the names are the users' own, so that one is often much like another."""
 
 
-def check_names(settings: RunSettings, may_add_keys: bool, evaluation_interval: int | None) -> None:
+CURRICULUM_KEYS = frozenset({"curriculum", "env_task"})
+"""What every result of a run with a curriculum has beside them."""
+
+
+def check_names(
+    settings: RunSettings,
+    may_add_keys: bool,
+    evaluation_interval: int | None,
+    keys_of_curriculum: Mapping[str, str] | None = None,
+) -> None:
     """Raise ConfigError for a key that no result of the run can have, as far as that is known.
 
-    `may_add_keys`: whether there are callbacks that may.
+    `may_add_keys`: whether there are callbacks that may. `keys_of_curriculum`: the result keys that
+    the curriculum looks at, by setting; None: there is no curriculum.
     """
-    for setting, key in keys_of(settings).items():
+    for setting, key in {**keys_of(settings), **(keys_of_curriculum or {})}.items():
         name = first_part(key)
+        if name in CURRICULUM_KEYS and keys_of_curriculum is not None:
+            continue
         if name == "evaluation" and evaluation_interval is None and not may_add_keys:
             raise ConfigError(
                 f"{setting} names {key!r}, and no evaluation runs. Set evaluation.interval, e.g. "
@@ -76,13 +88,15 @@ def check_names(settings: RunSettings, may_add_keys: bool, evaluation_interval: 
 class KeyWatch:
     """Notices settings that name a result key which no result of the run has had."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(
+        self, settings: RunSettings, keys_of_curriculum: Mapping[str, str] | None = None
+    ) -> None:
         self.patience = settings.key_patience_iterations
         self.num_results = 0
         self.num_with_episodes = 0
         self.num_with_learning = 0
         self.has_evaluated = False
-        self.unseen = keys_of(settings)
+        self.unseen = {**keys_of(settings), **(keys_of_curriculum or {})}
         self._warned: set[str] = set()
 
     def note(self, result: Mapping[str, Any]) -> None:

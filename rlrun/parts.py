@@ -16,6 +16,7 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.curriculum.base import Curriculum
 from rlrun.data_parts import (
     check_data,
     check_evaluation_env,
@@ -42,6 +43,8 @@ class Parts:
     settings: RunSettings
     trainer: TrainerConfig
     loggers: list[Logger]
+    keys_of_curriculum: Mapping[str, str] | None = None
+    """The result keys that the curriculum looks at, by setting; None without one."""
 
 
 def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
@@ -86,7 +89,9 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
         callbacks=worker.callbacks,
     )
     check_evaluation_env(evaluation_worker.env, evaluation)
-    check_names(settings, worker.callbacks.overrides("on_train_result"), evaluation.interval)
+    keys_of_curriculum = _keys_of_curriculum(worker.callbacks)
+    may_add_keys = _may_add_keys(worker.callbacks)
+    check_names(settings, may_add_keys, evaluation.interval, keys_of_curriculum)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
@@ -98,6 +103,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             plain=to_json(dict(plain)),
         ),
         loggers=loggers,
+        keys_of_curriculum=keys_of_curriculum,
     )
 
 
@@ -140,6 +146,24 @@ def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
     if len(chain) == 1:
         return chain[0]
     return MultiCallbacks(chain) if chain else Callbacks()
+
+
+def _each(callbacks: Callbacks) -> list[Callbacks]:
+    return callbacks.callbacks if isinstance(callbacks, MultiCallbacks) else [callbacks]
+
+
+def _may_add_keys(callbacks: Callbacks) -> bool:
+    """Whether results may get keys that nobody here knows."""
+    ours = Curriculum.__module__.rpartition(".")[0]
+    return any(
+        each.overrides("on_train_result") and not type(each).__module__.startswith(ours)
+        for each in _each(callbacks)
+    )
+
+
+def _keys_of_curriculum(callbacks: Callbacks) -> dict[str, str] | None:
+    found = [each.result_keys for each in _each(callbacks) if isinstance(each, Curriculum)]
+    return {setting: key for keys in found for setting, key in keys.items()} if found else None
 
 
 def _check_hooks(callbacks: type[Callbacks]) -> None:

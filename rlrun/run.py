@@ -62,7 +62,7 @@ class Run:
         """What was typed to start this; it is written down."""
         self.is_folder_mine = False
         """Whether this run has begun to write there."""
-        self._keys = KeyWatch(self.settings)
+        self._keys = KeyWatch(self.settings, config.keys_of_curriculum)
         self._objective: float | None = None
         self._signal: int | None = None
         self._trainer: Trainer | None = None

@@ -40,6 +40,7 @@ FLOORS = {
     "progress": 3,
     "evaluation": 3,
     "loggers": 2,
+    "curriculum": 2,
     "algos": 1,
     "workers": 1,
     "envs": 1,
@@ -82,7 +83,12 @@ IMPORTS_IN_FUNCTIONS = {
         "hydra.types",
     },
     "settle": {"hydra"},
-    "rollout": {"rlrun.parts", "rlrun.workers.atari", "rlrun.workers.rollout_worker"},
+    "rollout": {
+        "rlrun.parts",
+        "rlrun.workers.atari",
+        "rlrun.workers.rollout_worker",
+        "rlrun.workers.task_state",
+    },
     "overrides": {"hydra.core.override_parser.overrides_parser", "hydra.errors"},
     "examples": {"hydra.core.config_store"},
     "validate": {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
-from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
@@ -22,6 +22,7 @@ from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
+from rlrun.workers.env_context import EnvContext
 from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.evaluate import EvaluationRound
@@ -31,6 +32,7 @@ from rlrun.workers.offline.reader import OfflineReader, origin_of_data
 from rlrun.workers.offline.recorder import make_recorder
 from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample, without_rows
+from rlrun.workers.task_state import pack, unpack, update_task
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 from rlrun.workers.whole_episode import run_episode
 
@@ -298,17 +300,58 @@ class RolloutWorker:
         return [function(policy, policy_id) for policy_id, policy in self.policies.items()]
 
     def foreach_env(self, function: Callable[[Any], Any]) -> list[Any]:
-        """function(env) for every env of this worker that lives in this process, unwrapped."""
+        """function(env) for every env of this worker, unwrapped, in the process where it lives; of
+        a native vector env function(vector_env), once."""
         if self.env is None:
             return []
-        envs = self.env.get_sub_environments()
-        if not envs:
-            raise WorkerError(
-                f"foreach_env reaches only envs that live in the worker's own process; with "
-                f"env.vectorization={self.config.env.vectorization} they do not. Use "
-                f"env.vectorization=sync."
-            )
-        return [function(env.unwrapped) for env in envs]
+        return self.env.foreach(lambda env, _: function(env.unwrapped))
+
+    def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """The same as function(env, env_ctx)."""
+        if self.env is None:
+            return []
+        context = self._env_context()
+        return self.env.foreach(lambda env, index: function(env.unwrapped, context(index)))
+
+    # Tasks of envs
+
+    @property
+    def plays_tasks(self) -> bool:
+        """Whether there are envs, with get_task and set_task."""
+        return self.env is not None and self.env.plays_tasks
+
+    def get_tasks(self) -> list[Any]:
+        """The task of every env; empty where envs have none."""
+        return self.env.call("get_task") if self.env is not None and self.plays_tasks else []
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """Deal tasks out to the envs of all workers in turn, from the first one again where there
+        are fewer; this is what happens to those of this worker. Raises WorkerError."""
+        if self.env is None:
+            return
+        before = max(self.worker_index - 1, 0) * self.env.num_callees
+        dealt = [(tasks[(before + i) % len(tasks)],) for i in range(self.env.num_callees)]
+        self.env.call_each("set_task", dealt)
+
+    def update_tasks(self, next_task: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """Set the task of every env to next_task(env, env_ctx), where that is another than it has;
+        `env` is the layer that has get_task and set_task. Returns the tasks."""
+        if self.env is None:
+            return []
+        context = self._env_context()
+        return self.env.foreach(
+            lambda env, index: update_task(env, lambda layer: next_task(layer, context(index)))
+        )
+
+    def _env_context(self) -> Callable[[int], EnvContext]:
+        """What makes the context of one of the envs."""
+        return partial(
+            EnvContext,
+            self.config.env.env_config,
+            self.worker_index,
+            num_workers=self.num_workers,
+            remote=self.config.env.vectorization == "async",
+        )
 
     def get_spaces(self) -> Spaces:
         """Spaces of this worker's env."""
@@ -351,6 +394,7 @@ class RolloutWorker:
             "timestep": self.timestep,
             "actors": {policy_id: actor.state_dict() for policy_id, actor in self.actors.items()},
             "trajectories": self._cutter.state_dict(),
+            "tasks": [pack(task) for task in self.get_tasks()],
             "input": None if self.input is None else self.input.state_dict(),
             "callbacks": self.callbacks.state_dict(),
             # The driver's own belong to the trainer.
@@ -363,6 +407,9 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
+        if self.env is not None and (packed := state.get("tasks")):
+            tasks = [unpack(task) for task in packed]
+            self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])

@@ -1,9 +1,12 @@
-"""Tasks of envs as a checkpoint can hold them, which knows no tuples and no keys but text."""
+"""Tasks of envs: setting them, and the form in which a checkpoint can hold them, which knows no
+tuples and no keys but text."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 PLAIN = (bool, int, float, str, type(None))
@@ -52,3 +55,19 @@ def is_same(packed: Any, other: Any) -> bool:
     if isinstance(packed, list):
         return len(packed) == len(other) and all(map(is_same, packed, other))
     return bool(np.array_equal(packed, other))
+
+
+def update_task(env: Any, next_task: Callable[[Any], Any]) -> Any:
+    """Set an env's task to what next_task(the layer of the env that has get_task and set_task)
+    gives, unless it has that already; returns the task."""
+    layer = env
+    while isinstance(layer, gym.Wrapper) and not _has_tasks(layer):
+        layer = layer.env
+    task = next_task(layer)
+    if not is_same(pack(task), pack(layer.get_task())):
+        layer.set_task(task)
+    return task
+
+
+def _has_tasks(layer: Any) -> bool:
+    return hasattr(layer, "get_task") and hasattr(layer, "set_task")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector.utils import CloudpickleWrapper, concatenate, create_empty_array
 
 from rlrun.core import seeding
 from rlrun.core.errors import RlrunError, WorkerError
@@ -77,8 +77,16 @@ class SyncVectorEnv(VectorEnv):
     def get_sub_environments(self) -> list[gym.Env]:
         return list(self.envs)
 
-    def call(self, name: str, *args: Any) -> list[Any]:
-        return results_of([env.call_method(name, *args) for env in self.envs], name, self.env_id)
+    @property
+    def plays_tasks(self) -> bool:
+        return self.envs[0].plays_tasks
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        found = [env.call_own(name, arguments) for env in self.envs]
+        return results_of(found, name, self.env_id)
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        return [env.apply(function) for env in self.envs]
 
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
@@ -133,10 +141,20 @@ class AsyncVectorEnv(VectorEnv):
         with self._watched():
             return self.vector_env.reset(options={"reset_mask": done})[0]
 
-    def call(self, name: str, *args: Any) -> list[Any]:
+    @cached_property
+    def plays_tasks(self) -> bool:  # type: ignore[override]
         with self._watched():
-            found = self.vector_env.call("call_method", name, *args)
+            return all(self.vector_env.call("plays_tasks"))
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self._watched():
+            found = self.vector_env.call("call_own", name, arguments)
         return results_of(found, name, self.env_id)
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        with self._watched():
+            sent = CloudpickleWrapper(function)  # type: ignore[arg-type]
+            return [found.fn for found in self.vector_env.call("apply_sent", sent)]
 
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
@@ -170,7 +188,7 @@ class AsyncVectorEnv(VectorEnv):
                 f"envs of {self.env_id!r} died ({type(error).__name__}). "
                 f"With env.vectorization=sync its error would show here."
             ) from error
-        except WorkerError:
+        except RlrunError:
             self._is_broken = True
             raise
         except (TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -22,10 +22,12 @@ from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
+from rlrun.workers.env_context import EnvContext
 from rlrun.workers.evaluate import shares
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
+from rlrun.workers.task_state import is_same, pack, unpack
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -59,6 +61,8 @@ class WorkerSet:
         self._rounds: list[Sample] = []
         self._arrived: deque[tuple[int, Sample]] = deque()
         """What was under way to a stream when a checkpoint was made."""
+        self.tasks: list[Any] = []
+        """What `set_tasks` dealt out last; empty: the envs have tasks of their own, or none."""
         self._told: dict[int, int] = {}
         """How many updates in all the weights have seen that a worker was sent last."""
         self._episodes: list[EpisodeReport] = []
@@ -172,6 +176,8 @@ class WorkerSet:
         """Put a new remote worker in the place of one, with the weights published last."""
         self._pool.replace(position)
         self._pool.call(position, "set_weights", *self._publication())
+        if self.tasks:
+            self._pool.call(position, "set_tasks", self.tasks)
 
     # Sampling and weights
 
@@ -314,12 +320,40 @@ class WorkerSet:
         results = self.foreach_worker(lambda worker: worker.foreach_policy(function))
         return [result for of_worker in results for result in of_worker]
 
+    def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """function(env, env_ctx) on every env; lists as in `foreach_env`."""
+        return self.foreach_worker(lambda worker: worker.foreach_env_with_context(function))
+
+    # Tasks of envs
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """Deal tasks out to all envs in turn: one is for all, as many as there are envs are one for
+        each. Workers that come later get theirs. Raises WorkerError if an env refuses its task."""
+        packed = [pack(task) for task in tasks]
+        if is_same(packed, [pack(task) for task in self.tasks]):
+            return
+        self.foreach_worker(lambda worker: worker.set_tasks(tasks))
+        self.tasks = list(tasks)
+
+    def update_tasks(self, next_task: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """Set the task of every env to next_task(env, env_ctx); returns the tasks, of sampling
+        workers' envs in order. Raises WorkerError."""
+        found = self.foreach_worker(lambda worker: worker.update_tasks(next_task))
+        self.tasks = [task for of_worker in found[bool(self.num_workers) :] for task in of_worker]
+        return self.tasks
+
+    @property
+    def plays_tasks(self) -> bool:
+        """Whether the envs have get_task and set_task."""
+        return any(self.foreach_worker(lambda worker: worker.plays_tasks))
+
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """All that resumed workers need beside the policies."""
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
+            "tasks": [pack(task) for task in self.tasks],
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [asdict(report) for report in self._episodes],
@@ -334,6 +368,9 @@ class WorkerSet:
         """Put back what `state_dict` gave, with the weights of `algorithms`; workers that it does
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
+        if tasks := state.get("tasks"):
+            # Of workers that the state knows, each then gets what it had itself.
+            self.set_tasks([unpack(task) for task in tasks])
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
         if self._pool is not None:
             for task in SAMPLING:
