@@ -29,6 +29,8 @@ _PUBLIC = {
     "DDPG": "rlrun.algos.ddpg",
     "MARWIL": "rlrun.algos.marwil",
     "CQL": "rlrun.algos.cql",
+    "shared_counter": "rlrun.workers.shared",
+    "shared_store": "rlrun.workers.shared",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 

@@ -35,6 +35,7 @@ from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.progress import Progress
+from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
@@ -379,6 +380,7 @@ class Trainer:
                 "evaluation_rounds": self.evaluation.num_rounds,
                 "evaluation_metrics": _plain(self.evaluation_metrics),
                 "process_rng": seeding.process_rng_state(),
+                "shared": shared.state_dict(),
             },
         }
         save_checkpoint(
@@ -425,6 +427,7 @@ class Trainer:
         self.evaluation.num_rounds = int(state["evaluation_rounds"])
         self.evaluation_metrics = state["evaluation_metrics"]
         seeding.restore_process_rng_state(state["process_rng"])
+        shared.load_state_dict(state["shared"])
 
     # The end
 

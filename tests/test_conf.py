@@ -30,6 +30,12 @@ TUNED_EXAMPLES = sorted((CONF / "tuned_examples").rglob("*.yaml"))
 NEEDED = {
     "env/gym": ["env.id=CartPole-v1"],
     "model/custom": ["model.module=torch.nn.Identity"],
+    "curriculum/by_reward": ["env=corridor", "curriculum.tasks=[2,4]", "curriculum.threshold=0.9"],
+    "curriculum/by_timestep": ["env=corridor", "curriculum.schedule=[[0,2],[100,4]]"],
+    "curriculum/linear": [
+        *("env=corridor", "curriculum.initial=2", "curriculum.final=4", "curriculum.timesteps=100"),
+    ],
+    "curriculum/env_task_fn": ["env=corridor", "curriculum.env_task_fn=toy_envs.one_more"],
     "env/none": ["algo=bc", "input=tuned_examples/data/cartpole"],
     **{f"algo/{name}": ["input=tuned_examples/data/cartpole"] for name in ("bc", "cql", "marwil")},
 }

@@ -493,6 +493,11 @@ class TaskEnv(CountingEnv):
         return self.played
 
 
+def one_more(train_results: Any, task_settable_env: Any, env_ctx: Any) -> float:
+    """An env_task_fn: the next task is greater by one."""
+    return task_settable_env.get_task() + 1
+
+
 class DriftingReward(gym.Wrapper):
     """Pays as many as the steps that it has made in its life: no episode can be reproduced."""
 

@@ -20,6 +20,7 @@ from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
 from rlrun.workers.env_context import EnvContext
@@ -324,6 +325,10 @@ class RolloutWorker:
         """The task of every env; empty where envs have none."""
         return self.env.call("get_task") if self.env is not None and self.plays_tasks else []
 
+    def sample_tasks(self, num_tasks: int) -> list[Any]:
+        """That many tasks of the first env's sample_tasks."""
+        return [] if self.env is None else self.env.call("sample_tasks", num_tasks)[0]
+
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """Deal tasks out to the envs of all workers in turn, from the first one again where there
         are fewer; this is what happens to those of this worker. Raises WorkerError."""
@@ -390,6 +395,7 @@ class RolloutWorker:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed worker needs beside its policies' weights."""
+        shared.settle()
         return {
             "timestep": self.timestep,
             "actors": {policy_id: actor.state_dict() for policy_id, actor in self.actors.items()},
@@ -407,7 +413,7 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
-        if self.env is not None and (packed := state.get("tasks")):
+        if self.env is not None and (packed := state["tasks"]):
             tasks = [unpack(task) for task in packed]
             self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
@@ -422,6 +428,8 @@ class RolloutWorker:
                 self.actors[policy_id].exploration.reset(cut)
         if self.worker_index > 0:
             seeding.restore_process_rng_state(state["process_rng"])
+        # Envs that played their episodes again counted again what the trainer now puts right.
+        shared.settle()
 
     def stop(self) -> None:
         """Close envs and files."""

@@ -12,8 +12,9 @@ import numpy as np
 PLAIN = (bool, int, float, str, type(None))
 
 
-def pack(task: Any) -> dict[str, Any]:
-    """`task` as {kind: content}, of which `unpack` makes an equal one; arrays are copied.
+def pack(task: Any, noun: str = "task") -> dict[str, Any]:
+    """`task` as {kind: content}, of which `unpack` makes an equal one; arrays are copied. `noun` is
+    what errors call it.
 
     Raises TypeError for what is not made of numbers, text, arrays, lists, tuples and dicts.
     """
@@ -24,11 +25,11 @@ def pack(task: Any) -> dict[str, Any]:
     if type(task) in PLAIN:
         return {"plain": task}
     if type(task) in (list, tuple):
-        return {type(task).__name__: [pack(part) for part in task]}
+        return {type(task).__name__: [pack(part, noun) for part in task]}
     if type(task) is dict:
-        return {"dict": [[pack(key), pack(part)] for key, part in task.items()]}
+        return {"dict": [[pack(key, noun), pack(part, noun)] for key, part in task.items()]}
     raise TypeError(
-        f"the task {task!r} is a {type(task).__name__}, which a checkpoint cannot hold. A task "
+        f"the {noun} {task!r} is a {type(task).__name__}, which a checkpoint cannot hold. A {noun} "
         f"must be made of numbers, text, arrays, lists, tuples and dicts."
     )
 

@@ -18,6 +18,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, concatenate, create_empty
 from rlrun.core import seeding
 from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.nested import row_of
+from rlrun.workers import shared
 from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
 from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
 from rlrun.workers.native_env import NativeVectorEnv
@@ -247,8 +248,9 @@ def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
 def _make_async(
     config: EnvConfig, num_envs: int, worker_index: int, seed: int, purpose: Purpose
 ) -> AsyncVectorEnv:
+    parent = (os.getpid(), shared.listen())
     makers = [
-        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), os.getpid())
+        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), parent)
         for index in range(num_envs)
     ]
     try:
@@ -266,11 +268,13 @@ def _make_async(
 
 
 def _make_env_of_a_process(
-    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: int
+    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: tuple[int, Any]
 ) -> SubEnv:
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
-    owns_process = os.getpid() != parent
+    process_id, address = parent
+    owns_process = os.getpid() != process_id
     if owns_process:
+        shared.speak_to(address)
         # What the parent left for its collector is not for this process to destroy: objects with
         # threads, such as ALE's vector envs, bring a fork down.
         gc.freeze()

@@ -326,6 +326,14 @@ class WorkerSet:
 
     # Tasks of envs
 
+    def get_tasks(self) -> list[Any]:
+        """The task of every env of the sampling workers, in order."""
+        return [task for of_worker in self.map("get_tasks") for task in of_worker]
+
+    def sample_tasks(self, num_tasks: int) -> list[Any]:
+        """That many tasks of an env's sample_tasks. Raises WorkerError if it has no such method."""
+        return list(self.map("sample_tasks", num_tasks)[0])
+
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """Deal tasks out to all envs in turn: one is for all, as many as there are envs are one for
         each. Workers that come later get theirs. Raises WorkerError if an env refuses its task."""
@@ -368,7 +376,7 @@ class WorkerSet:
         """Put back what `state_dict` gave, with the weights of `algorithms`; workers that it does
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
-        if tasks := state.get("tasks"):
+        if tasks := state["tasks"]:
             # Of workers that the state knows, each then gets what it had itself.
             self.set_tasks([unpack(task) for task in tasks])
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
