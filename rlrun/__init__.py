@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "make_trainer": "rlrun.python_api",
+    "make_workers": "rlrun.python_api",
     "Run": "rlrun.run",
     "Trainer": "rlrun.trainer",
     "Callbacks": "rlrun.core.callbacks",
@@ -29,6 +30,9 @@ _PUBLIC = {
     "DDPG": "rlrun.algos.ddpg",
     "MARWIL": "rlrun.algos.marwil",
     "CQL": "rlrun.algos.cql",
+    "WorkerSet": "rlrun.workers.worker_set",
+    "ReplayBuffer": "rlrun.core.replay",
+    "FlatAdam": "rlrun.core.optim",
     "shared_counter": "rlrun.workers.shared",
     "shared_store": "rlrun.workers.shared",
     "get_global_worker": "rlrun.workers.rollout_worker",

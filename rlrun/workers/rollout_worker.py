@@ -326,8 +326,12 @@ class RolloutWorker:
         return self.env.call("get_task") if self.env is not None and self.plays_tasks else []
 
     def sample_tasks(self, num_tasks: int) -> list[Any]:
-        """That many tasks of the first env's sample_tasks."""
-        return [] if self.env is None else self.env.call("sample_tasks", num_tasks)[0]
+        """That many tasks of the first env's sample_tasks, by the env's seed if it has not begun."""
+        if self.env is None:
+            return []
+        if isinstance(self.input, EnvSampler) and not self.input.has_begun:
+            self.env.reset(self.input.seeds)
+        return list(self.env.call("sample_tasks", num_tasks)[0])
 
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """Deal tasks out to the envs of all workers in turn, from the first one again where there

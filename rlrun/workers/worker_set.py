@@ -22,6 +22,7 @@ from rlrun.core.metrics import Timers
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
+from rlrun.workers.actor import DEFAULT_POLICY_ID
 from rlrun.workers.env_context import EnvContext
 from rlrun.workers.evaluate import shares
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
@@ -254,6 +255,20 @@ class WorkerSet:
         elif self._pool is not None:
             self._pool.send(to, "set_weights", *self._publication())
 
+    def make_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy:
+        """A policy for a loop of one's own to learn, with the weights that workers begin with."""
+        return self._local.actors[policy_id].make_policy()
+
+    def sync_policy(self, policy: Policy, policy_id: str = DEFAULT_POLICY_ID) -> None:
+        """After such a loop's update: count in the policy's filter what workers gathered, and give
+        them all its weights."""
+        if (moments := self._gathered.pop(policy_id, None)) is not None:
+            policy.observation_filter.merge(moments)
+        self._local.timestep = self.num_env_steps_sampled
+        self._local.actors[policy_id].policy.copy_weights(policy)
+        if self._pool is not None:
+            self._pool.send_all("set_weights", *self._publication())
+
     def updates_since_told(self, position: int) -> int:
         """How many updates the worker at `position` does not know of yet."""
         return self._num_updates() - self._told.get(position, 0)
@@ -332,7 +347,7 @@ class WorkerSet:
 
     def sample_tasks(self, num_tasks: int) -> list[Any]:
         """That many tasks of an env's sample_tasks. Raises WorkerError if it has no such method."""
-        return list(self.map("sample_tasks", num_tasks)[0])
+        return self.map("sample_tasks", num_tasks)[0]  # type: ignore[no-any-return]
 
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """Deal tasks out to all envs in turn: one is for all, as many as there are envs are one for
@@ -426,6 +441,12 @@ class WorkerSet:
         self._local.stop()
         for remote in (*self._shards, *([] if self._pool is None else [self._pool])):
             remote.stop()
+
+    def __enter__(self) -> WorkerSet:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
 
     def _older_weights(self) -> dict[str, Any] | None:
         """What the local worker acts with, where that is not what the learners have by now."""
