@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+import rlrun
+
 Reset = tuple[Any, dict[str, Any]]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 
@@ -626,3 +628,14 @@ class CollectingEnv(CountingEnv):
     def step(self, action: Any) -> Step:
         gc.collect()
         return super().step(action)
+
+
+class SharingEnv(CountingEnv):
+    """Counts the steps of all envs of its run, and pays what the run's store says."""
+
+    def step(self, action: Any) -> Step:
+        rlrun.shared_counter("env steps").inc()
+        return super().step(action)
+
+    def _reward(self) -> float:
+        return float(rlrun.shared_store("settings").get("pay", 1.0))
