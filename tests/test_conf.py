@@ -43,6 +43,8 @@ NEEDED = {
 
 EXPLORATION = f"({'|'.join(file.stem for file in (CONF / 'exploration').glob('*.yaml'))})"
 
+CURRICULUM = "|".join(file.stem for file in (CONF / "curriculum").glob("*.yaml"))
+
 DATACLASSES = {"env": EnvConfig, "resources": Resources, "evaluation": EvaluationConfig}
 """Groups whose class is always the same, so that their files do not name it."""
 
@@ -120,7 +122,9 @@ def test_every_tuned_example_composes_stops_by_itself_and_has_a_pass_mark(file: 
 def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file: Path):
     choice = file.relative_to(CONF / "tuned_examples").with_suffix("")
     # <env>-<algo>, and the memory or exploration that it is for.
-    assert re.fullmatch(rf"\w+-{choice.parent.name}(-lstm|-gtrxl|-{EXPLORATION})?", choice.name)
+    assert re.fullmatch(
+        rf"\w+-{choice.parent.name}(-lstm|-gtrxl|-{EXPLORATION}|-({CURRICULUM}))?", choice.name
+    )
     plain = composed(f"tuned_examples/{choice.as_posix()}")
     of_algorithm = composed(f"algo/{choice.parent.name}")["algo"]
     assert plain["algo"]["_target_"] == of_algorithm["_target_"]

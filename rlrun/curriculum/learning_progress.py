@@ -18,7 +18,8 @@ from rlrun.workers.task_state import pack, unpack
 
 @dataclass(kw_only=True)
 class LearningProgress(Curriculum):
-    """Teacher-student curriculum learning (Matiisen et al., 2017, arXiv:1707.00183, alg. 2).
+    """Teacher-student curriculum learning (Matiisen et al., 2017, arXiv:1707.00183, the online
+    algorithm).
 
     A task's score is the mean return of its episodes in an iteration, its progress an average of
     how the score changes from one to the next, which falls as well where a task is forgotten. After
@@ -31,9 +32,9 @@ class LearningProgress(Curriculum):
     num_tasks: int = 10
     """How many tasks to sample where none are given."""
     smoothing: float = 0.1
-    """The weight of the newest change in the average; the paper's alpha, 0.1."""
+    """The weight of the newest change in the average, the paper's alpha."""
     uniform_share: float = 0.1
-    """The share of draws in which all tasks are alike; the paper's epsilon, 0.1."""
+    """The share of draws in which all tasks are alike, the paper's epsilon."""
 
     tasks_key = f"{KEY}.tasks"
 

@@ -326,7 +326,7 @@ class RolloutWorker:
         return self.env.call("get_task") if self.env is not None and self.plays_tasks else []
 
     def sample_tasks(self, num_tasks: int) -> list[Any]:
-        """That many tasks of the first env's sample_tasks, by the env's seed if it has not begun."""
+        """That many tasks of the first env's sample_tasks, by its seed if it has not begun."""
         if self.env is None:
             return []
         if isinstance(self.input, EnvSampler) and not self.input.has_begun:
