@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-FOLD_AFTER = 512
-"""Updates whose raw numbers are kept before they become sums."""
+FOLD_AFTER = 16
+"""Updates whose raw numbers are kept before they become sums. Small tensors that live on hold the
+holes open that an update's large ones leave, so memory grows with each update until they go."""
+
+FOLD_AFTER_ON_GPU = 512
+"""The same where a sum has to wait for a GPU."""
 
 
 class LearnerStats:
@@ -26,7 +30,7 @@ class LearnerStats:
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Note the metrics of one update: numbers, tensors and vectors by name."""
         self._pending.append(metrics)
-        if len(self._pending) >= FOLD_AFTER:
+        if len(self._pending) >= (FOLD_AFTER_ON_GPU if _waits(metrics) else FOLD_AFTER):
             self._fold()
 
     def take(self) -> dict[str, float]:
@@ -83,6 +87,10 @@ class LearnerStats:
         else:
             total = min(before, value) if kind == "min" else max(before, value)
         self._folded[name] = (kind, total, counted + count)
+
+
+def _waits(metrics: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) and value.is_cuda for value in metrics.values())
 
 
 def _joined(values: list[Any]) -> np.ndarray:

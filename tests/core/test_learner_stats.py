@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 
-from rlrun.core.learner_stats import LearnerStats
+from rlrun.core.learner_stats import FOLD_AFTER, LearnerStats
 
 
 def test_names_say_whether_the_mean_the_last_or_the_largest_value_counts():
@@ -16,3 +18,16 @@ def test_names_say_whether_the_mean_the_last_or_the_largest_value_counts():
     again.add({"loss": 1.0, "cur_lr": 0.5, "policy_lag_max": torch.tensor(4.0)})
     assert again.take() == {"loss": 2.5, "cur_lr": 0.5, "policy_lag_max": 5.0}
     assert again.take() == {}
+
+
+def test_numbers_of_many_updates_are_summed_up_and_not_kept():
+    stats = LearnerStats()
+    noted = torch.ones(4)
+    kept = weakref.ref(noted)
+    stats.add({"td_error": noted})
+    del noted
+    for _ in range(FOLD_AFTER):
+        stats.add({"td_error": torch.full((4,), 3.0)})
+    assert kept() is None
+    mean = (1 + 3 * FOLD_AFTER) / (1 + FOLD_AFTER)
+    assert stats.take() == {"mean_td_error": mean, "min_td_error": 1.0, "max_td_error": 3.0}
