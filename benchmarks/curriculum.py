@@ -20,7 +20,7 @@ from rlrun.compose import compose
 from rlrun.run import Run
 
 matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "curriculum.svg"
 STEPS = 60_000
