@@ -417,8 +417,8 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
-        if self.env is not None and (packed := state["tasks"]):
-            tasks = [unpack(task) for task in packed]
+        tasks = [unpack(task) for task in state["tasks"]]
+        if self.env is not None and len(tasks) == self.env.num_callees:
             self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
         if self.input is not None and state["input"] is not None:
