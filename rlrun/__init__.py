@@ -35,6 +35,7 @@ _PUBLIC = {
     "FlatAdam": "rlrun.core.optim",
     "shared_counter": "rlrun.workers.shared",
     "shared_store": "rlrun.workers.shared",
+    "get_preprocessor": "rlrun.core.spaces",
     "get_global_worker": "rlrun.workers.rollout_worker",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import math
@@ -16,14 +17,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun.sweep import jobs as sweep
-from rlrun.arguments import CONFIG_DIR, HELP, CommandLine, read_command_line
+from rlrun.arguments import CONFIG_DIR, CONFIG_NAME, HELP, CommandLine, read_command_line
 from rlrun.compose import compose, explain, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
+from rlrun.sweep import jobs as sweep
 from rlrun.validate import take_or_read
 
 CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
@@ -38,8 +39,13 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun -m algo.lr=1e-3,1e-4 seed=0,1       a sweep over all combinations
   rlrun resume RUN_DIR [key=value ...]      go on from the newest checkpoint
   rlrun rollout CHECKPOINT [episodes=N]     act with a trained policy
+  rlrun export CHECKPOINT --out FILE        the policy for other programs: ONNX, torch, safetensors
   rlrun check FILE|DIR ... [--seeds N]      replay tuned examples to their pass marks, with a table
   rlrun list [GROUP]                        the choices of each group, one line each
+  rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
+  rlrun verify-resume [key=value ...]       whether a resumed run gives the same, bit for bit
+  rlrun stack RUN_DIR                       what every process of a run is doing at the moment
+  rlrun logs RUN_DIR [-f] [--worker N]      what they have logged
 
   -v, -vv                   say more (log_level=INFO, DEBUG)
   --version                 the version of rlrun
@@ -59,8 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], int]] = {
         "resume": resume,
         "rollout": rollout,
+        "export": export,
         "list": list_choices,
         "check": check,
+        "options": show_options,
+        "stack": stack,
+        "logs": logs,
+        "verify-resume": verify_resume,
     }
     try:
         # A console script does not look for modules where the user stands; `python file.py` does.
@@ -191,14 +202,31 @@ def rollout(arguments: list[str]) -> int:
     """rlrun rollout CHECKPOINT_OR_RUN_DIR [episodes=N|steps=N] [explore=true] [key=value ...]
 
     Act with a trained policy and print each episode, ten if neither number is given. Without
-    explore=true it takes the most likely actions; render=true shows the env, seed=N starts it
-    elsewhere. Other keys: as in the run's configuration.
+    explore=true it takes the most likely actions; render=true shows the env, video=true (or
+    --video) records its episodes in the run's folder videos/, seed=N starts it elsewhere. Other
+    keys: as in the run's configuration.
     """
+    arguments = ["video=true" if each == "--video" else each for each in arguments]
     if not _begins_with_path(arguments):
         raise _usage(rollout)
     from rlrun.rollout import roll_out
 
     return roll_out(Path(arguments[0]), parse_assignments(arguments[1:]))
+
+
+def export(arguments: list[str]) -> int:
+    """rlrun export CHECKPOINT_OR_RUN_DIR --out FILE [--format onnx|torch|safetensors]
+
+    Write a trained policy for other programs: from the env's observations to its actions, with
+    preprocessing and filter inside (onnx needs the extra onnx), or the weights alone (safetensors).
+    Without --format the file's ending says which: .onnx, .pt2, .safetensors.
+    """
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    if len(arguments) % 2 == 0 or not {"--out"} <= options.keys() <= {"--out", "--format"}:
+        raise _usage(export)
+    from rlrun.rollout import export_checkpoint
+
+    return export_checkpoint(Path(arguments[0]), Path(options["--out"]), options.get("--format"))
 
 
 def list_choices(arguments: list[str]) -> int:
@@ -218,12 +246,81 @@ def list_choices(arguments: list[str]) -> int:
     known = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
     for name in names:
         if name not in known:
-            raise ConfigError(f"rlrun list {name}: there is no such group. Groups: {known}.")
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"rlrun list {name}: there is no such group.{hint} Groups: {known}.")
     for name in names or LISTED_GROUPS:
         print(f"{name}:")
         choices = {choice: path for root in roots for choice, path in _choices(root / name)}
         for choice, path in sorted(choices.items()):
             print(f"  {choice:<26} {_first_sentence(path)}")
+    return 0
+
+
+def show_options(arguments: list[str]) -> int:
+    """rlrun options [key=value ...] [GROUP ...] [--config-dir DIR]
+
+    Every key of the run that would be composed: its value there, what it may be, and what it does.
+    rlrun options algo=sac algo: SAC's hyperparameters.
+    """
+    from rlrun.options import print_options
+
+    line = read_command_line(arguments)
+    overrides = [each for each in line.overrides if "=" in each]
+    names = [each for each in line.overrides if "=" not in each]
+    print_options([*line.search_path, *overrides], names)
+    return 0
+
+
+def stack(arguments: list[str]) -> int:
+    """rlrun stack RUN_DIR
+
+    The Python stacks of every thread of every process of a run that is going on: the driver with
+    its learner's thread, Ray workers, replay shards, envs in processes of their own. The run goes
+    on.
+    """
+    if len(arguments) != 1:
+        raise _usage(stack)
+    from rlrun.stack import print_stacks
+
+    print_stacks(Path(arguments[0]))
+    return 0
+
+
+def logs(arguments: list[str]) -> int:
+    """rlrun logs RUN_DIR [-f] [--worker N]
+
+    What the processes of a run have logged and printed, in the order of time. With -f, go on as
+    long as the run does; --worker N: the remote worker of that number alone, 0 for the driver.
+    """
+    worker, rest = _take_number("--worker", arguments, -1)
+    follow = any(argument in ("-f", "--follow") for argument in rest)
+    rest = [argument for argument in rest if argument not in ("-f", "--follow")]
+    if len(rest) != 1:
+        raise _usage(logs)
+    from rlrun.logs import print_logs
+
+    try:
+        print_logs(Path(rest[0]), worker=worker if worker >= 0 else None, follow=follow)
+    except KeyboardInterrupt:  # how one leaves -f
+        return 0
+    return 0
+
+
+def verify_resume(arguments: list[str]) -> int:
+    """rlrun verify-resume [key=value ...] [-f EXAMPLE] [--iterations N]
+
+    Train 2 N iterations at once (N: 2), and again N of them and N more by a resume, and compare all
+    numbers of results and checkpoints bit for bit. Status 1 if one differs, which is named.
+    """
+    num_iterations, rest = _take_number("--iterations", arguments, 2)
+    line = read_command_line(rest)
+    if line.has(CONFIG_NAME):
+        raise ConfigError("rlrun verify-resume takes keys and tuned examples, not a whole config.")
+    config = compose([*line.search_path, *line.overrides])
+    from rlrun.verify_resume import verify
+
+    _say(verify(config, max(num_iterations, 1)))
     return 0
 
 
@@ -238,6 +335,17 @@ def check(arguments: list[str]) -> int:
     from rlrun.check import read_request
 
     return check_all(read_request(arguments))
+
+
+def _take_number(option: str, arguments: list[str], default: int) -> tuple[int, list[str]]:
+    """The number given as `option N`, and the other arguments. Raises ConfigError."""
+    if option not in arguments:
+        return default, arguments
+    at = arguments.index(option)
+    number = arguments[at + 1] if at + 1 < len(arguments) else ""
+    if not number.isdigit():
+        raise ConfigError(f"{option} {number}: it must be a number.")
+    return int(number), [*arguments[:at], *arguments[at + 2 :]]
 
 
 def execute(run: Any) -> int:
@@ -323,8 +431,6 @@ def _usage(command: Callable[[list[str]], int]) -> ConfigError:
 
 
 def _unknown_command(name: str, commands: Iterable[str]) -> ConfigError:
-    import difflib
-
     near = difflib.get_close_matches(name, commands, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return ConfigError(

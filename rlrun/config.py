@@ -45,6 +45,8 @@ SYNONYMS = {
     "capacity": "buffer_size",
     "replay_buffer_size": "buffer_size",
     "num_envs": "num_envs_per_worker",
+    "n_envs": "num_envs_per_worker",
+    "num_rollout_workers": "num_workers",
     "max_episode_steps": "horizon",
     "clip_actions": "normalize_actions",
 }
@@ -72,6 +74,8 @@ class RunSettings:
     """Whether actions are explored in training; off: always the most likely action."""
     tuned: str | None = None
     """The file of conf/tuned whose values the config has; null: the general ones."""
+    debug: bool = False
+    """One process, tiny sizes, and a look at every number; what you set counts nevertheless."""
     stop: dict[str, Any] = field(default_factory=dict)
     """The run ends when one of these result keys reaches its value."""
     pass_mark: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +93,9 @@ class RunSettings:
     key_patience_iterations: int | None = None
     """How long a result key that a setting names is waited for; null: for 100 iterations, and not
     at all if it is nearly one that there is."""
+    init_from: str | None = None
+    """A file of weights (.safetensors, .pt, .h5), a checkpoint or a run's folder; a new run's
+    policy begins with what fits of it. null: random weights."""
     input: str | dict[str, float] | None = None
     """Data to learn from in place of an env: a folder, file or pattern, minari:NAME, or several of
     these with probabilities; null: workers sample from the env."""
@@ -102,6 +109,10 @@ class RunSettings:
     """Bytes after which the next file begins."""
     output_compress_columns: list[str] = field(default_factory=list)
     """Columns that are packed: obs, actions, rewards, log_probs."""
+    rollout_columns: list[Literal["infos", "log_probs", "dist_inputs", "next_obs"]] = field(
+        default_factory=list
+    )
+    """Columns that on_postprocess_trajectory finds in trajectories beside the algorithm's own."""
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "WARN"
     """What the program says of itself on the terminal; the log file has INFO and above."""
 
@@ -115,6 +126,8 @@ class RunSettings:
                 f"keep_checkpoints_num={self.keep_checkpoints_num} must be at least 1, or null to "
                 f"keep all."
             )
+        if self.init_from is not None and not self.init_from.strip():
+            raise ConfigError("init_from is empty. Name a file or a checkpoint, or init_from=null.")
         self.stop = _flat_numbers("stop", self.stop)
         self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
         for name in COUNTS & self.stop.keys():
@@ -195,7 +208,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         return msgspec.convert(value, plain)
     except msgspec.ValidationError as error:
         allowed = _describe(annotation)
-        raise ConfigError(f"{key}={_show(value)} must be {allowed}: {_reason(error)}") from error
+        hint = _nearest_choice(value, annotation)
+        raise ConfigError(
+            f"{key}={_show(value)} must be {allowed}: {_reason(error)}{hint}"
+        ) from error
 
 
 def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
@@ -209,6 +225,9 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     if not near:
         by_leaf = {name.rpartition(".")[2]: name for name in names}
         near = [by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=3)]
+    # Of a whole group one chooses a file; it is no key within another.
+    is_group = {name.partition(".")[0] for name in names if "." in name}
+    near = [f"{name}=<choice> (rlrun list {name})" if name in is_group else name for name in near]
     parent = given.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -328,6 +347,20 @@ def _describe(annotation: Any) -> str:
     if arguments:
         return " or ".join(_describe(a) for a in arguments if not _is_class(a))
     return "another type"
+
+
+def _nearest_choice(value: Any, annotation: Any) -> str:
+    """A hint at the choice that was meant, where text was given that is none."""
+    choices = {str(each).lower(): str(each) for each in _choices_in(annotation)}
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1)
+    return f" Did you mean {choices[near[0]]}?" if near else ""
+
+
+def _choices_in(annotation: Any) -> list[Any]:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return list(arguments)
+    return [each for part in arguments for each in _choices_in(part)]
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
 from rlrun.workers.rollout_worker import WorkerConfig
+from rlrun.workers.video import VideoConfig
 
 OF_EPISODES = frozenset(key for key in RESULT_KEYS if key.startswith("episode"))
 """Result keys that say how episodes of training fared."""
@@ -49,9 +50,45 @@ def output_of(settings: RunSettings) -> OutputConfig | None:
     )
 
 
+def videos_of_training(env: EnvConfig, settings: RunSettings) -> VideoConfig | None:
+    """What `env.record_env` and its keys say. Raises ConfigError."""
+    if not env.record_env:
+        if env.record_interval != EnvConfig.record_interval:
+            raise ConfigError(
+                f"env.record_interval={env.record_interval} has no effect with "
+                f"env.record_env=false. Set that to true, or leave it at "
+                f"{EnvConfig.record_interval}."
+            )
+        return None
+    if settings.input is not None:
+        raise ConfigError(
+            "env.record_env=true has no effect with input: no episodes are run in training. Use "
+            "evaluation.record=N."
+        )
+    return VideoConfig(purpose="training", interval=env.record_interval)
+
+
+def videos_of_evaluation(evaluation: EvaluationConfig, num_envs: int) -> VideoConfig | None:
+    """What `evaluation.record` says, where each worker has `num_envs` envs. Raises ConfigError."""
+    if not evaluation.record:
+        return None
+    is_counted = isinstance(evaluation.duration, int) and evaluation.duration_unit == "episodes"
+    if evaluation.custom_eval_function is None and is_counted:
+        takers = num_envs * max(evaluation.num_workers, 1)
+        share = -(-int(evaluation.duration) // takers)
+        if evaluation.record > share:
+            raise ConfigError(
+                f"evaluation.record={evaluation.record} exceeds the {share} of "
+                f"evaluation.duration={evaluation.duration} episodes that the first of {takers} "
+                f"envs runs. Lower it, raise the duration, or use "
+                f"evaluation.config.algo.num_envs_per_worker=1."
+            )
+    return VideoConfig(purpose="evaluation", first=evaluation.record)
+
+
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with `input` and `output` from where it is composed, so that a run can be resumed
-    from elsewhere. Raises ConfigError."""
+    """The config with `input`, `output` and `init_from` from where it is composed, so that a run
+    can be resumed from elsewhere. Raises ConfigError."""
     settings = read_settings(plain)
     data, output = input_of(settings), output_of(settings)
     changed: dict[str, Any] = {}
@@ -60,6 +97,8 @@ def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
         changed["input"] = next(iter(data.sources)) if is_one else dict(data.sources)
     if output is not None:
         changed["output"] = output.folder
+    if settings.init_from is not None:
+        changed["init_from"] = str(Path(settings.init_from).expanduser().absolute())
     return {**plain, **changed}
 
 
@@ -102,11 +141,34 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
     worker.input.check_files()
 
 
+def check_rollout_columns(worker: WorkerConfig) -> None:
+    """Raise ConfigError for columns that nobody could look at, or that nothing gives."""
+    if not worker.rollout_columns:
+        return
+    named = f"rollout_columns=[{','.join(worker.rollout_columns)}]"
+    if worker.input is not None:
+        raise ConfigError(
+            f"{named} is of what workers sample from envs, and with input nothing is. Use "
+            f"rollout_columns=[]."
+        )
+    if not worker.algorithm.samples_fragments:
+        raise ConfigError(
+            f"{named} has no effect: {type(worker.algorithm).__name__} samples no trajectories. "
+            f"Use rollout_columns=[]."
+        )
+    if not worker.callbacks.overrides("on_postprocess_trajectory"):
+        raise ConfigError(
+            f"{named} is for callbacks that override on_postprocess_trajectory, and no callback "
+            f"of this run does. Add it, or use rollout_columns=[]."
+        )
+
+
 def check_evaluation_env(env: EnvConfig, evaluation: EvaluationConfig) -> None:
     """Raise ConfigError if an evaluation is asked for and there is no env for it."""
-    if evaluation.interval is not None and env.id == NO_ENV:
+    if evaluation.is_wanted and env.id == NO_ENV:
+        asked = "at_end=true" if evaluation.at_end else f"interval={evaluation.interval}"
         raise ConfigError(
-            f"evaluation.interval={evaluation.interval} needs an env, and env=none has none. Name "
+            f"evaluation.{asked} needs an env, and env=none has none. Name "
             f"one that has the spaces of the data: evaluation.config.env.id=CartPole-v1"
         )
 

@@ -9,6 +9,7 @@ from rlrun.config import RunSettings, build
 from rlrun.core.errors import ConfigError
 from rlrun.core.resources import Resources
 from rlrun.key_watch import check_names
+from rlrun.signatures import signature_of
 
 GROUPS = frozenset(
     [
@@ -24,10 +25,19 @@ GROUPS = frozenset(
     ]
 )
 
+CLASSES = {
+    "env": "rlrun.workers.envs.EnvConfig",
+    "evaluation": "rlrun.evaluation.EvaluationConfig",
+    "algo": None,
+    "exploration": None,
+    "model": None,
+}
+"""What is made of a group's node, which is looked at in its source; None: its `_target_`."""
+
 
 def refuse_early(plain: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key without a value, and for what is wrong with the keys of no group
-    or with the resources."""
+    """Raise ConfigError for a key without a value, for what is wrong with the keys of no group or
+    with the resources, and for what the sources of our classes refuse."""
     for group in sorted(GROUPS - {"logger", "callbacks", "curriculum"}):
         if not isinstance(plain.get(group), Mapping):
             raise ConfigError(
@@ -38,8 +48,12 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"{missing} must be given: {missing}=<value>")
     settings = read_settings(plain)
     build(plain["resources"], "resources", target=Resources)
+    for group, path in CLASSES.items():
+        node = plain[group]
+        if signature := signature_of(path or str(node.get("_target_"))):
+            signature.check(node, group)
     if not (plain.get("callbacks") or plain.get("curriculum")):
-        check_names(settings, False, plain["evaluation"].get("interval"))
+        check_names(settings, False, plain["evaluation"])
 
 
 def read_settings(plain: Mapping[str, Any]) -> RunSettings:

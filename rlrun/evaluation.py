@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from rlrun.core.algorithm import Algorithm
+from rlrun.core.callbacks import call
 from rlrun.core.errors import ConfigError, Interrupted
 from rlrun.core.imports import import_object
 from rlrun.core.metrics import summarize_episodes
 from rlrun.core.resources import Resources
+from rlrun.workers.evaluate import Amount
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
+
+AUTO = "auto"
+
+OF_FRAGMENTS = frozenset({"rollout_fragment_length", "batch_mode"})
+"""Hyperparameters that only matter where a function of the user's lets workers sample fragments."""
 
 
 @dataclass(kw_only=True)
@@ -21,18 +31,28 @@ class EvaluationConfig:
 
     interval: int | None = None
     """Training iterations between evaluations; null: never."""
-    duration: int = 10
-    """Episodes or env steps of one evaluation, over all its workers, counted exactly."""
+    at_end: bool = False
+    """Whether a run that has met a stop rule ends with an evaluation of its last weights."""
+    duration: int | Literal["auto"] = 10
+    """Episodes or env steps of one evaluation, over all its workers, counted exactly; auto: as long
+    as the train step takes beside which it runs."""
     duration_unit: Literal["episodes", "timesteps"] = "episodes"
     """What `duration` counts."""
     num_workers: int = 0
     """Remote workers that evaluate; 0: this process."""
+    parallel_to_training: bool = False
+    """Whether evaluation workers run while the next iteration trains: its result then has the
+    evaluation of the weights that it began with."""
     config: dict[str, Any] = field(default_factory=lambda: {"explore": False})
-    """Overrides of the run's config for evaluation workers: explore, env, exploration, algo."""
+    """Overrides of the run's config for evaluation workers: env, exploration, explore, callbacks,
+    seed, algo.num_envs_per_worker."""
     env_task: Any = None
     """The task that evaluation plays, where envs play tasks; null: what training plays by then."""
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
+    record: int = 0
+    """How many episodes of each evaluation become videos in the run's folder: the first ones of the
+    first env of the first evaluation worker."""
     always_attach_results: bool = False
     """Whether the last evaluation stands in every result (nan before the first)."""
 
@@ -41,21 +61,74 @@ class EvaluationConfig:
             raise ConfigError(
                 f"evaluation.interval={self.interval} must be at least 1, or null for never."
             )
-        if self.duration < 1:
-            raise ConfigError(f"evaluation.duration={self.duration} must be at least 1.")
+        if not isinstance(self.duration, str) and self.duration < 1:
+            raise ConfigError(
+                f"evaluation.duration={self.duration} must be at least 1, or auto with "
+                f"evaluation.parallel_to_training=true."
+            )
+        if self.record < 0:
+            raise ConfigError(f"evaluation.record={self.record} must be at least 0.")
         if self.num_workers < 0:
             raise ConfigError(f"evaluation.num_workers={self.num_workers} must be at least 0.")
-        unused = set(self.config.get("algo") or {}) - {"num_envs_per_worker"}
-        if unused:
-            raise ConfigError(
-                f"evaluation.config.algo.{min(unused)} has no effect on evaluation workers. "
-                f"Allowed below 'evaluation.config.algo': num_envs_per_worker."
-            )
+        self._check_parallel()
+        self._check_algo()
         if self.custom_eval_function is not None and not callable(self.custom_function()):
             raise ConfigError(
                 f"evaluation.custom_eval_function={self.custom_eval_function} must be a function "
                 f"of (trainer, workers) that returns a dict of metrics."
             )
+
+    def _check_parallel(self) -> None:
+        if self.duration == AUTO and not self.parallel_to_training:
+            raise ConfigError(
+                "evaluation.duration=auto lasts as long as the train step beside which it runs, "
+                "and evaluation.parallel_to_training=false. Set that to true, or give a number."
+            )
+        if self.duration == AUTO and self.custom_eval_function is not None:
+            raise ConfigError(
+                f"evaluation.duration=auto has no effect with evaluation.custom_eval_function="
+                f"{self.custom_eval_function}, which decides by itself how long it takes. Leave "
+                f"the duration at 10."
+            )
+        if not self.parallel_to_training:
+            return
+        if self.num_workers == 0:
+            raise ConfigError(
+                "evaluation.parallel_to_training=true needs processes that evaluate while this one "
+                "trains, and evaluation.num_workers=0. Use evaluation.num_workers=1 or more."
+            )
+        if self.interval is None:
+            raise ConfigError(
+                "evaluation.parallel_to_training=true has no effect with evaluation.interval=null, "
+                "as no iteration evaluates. Set evaluation.interval=1 or more."
+            )
+
+    def _check_algo(self) -> None:
+        allowed = {"num_envs_per_worker"}
+        if self.custom_eval_function is not None:
+            allowed |= OF_FRAGMENTS
+        for name in sorted(set(self.config.get("algo") or {}) - allowed):
+            why = "has no effect on evaluation workers"
+            if name in OF_FRAGMENTS:
+                why = "matters only to a function of yours (evaluation.custom_eval_function)"
+            raise ConfigError(
+                f"evaluation.config.algo.{name} {why}. Allowed below 'evaluation.config.algo': "
+                f"{', '.join(sorted(allowed))}."
+            )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a run evaluates at all."""
+        return self.interval is not None or self.at_end
+
+    @property
+    def amount(self) -> Amount:
+        """How long one evaluation lasts."""
+        return Amount(self.duration_unit, None if isinstance(self.duration, str) else self.duration)
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether the iteration of that number, counted from 1, evaluates."""
+        return self.interval is not None and iteration % self.interval == 0
 
     def custom_function(self) -> Callable[..., Any] | None:
         """The function that `custom_eval_function` names. Raises ConfigError."""
@@ -111,43 +184,71 @@ class Evaluation:
 
         Raises ConfigError if a custom function gives no dict, Interrupted.
         """
-        workers = self.workers(trainer.algorithms)
-        workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
-        workers.sync_weights(trainer.algorithms)
-        own = self.config.env_task
-        if tasks := (trainer.workers.tasks if own is None else [own]):
-            workers.set_tasks(tasks)
-        trainer.callbacks.on_evaluate_start(trainer=trainer)
-        if self._custom is not None:
-            metrics = self._custom(trainer, workers)
-            if not isinstance(metrics, dict):
-                raise ConfigError(
-                    f"evaluation.custom_eval_function={self.config.custom_eval_function} returned "
-                    f"{type(metrics).__name__}; it must return a dict of metrics."
-                )
-        else:
-            metrics = self._run_duration(workers)
-        self.num_rounds += 1
-        trainer.callbacks.on_evaluate_end(trainer=trainer, evaluation_metrics=metrics)
-        return metrics
+        iteration, workers = self._begin(trainer)
+        return self._end(trainer, iteration, self._measure(trainer, workers))
+
+    @contextmanager
+    def beside(self, trainer: Any) -> Iterator[Future[dict[str, Any]]]:
+        """The same while the block runs, with the weights and filters at its beginning, in a thread
+        that is over when the block is; its metrics, which are there after the block."""
+        is_enough = threading.Event()
+        metrics: Future[dict[str, Any]] = Future()
+        iteration, workers = self._begin(trainer)
+        with ThreadPoolExecutor(1, "rlrun-evaluation") as thread:
+            measured = thread.submit(self._measure, trainer, workers, is_enough.is_set)
+            try:
+                yield metrics
+            except BaseException:
+                workers.is_interrupted = True
+                wait([measured])
+                workers.is_interrupted = False
+                raise
+            finally:
+                is_enough.set()
+        metrics.set_result(self._end(trainer, iteration, measured.result()))
 
     def unknown(self) -> dict[str, Any]:
         """The metrics' names with nan, for results before the first evaluation."""
-        return {**summarize_episodes([], []), "timesteps_this_iter": 0}
+        return {**summarize_episodes([], []), "timesteps_this_iter": 0, "training_iteration": 0}
 
     def stop(self) -> None:
         """End the evaluation workers."""
         if self._workers is not None:
             self._workers.stop()
 
-    def _run_duration(self, workers: WorkerSet) -> dict[str, Any]:
-        by_episodes = self.config.duration_unit == "episodes"
-        found = workers.run_evaluation(
-            self.num_rounds,
-            self.config.duration if by_episodes else None,
-            None if by_episodes else self.config.duration,
-        )
-        if found is None:
-            raise Interrupted("The evaluation was interrupted.")
-        episodes = found.episodes
-        return {**summarize_episodes(episodes, episodes), "timesteps_this_iter": found.env_steps}
+    def _begin(self, trainer: Any) -> tuple[int, WorkerSet]:
+        """Bring workers to the trainer's weights; (the iterations those have seen, workers)."""
+        workers = self.workers(trainer.algorithms)
+        workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
+        workers.sync_weights(trainer.algorithms)
+        own = self.config.env_task
+        if tasks := (trainer.workers.tasks if own is None else [own]):
+            workers.set_tasks(tasks)
+        call(trainer.callbacks, "on_evaluate_start", trainer=trainer)
+        return trainer.iteration, workers
+
+    def _measure(
+        self, trainer: Any, workers: WorkerSet, is_enough: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        if self._custom is None:
+            found = workers.run_evaluation(self.num_rounds, self.config.amount, is_enough)
+            if found is None:
+                raise Interrupted("The evaluation was interrupted.")
+            episodes = found.episodes
+            return {
+                **summarize_episodes(episodes, episodes),
+                "timesteps_this_iter": found.env_steps,
+            }
+        metrics = self._custom(trainer, workers)
+        if not isinstance(metrics, dict):
+            raise ConfigError(
+                f"evaluation.custom_eval_function={self.config.custom_eval_function} returned "
+                f"{type(metrics).__name__}; it must return a dict of metrics."
+            )
+        return metrics
+
+    def _end(self, trainer: Any, iteration: int, metrics: dict[str, Any]) -> dict[str, Any]:
+        metrics["training_iteration"] = iteration
+        self.num_rounds += 1
+        call(trainer.callbacks, "on_evaluate_end", trainer=trainer, evaluation_metrics=metrics)
+        return metrics

@@ -27,15 +27,16 @@ SIMILARITY = 0.9
 """From here on (difflib's ratio) a name is taken for a misspelt one."""
 
 _NAMES = """
-agent_timesteps_total config counters custom_metrics date done episode_len_mean episode_media
-episode_reward_max episode_reward_mean episode_reward_min episodes_this_iter episodes_total
-evaluation experiment_id experiment_tag hist_stats hostname info iterations_since_restore node_ip
-num_agent_steps_sampled num_agent_steps_sampled_this_iter num_agent_steps_trained
-num_agent_steps_trained_this_iter num_env_steps_sampled num_env_steps_sampled_this_iter
-num_env_steps_trained num_env_steps_trained_this_iter num_healthy_workers off_policy_estimator perf
-pid policy_reward_max policy_reward_mean policy_reward_min sampler_perf time_since_restore
-time_this_iter_s time_total_s timers timestamp timesteps_since_restore timesteps_this_iter
-timesteps_total training_iteration trial_id warmup_time
+agent_timesteps_total bottleneck config counters custom_metrics date done episode_len_mean
+episode_media episode_reward_max episode_reward_mean episode_reward_min episodes_this_iter
+episodes_total evaluation experiment_id experiment_tag hist_stats hostname info
+iterations_since_restore node_ip num_agent_steps_sampled num_agent_steps_sampled_this_iter
+num_agent_steps_trained num_agent_steps_trained_this_iter num_env_steps_sampled
+num_env_steps_sampled_this_iter num_env_steps_trained num_env_steps_trained_this_iter
+num_healthy_workers off_policy_estimator perf pid policy_reward_max policy_reward_mean
+policy_reward_min sampler_perf time_by_phase time_since_restore time_this_iter_s time_total_s timers
+timestamp timesteps_since_restore timesteps_this_iter timesteps_total training_iteration trial_id
+warmup_time
 """
 RESULT_KEYS = frozenset(_NAMES.split())
 """The top level of every result; only callbacks add to it."""
@@ -51,19 +52,23 @@ CURRICULUM_KEYS = frozenset({"curriculum", "env_task"})
 def check_names(
     settings: RunSettings,
     may_add_keys: bool,
-    evaluation_interval: int | None,
+    evaluation: Mapping[str, Any],
     keys_of_curriculum: Mapping[str, str] | None = None,
 ) -> None:
     """Raise ConfigError for a key that no result of the run can have, as far as that is known.
 
-    `may_add_keys`: whether there are callbacks that may. `keys_of_curriculum`: the result keys that
-    the curriculum looks at, by setting; None: there is no curriculum.
+    `may_add_keys`: whether there are callbacks that may. evaluation: the group of that name.
+    `keys_of_curriculum`: the result keys that the curriculum looks at, by setting; None: there is
+    no curriculum.
     """
     for setting, key in {**keys_of(settings), **(keys_of_curriculum or {})}.items():
         name = first_part(key)
         if name in CURRICULUM_KEYS and keys_of_curriculum is not None:
             continue
-        if name == "evaluation" and evaluation_interval is None and not may_add_keys:
+        is_evaluated = evaluation.get("interval") is not None or (
+            evaluation.get("at_end") is True and not setting.startswith("stop.")
+        )
+        if name == "evaluation" and not is_evaluated and not may_add_keys:
             raise ConfigError(
                 f"{setting} names {key!r}, and no evaluation runs. Set evaluation.interval, e.g. "
                 f"evaluation.interval=10."

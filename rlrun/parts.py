@@ -20,8 +20,11 @@ from rlrun.curriculum.base import Curriculum
 from rlrun.data_parts import (
     check_data,
     check_evaluation_env,
+    check_rollout_columns,
     input_of,
     output_of,
+    videos_of_evaluation,
+    videos_of_training,
     with_absolute_paths,
 )
 from rlrun.early import read_settings, refuse_early
@@ -32,7 +35,7 @@ from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import WorkerConfig
 
-EVALUATION_KEYS = frozenset({"algo", "env", "exploration", "explore"})
+EVALUATION_KEYS = frozenset({"algo", "callbacks", "env", "exploration", "explore", "seed"})
 """What of the config evaluation workers may have otherwise than training ones."""
 
 
@@ -73,6 +76,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     worker.algorithm.check_resources(resources)
     if trains:
         check_data(worker, settings, resources)
+    check_rollout_columns(worker)
     num_remote = resources.num_workers + evaluation.num_workers
     if resources.ray_address is not None and not num_remote:
         raise ConfigError(
@@ -86,12 +90,18 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
         _worker_config(overridden, read_settings(overridden), evaluation.num_workers),
         in_evaluation=True,
         device=worker.device,
-        callbacks=worker.callbacks,
     )
+    if "callbacks" not in evaluation.config:
+        evaluation_worker = replace(evaluation_worker, callbacks=worker.callbacks)
+    num_envs = evaluation_worker.algorithm.num_envs_per_worker
+    evaluation_worker = replace(
+        evaluation_worker, videos=videos_of_evaluation(evaluation, num_envs)
+    )
+    worker = replace(worker, videos=videos_of_training(worker.env, settings))
     check_evaluation_env(evaluation_worker.env, evaluation)
     keys_of_curriculum = _keys_of_curriculum(worker.callbacks)
     may_add_keys = _may_add_keys(worker.callbacks)
-    check_names(settings, may_add_keys, evaluation.interval, keys_of_curriculum)
+    check_names(settings, may_add_keys, plain["evaluation"], keys_of_curriculum)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
@@ -100,6 +110,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
             resources=resources,
             evaluation=evaluation,
             evaluation_worker=evaluation_worker,
+            init_from=settings.init_from,
             plain=to_json(dict(plain)),
         ),
         loggers=loggers,
@@ -124,6 +135,7 @@ def _worker_config(
     for each in exploration.parts:
         algorithm.check_exploration(each)
     algorithm.check_model(model)
+    algorithm.check_switches(model)
     return WorkerConfig(
         env=build(plain["env"], "env", target=EnvConfig),
         algorithm=algorithm,
@@ -135,6 +147,8 @@ def _worker_config(
         num_workers=num_workers,
         input=input_of(settings),
         output=output_of(settings),
+        rollout_columns=tuple(settings.rollout_columns),
+        debug=settings.debug,
     )
 
 

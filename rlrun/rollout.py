@@ -1,4 +1,4 @@
-"""`rlrun rollout`: act with the policy of a checkpoint and report each episode."""
+"""What is done with the policy of a checkpoint: `rlrun rollout` and `rlrun export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
-from rlrun.run_folder import modules_from_where_it_was_started
+from rlrun.run_folder import VIDEOS, modules_from_where_it_was_started
 from rlrun.saved import find_checkpoint
 
 if TYPE_CHECKING:
@@ -25,18 +25,21 @@ DEFAULT_EPISODES = 10
 def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
     """Run episodes with the policy in `path` (a checkpoint or a run's folder); print each one.
 
-    settings: episodes or steps, explore (off), seed (the run's), render (off), and overrides of the
-    run's config. Returns the exit status. Raises CheckpointError, ConfigError.
+    settings: episodes or steps, explore (off), seed (the run's), round (the first evaluation, 0),
+    render (off), video (off), and overrides of the run's config. What is given is what the
+    evaluation of that round gives in one env. Returns the exit status. Raises CheckpointError,
+    ConfigError.
     """
     options: dict[str, Any] = dict(settings)
     episodes = _count(options, "episodes")
     steps = _count(options, "steps")
+    evaluation_round = _count(options, "round", least=0) or 0
     if episodes is not None and steps is not None:
         raise ConfigError("Give episodes=N or steps=N, not both.")
-    render = options.pop("render", False)
-    if not isinstance(render, bool):
-        raise ConfigError(f"render={render} must be true or false.")
-    worker = load_worker(path, options, render=render)
+    render, video = _switch(options, "render"), _switch(options, "video")
+    if render and video:
+        raise ConfigError("render=true shows episodes, video=true records them: give one of them.")
+    worker = load_worker(path, options, render=render, video=video)
     rewards: list[float] = []
     lengths: list[int] = []
 
@@ -49,14 +52,18 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
                 flush=True,
             )
 
+    from rlrun.workers.evaluate import Amount
+
+    amount = Amount("episodes", episodes or DEFAULT_EPISODES)
+    if steps is not None:
+        amount = Amount("timesteps", steps)
     try:
-        if steps is not None:
-            note(worker.run_evaluation(0, None, steps))
-        else:
-            for index in range(episodes or DEFAULT_EPISODES):
-                note(worker.run_evaluation(index, 1, None))
+        for sample in worker.evaluate_in_pieces(evaluation_round, amount):
+            note(sample)
     finally:
         worker.stop()
+    if video:
+        print(f"Videos: {find_checkpoint(path).parent / VIDEOS}")
     if rewards:
         print(
             f"{len(rewards)} episodes: mean reward {np.mean(rewards):.2f} "
@@ -67,8 +74,30 @@ def roll_out(path: Path, settings: Mapping[str, Any]) -> int:
     return 0
 
 
-def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> RolloutWorker:
-    """A worker with one env, and policy, filter and callbacks of a checkpoint, ready to act."""
+def export_checkpoint(path: Path, out: Path, kind: str | None) -> int:
+    """Write the policy in `path` (a checkpoint or a run's folder) to the file `out`, in the format
+    `kind`, or that of its ending. Returns the exit status. Raises CheckpointError, ConfigError,
+    MissingExtraError, RlrunError."""
+    find_checkpoint(path)
+    # Only now torch is imported.
+    from rlrun.core.export import format_of
+    from rlrun.workers.actor import DEFAULT_POLICY_ID
+
+    chosen = format_of(out, kind)
+    worker = load_worker(path, {})
+    try:
+        worker.actors[DEFAULT_POLICY_ID].export(out, chosen)
+    finally:
+        worker.stop()
+    print(f"Wrote {out} ({chosen})")
+    return 0
+
+
+def load_worker(
+    path: Path, overrides: Mapping[str, Any], *, render: bool = False, video: bool = False
+) -> RolloutWorker:
+    """A worker with one env, and policy, filter and callbacks of a checkpoint, ready to act; what
+    it does may be shown, or become videos beside the checkpoint."""
     folder = find_checkpoint(path)
     plain = dict(checkpoint.read_manifest(folder)["config"])
     plain["explore"] = False
@@ -77,17 +106,23 @@ def load_worker(path: Path, overrides: Mapping[str, Any], *, render: bool) -> Ro
     # Only now torch is imported, which takes seconds: there is something to act with.
     from rlrun.parts import read_config
     from rlrun.workers.atari import is_atari
+    from rlrun.workers.video import VideoConfig, require_encoder
 
     with modules_from_where_it_was_started(folder.parent):
         read_config(plain, trains=False)
         plain["algo"] = {**plain["algo"], "num_envs_per_worker": 1}
         can_show_native = is_atari(plain["env"]["id"])
         is_native = plain["env"]["vectorization"] == "native"
-        if not is_native or (render and not can_show_native):
+        if not is_native or ((render or video) and not can_show_native):
             plain["env"]["vectorization"] = "sync"
         if render:
             set_value(plain, "env.env_config.render_mode", "human")
-        return _worker_of(folder, read_config(plain, trains=False).trainer.worker)
+        config = read_config(plain, trains=False).trainer.worker
+        videos = None
+        if video:
+            require_encoder("video=true")
+            videos = VideoConfig(purpose="rollout", folder=str(folder.absolute().parent / VIDEOS))
+        return _worker_of(folder, replace(config, videos=videos))
 
 
 def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
@@ -110,9 +145,16 @@ def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     return worker
 
 
-def _count(options: dict[str, Any], name: str) -> int | None:
+def _switch(options: dict[str, Any], name: str) -> bool:
+    value = options.pop(name, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value} must be true or false.")
+    return value
+
+
+def _count(options: dict[str, Any], name: str, least: int = 1) -> int | None:
     value = options.pop(name, None)
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if value is not None and not is_count:
-        raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+        raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
     return value

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 from rlrun import run_folder, saved
 from rlrun.compose import plain_config
-from rlrun.core import checkpoint
+from rlrun.core import checkpoint, processes
 from rlrun.core.errors import (
     CheckpointError,
     ConfigError,
@@ -67,6 +68,8 @@ class Run:
         self._signal: int | None = None
         self._trainer: Trainer | None = None
         self._restored_from: Path | None = None
+        self._seen_videos: dict[str, int] = {}
+        """Files of videos, and when they were written."""
         self._kept: set[str] = set()
         """Hyperparameters of which a resumed run was given the value to go on with."""
 
@@ -101,11 +104,21 @@ class Run:
                 self.is_folder_mine = True
                 self._write_facts()
             stack.enter_context(run_folder.log_file(self.folder, self.settings.log_level))
+            stack.enter_context(processes.driver_of(self.folder))
             stack.enter_context(self._signals())
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
-            trainer = self._trainer = Trainer(self.parts.trainer)
+            # A resumed run has weights; where the first ones came from may be gone.
+            begins_with = self.parts.trainer.init_from if is_fresh else None
+            config = replace(
+                self.parts.trainer,
+                init_from=begins_with,
+                video_folder=str(self.folder / run_folder.VIDEOS),
+            )
+            trainer = self._trainer = Trainer(config)
             try:
+                if trainer.init_report is not None:
+                    sys.stderr.write(f"rlrun: {trainer.init_report}\n")
                 if not is_fresh:
                     self._restore(trainer)
                     if self._is_over():
@@ -144,10 +157,13 @@ class Run:
                 except Interrupted:  # The iteration goes on from the checkpoint.
                     done = False
                     break
+                self._note_videos()
                 done = first_rule_met(self.settings.stop, self.result) is not None
                 self.result["done"] = done
+                if done and self.parts.trainer.evaluation.at_end:
+                    self._evaluate_last(trainer)
                 self._note_result()
-                self._log(loggers)
+                self._log(loggers, trainer)
                 self._check_keys(trainer)
                 if done or self._signal is not None:
                     break
@@ -170,6 +186,15 @@ class Run:
                     raise self._unwritable(error, "on closing") from error
                 # What made it fail is on its way.
                 logger.error("%s", self._unwritable(error, "on closing"))
+
+    def _evaluate_last(self, trainer: Trainer) -> None:
+        """Put an evaluation of the last weights into the last result, if it has none."""
+        if self.result.get("evaluation", {}).get("training_iteration") == trainer.iteration:
+            return
+        try:
+            self.result |= trainer.evaluate()
+        except Interrupted:
+            logger.warning("The evaluation at the end (evaluation.at_end) was interrupted.")
 
     def _save_without_the_dead(self, trainer: Trainer) -> None:
         """What was learned outlives a worker, if the driver knows of it."""
@@ -219,10 +244,11 @@ class Run:
             raise
         return started
 
-    def _log(self, loggers: list[Logger]) -> None:
+    def _log(self, loggers: list[Logger], trainer: Trainer) -> None:
         try:
-            for each in loggers:
-                each.log_result(self.result)
+            with trainer.timers.measure("logging"):
+                for each in loggers:
+                    each.log_result(self.result)
             each = loggers[0]
             # Open files can be written to when they are deleted; that it is not there is an error.
             os.stat(self.folder / run_folder.RESULTS)
@@ -244,6 +270,20 @@ class Run:
         self.reached_pass_mark = self.reached_pass_mark or (
             bool(marks) and all(known.get(key, -math.inf) >= mark for key, mark in marks.items())
         )
+
+    def _note_videos(self) -> None:
+        """Name the videos that were written since the last result."""
+        config = self.parts.trainer
+        if config.worker.videos is None and config.evaluation_worker.videos is None:
+            return
+        found = self._videos()
+        new = sorted(found.items() - self._seen_videos.items())
+        self._seen_videos = found
+        self.result["videos"] = [f"{run_folder.VIDEOS}/{name}" for name, _ in new]
+
+    def _videos(self) -> dict[str, int]:
+        paths = (self.folder / run_folder.VIDEOS).glob("[!.]*.mp4")
+        return {path.name: path.stat().st_mtime_ns for path in paths}
 
     # Checkpoints
 
@@ -302,6 +342,7 @@ class Run:
             raise CheckpointError(
                 f"{error} There is an older one: rlrun resume {shlex.quote(str(older[-1]))}"
             ) from error
+        self._seen_videos = self._videos()
         for result in run_folder.results_until(self.folder, trainer.iteration):
             self.result = result
             self._note_result()
@@ -333,6 +374,7 @@ class Run:
             checkpoint.write_json(self.folder / run_folder.PARAMS, self.parts.trainer.plain)
             versions = run_folder.versions(self.command, self.folder)
             checkpoint.write_json(self.folder / run_folder.VERSIONS, versions)
+            run_folder.write_git_diff(self.folder)
         except OSError as error:
             raise RlrunError(
                 f"The run's folder {self.folder} cannot be written: {error}"

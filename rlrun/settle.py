@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
+from rlrun.debug_preset import make_debuggable
+from rlrun.signatures import signature_of
 
 NONE = "none"
 """The choice that leaves the general values as they are."""
@@ -40,10 +42,11 @@ def settle(config: DictConfig, hydra: Any) -> DictConfig:
     hydra: the node `hydra` that was composed with it. Must be called while Hydra is initialised.
     Raises ConfigError if a file was named that is not there.
     """
-    if "algo" not in hydra.runtime.choices:
-        return config  # The whole config of a run, in which everything is settled.
     given = [str(override) for override in hydra.overrides.task]
     typed = {override.lstrip("+~").partition("=")[0] for override in given}
+    if "algo" not in hydra.runtime.choices:
+        # The whole config of a run, in which everything else is settled.
+        return _debuggable(config, typed) if "debug" in typed else config
     name = _tuned_name(config, hydra, typed)
     if name != NONE and (hydra.runtime.choices.get("tuned_examples") or typed & MAY_NOT_FIT):
         name = _take_back_what_does_not_fit(config, hydra, name, given, typed)
@@ -52,6 +55,12 @@ def settle(config: DictConfig, hydra: Any) -> DictConfig:
     is_class_replaced = any(key.endswith("._target_") for key in typed)
     if is_class_replaced or hydra.runtime.choices.get("tuned_examples"):
         _drop_keys_of_replaced_classes(config, hydra, typed)
+    return _debuggable(config, typed)
+
+
+def _debuggable(config: DictConfig, typed: set[str]) -> DictConfig:
+    if config.get("debug") is True:
+        make_debuggable(config, typed)
     return config
 
 
@@ -119,6 +128,8 @@ def _nodes_with_target(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 def _unknown_keys(node: DictConfig) -> set[str]:
     """The keys that the node's class does not take; none where that cannot be told."""
+    if signature := signature_of(str(node._target_)):
+        return {str(key) for key in node} - {"_target_", *signature.keys}
     try:
         parameters = inspect.signature(import_object(str(node._target_), "")).parameters
     except (ConfigError, TypeError, ValueError):

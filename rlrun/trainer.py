@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.checkpoint import (
     UNEXPECTED_CONTENT,
     checkpoint_name,
@@ -28,16 +28,21 @@ from rlrun.core.checkpoint import (
     save_checkpoint,
 )
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
+from rlrun.core.export import format_of
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
+from rlrun.core.phases import bottleneck, time_by_phase
 from rlrun.core.policy import Policy, State
 from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
+from rlrun.core.warm_start import LoadReport, load_weights
+from rlrun.core.weight_files import read_weights
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.progress import Progress
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.video import require_encoder
 from rlrun.workers.worker_set import WorkerSet
 
 logger = logging.getLogger("rlrun")
@@ -51,6 +56,10 @@ class TrainerConfig:
     resources: Resources
     evaluation: EvaluationConfig
     evaluation_worker: WorkerConfig
+    video_folder: str = "videos"
+    """Where videos of episodes go, if there are any."""
+    init_from: str | None = None
+    """The file or checkpoint whose weights the policy begins with; None: with random ones."""
     plain: dict[str, Any] = field(default_factory=dict)
     """The composed config as plain values, for results and checkpoints."""
 
@@ -63,6 +72,7 @@ class Trainer:
 
     def __init__(self, config: TrainerConfig) -> None:
         started = time.perf_counter()
+        config = _with_videos(config)
         self.config = config
         self.callbacks: Callbacks = config.worker.callbacks
         resources, seed = config.resources, config.worker.seed
@@ -72,8 +82,9 @@ class Trainer:
             stack.callback(self._process.restore)
             torch.set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
-            is_evaluating = config.evaluation.interval is not None
-            num_evaluators = config.evaluation.num_workers if is_evaluating else 0
+            if config.worker.debug:
+                finite.check_everywhere(True)
+            num_evaluators = config.evaluation.num_workers if config.evaluation.is_wanted else 0
             self.workers = WorkerSet(
                 replace(config.worker, local_device=str(device)),
                 resources,
@@ -93,12 +104,17 @@ class Trainer:
             self.workers.sync_weights(self.algorithms)
             evaluation_worker = replace(config.evaluation_worker, local_device=str(device))
             self.evaluation = Evaluation(config.evaluation, evaluation_worker, resources)
-            if config.evaluation.interval is not None:
+            if config.evaluation.is_wanted:
                 self.evaluation.workers(self.algorithms)
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
             self.progress = Progress(seed)
             self._is_stopped = False
+            self.init_report: LoadReport | None = None
+            """What was taken over from `init_from`."""
+            if config.init_from is not None:
+                source = f"init_from={config.init_from}"
+                self.init_report = self._load(config.init_from, DEFAULT_POLICY_ID, source)
             self.progress.warmup_time = time.perf_counter() - started
             for policy_id, algorithm in self.algorithms.items():
                 logger.info(
@@ -114,7 +130,7 @@ class Trainer:
                     resources.num_workers,
                 )
             self.timers.flush()
-            self.callbacks.on_trainer_init(trainer=self)
+            call(self.callbacks, "on_trainer_init", trainer=self)
             stack.pop_all()
 
     def _make_learner(self, actor: Actor, device: torch.device) -> Algorithm:
@@ -150,15 +166,20 @@ class Trainer:
         except Interrupted:
             self._set_interrupted(False)
             raise
+        except WorkerDiedError as error:
+            self._tell_of(error)
+            raise
 
     def _train(self, started: float) -> dict[str, Any]:
-        self._run_loop()
-        interval = self.config.evaluation.interval
+        is_due = self.config.evaluation.is_due(self.iteration + 1)
+        if is_due and self.config.evaluation.parallel_to_training:
+            self._run_loop_and_evaluate()
+        else:
+            self._run_loop()
         self.progress.iteration += 1
-        is_due = interval is not None and self.iteration % interval == 0
-        if is_due:
+        if is_due and not self.config.evaluation.parallel_to_training:
             try:
-                self.evaluate()
+                self._evaluate()
             except (Interrupted, WorkerDiedError):
                 self.progress.iteration -= 1
                 raise
@@ -171,12 +192,16 @@ class Trainer:
             sum(algorithm.num_rows_trained for algorithm in self.algorithms.values()),
         )
         result["episodes_total"] = self.episodes.episodes_total
-        result["sampler_perf"] = self.workers.take_perf()
+        sampling = self.workers.take_sampling_time()
+        result["sampler_perf"] = sampling.per_step_ms()
+        phases = time_by_phase(result["time_this_iter_s"], self.timers.seconds(), sampling)
+        result["time_by_phase"] = phases
+        result["bottleneck"] = bottleneck(phases)
         result["timers"] = self.timers.flush()
         result |= self._learner_info()
         result["config"] = self.config.plain
         logger.debug("Iteration %d: %s", self.iteration, result["info"]["learner"])
-        self.callbacks.on_train_result(trainer=self, result=result)
+        call(self.callbacks, "on_train_result", trainer=self, result=result)
         return result
 
     def interrupt(self) -> None:
@@ -200,15 +225,52 @@ class Trainer:
         self.config.plain["algo"] = {**self.config.plain.get("algo", {}), **values}
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate now with the present weights; returns {"evaluation": metrics}."""
-        with self.timers.measure("evaluation"):
-            self.evaluation_metrics = self.evaluation.run(self)
-        logger.info(
-            "Evaluation %d: mean reward %s",
-            self.evaluation.num_rounds,
-            self.evaluation_metrics.get("episode_reward_mean"),
-        )
+        """Evaluate now with the present weights; returns {"evaluation": metrics}.
+
+        Raises Interrupted if `interrupt` was called before it was over.
+        """
+        try:
+            self._evaluate()
+        except Interrupted:
+            self._set_interrupted(False)
+            raise
+        except WorkerDiedError as error:
+            self._tell_of(error)
+            raise
         return {"evaluation": self.evaluation_metrics}
+
+    def _evaluate(self) -> None:
+        with self.timers.measure("evaluation"):
+            self._note_evaluation(self.evaluation.run(self))
+
+    def _run_loop_and_evaluate(self) -> None:
+        """The iteration, and beside it an evaluation of the weights that it begins with."""
+        with self.evaluation.beside(self) as metrics:
+            self._run_loop()
+            trained = time.perf_counter()
+        self.timers.add("evaluation", trained)
+        self._note_evaluation(metrics.result())
+
+    def _note_evaluation(self, metrics: dict[str, Any]) -> None:
+        self.evaluation_metrics = metrics
+        logger.info(
+            "Evaluation %d, of iteration %d: mean reward %s",
+            self.evaluation.num_rounds,
+            metrics["training_iteration"],
+            metrics.get("episode_reward_mean"),
+        )
+
+    def _tell_of(self, error: WorkerDiedError) -> None:
+        """Let callbacks know of a worker whose process is gone."""
+        if error.kind != "Replay shard":
+            call(
+                self.callbacks,
+                "on_worker_failure",
+                trainer=self,
+                worker_index=error.index,
+                in_evaluation=error.kind == "Evaluation worker",
+                error=error,
+            )
 
     def _run_loop(self) -> None:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
@@ -359,6 +421,41 @@ class Trainer:
             self.algorithms[policy_id].on_weights_set()
         self.workers.publish(self.algorithms)
 
+    # Models in and out
+
+    def import_model(self, path: str | Path, policy_id: str = DEFAULT_POLICY_ID) -> LoadReport:
+        """Take over the weights in a file (.safetensors, .pt, .h5) or a checkpoint, as far as they
+        fit, here and on all workers; the optimiser goes on as it was. Returns what was loaded and
+        what was not. See `rlrun.core.warm_start`.
+
+        Raises ConfigError if nothing fits, CheckpointError, MissingExtraError, KeyError.
+        """
+        return self._load(path, policy_id, str(path))
+
+    def _load(self, path: str | Path, policy_id: str, source: str) -> LoadReport:
+        weights = read_weights(path, policy_id)
+        report = load_weights(self.policies[policy_id], weights, source)
+        self.algorithms[policy_id].on_weights_set()
+        self.workers.publish(self.algorithms)
+        logger.info("%s", report)
+        return report
+
+    def export_model(
+        self,
+        path: str | Path,
+        format: str | None = None,  # noqa: A002
+        policy_id: str = DEFAULT_POLICY_ID,
+    ) -> Path:
+        """Write the policy for other programs: "safetensors" (the weights alone), "torch" (a
+        program of torch.export) or "onnx"; without a format the file's ending says which. The
+        latter two turn the env's observations into its actions, as compute_action(explore=False)
+        does. Returns the path. See `rlrun.core.portable` for inputs and outputs.
+
+        Raises ConfigError, MissingExtraError, RlrunError, KeyError.
+        """
+        actor = self.workers.local_worker().actors[policy_id]
+        return actor.export(Path(path), format_of(Path(path), format))
+
     # Checkpoints
 
     def save(self, checkpoint_dir: str | Path, facts: dict[str, Any] | None = None) -> Path:
@@ -366,6 +463,7 @@ class Trainer:
 
         Raises CheckpointError if it cannot be written.
         """
+        started = time.perf_counter()
         folder = Path(checkpoint_dir) / checkpoint_name(self.iteration)
         state = {
             "policy": {"weights": self.get_weights()},
@@ -378,23 +476,21 @@ class Trainer:
                 "progress": self.progress.state_dict(),
                 "episodes": self.episodes.state_dict(),
                 "evaluation_rounds": self.evaluation.num_rounds,
-                "evaluation_metrics": _plain(self.evaluation_metrics),
+                "evaluation_metrics": _plain(self.evaluation_metrics | {"episode_media": {}}),
                 "process_rng": seeding.process_rng_state(),
                 "shared": shared.state_dict(),
             },
         }
-        save_checkpoint(
-            folder,
-            state,
-            {
-                "iteration": self.iteration,
-                "timesteps_total": self.workers.num_env_steps_sampled,
-                "config": self.config.plain,
-                **(facts or {}),
-            },
-        )
+        facts = {
+            "iteration": self.iteration,
+            "timesteps_total": self.workers.num_env_steps_sampled,
+            "config": self.config.plain,
+            **(facts or {}),
+        }
+        save_checkpoint(folder, state, facts)
+        self.timers.add("checkpoint", started)
         logger.info("Saved %s", folder)
-        self.callbacks.on_checkpoint(trainer=self, checkpoint_dir=str(folder))
+        call(self.callbacks, "on_checkpoint", trainer=self, checkpoint_dir=str(folder))
         return folder
 
     def restore(self, checkpoint: str | Path, keep: Collection[str] = ()) -> None:
@@ -450,6 +546,19 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _with_videos(config: TrainerConfig) -> TrainerConfig:
+    """The same, whose workers know where their videos go. Raises MissingExtraError."""
+
+    def told(worker: WorkerConfig) -> WorkerConfig:
+        if worker.videos is None:
+            return worker
+        require_encoder("recording videos (env.record_env, evaluation.record)")
+        return replace(worker, videos=replace(worker.videos, folder=config.video_folder))
+
+    evaluation_worker = told(config.evaluation_worker)
+    return replace(config, worker=told(config.worker), evaluation_worker=evaluation_worker)
 
 
 def _plain(tree: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rlrun.sweep import jobs as sweep
 from rlrun.compose import explain, plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
@@ -19,6 +18,7 @@ from rlrun.error_report import report
 from rlrun.examples import file_that_sets
 from rlrun.run_folder import PARAMS, refuse_taken_folder
 from rlrun.settle import settle
+from rlrun.sweep import jobs as sweep
 
 if TYPE_CHECKING:
     from rlrun.parts import Parts

@@ -30,7 +30,10 @@ TINY = ("algo.timesteps_per_iteration=0", "logger=none", "seed=1")
 """Overrides of the smallest useful run; a stop rule is still to be given."""
 
 TIME_LIKE = frozenset(
-    {"timestamp", "date", "pid", "experiment_id", "trial_id", "warmup_time", "timers"}
+    {
+        *("timestamp", "date", "pid", "experiment_id", "trial_id", "warmup_time", "timers"),
+        "bottleneck",
+    }
 )
 TIME_LIKE_PARTS = ("time_", "_since_restore", "perf")
 """Keys of a result, and parts of keys, that no two runs have in common."""

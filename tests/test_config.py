@@ -15,6 +15,7 @@ from rlrun.compose import compose, plain_config, set_value
 from rlrun.config import RunSettings, build, build_all, convert, flatten_keys, unknown_key
 from rlrun.core.errors import ConfigError
 from rlrun.core.schedules import LinearSchedule
+from rlrun.early import refuse_early
 from rlrun.overrides import parse_assignments
 from rlrun.parts import Parts, read_config
 
@@ -703,3 +704,38 @@ def test_settings_without_effect_are_refused():
         resources__ray_address="auto", resources__ray_num_cpus=2, resources__num_workers=1
     )
     assert "resources.ray_num_cpus=2 is for a local Ray" in words
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("evaluation.duration_unit", "episode", "episodes"),
+        ("env.observation_filter", "meanstd", "MeanStdFilter"),
+        ("model.fcnet_activation", "reul", "relu"),
+        ("algo.rollout_fragment_length", "atuo", "auto"),
+    ],
+)
+def test_a_misspelt_choice_gets_the_one_that_was_meant(key, value, meant):
+    with pytest.raises(ConfigError) as refused:
+        refuse_early(plain_config(compose(["algo=ppo", f"{key}={value}"])))
+    assert str(refused.value).endswith(f"Did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("algo.learning_rate=1", "algo.lr"),
+        ("algo.model=lstm", "model=<choice> (rlrun list model)"),
+        ("resources.num_worker=2", "resources.num_workers"),
+        ("num_workers=2", "resources.num_workers"),
+        ("algo.num_rollout_workers=2", "resources.num_workers"),
+        ("learning_rate=1", "algo.lr"),
+        ("gamma=0.9", "algo.gamma"),
+        ("model.activation=relu", "model.fcnet_activation"),
+    ],
+)
+def test_a_key_that_is_not_there_gets_the_one_that_was_meant(override, meant):
+    with pytest.raises(ConfigError) as refused:
+        compose([override])
+    hint = str(refused.value).partition("Did you mean ")[2].partition("?")[0]
+    assert meant in hint.split(" or ")

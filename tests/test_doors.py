@@ -17,6 +17,7 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.policy import Policy
 from rlrun.run import make_trainer
+from rlrun.workers.evaluate import Amount
 
 SMALL_PPO = [
     "algo.lr=0.003",
@@ -148,7 +149,7 @@ def returns_of_perturbed_weights(worker: Any, seed: int, count: int, sigma: floa
         samples = []
         for sign in (1, -1):
             flat.copy_(centre + sign * move)
-            samples.append(worker.run_evaluation(seed % 1000 + number, 1, None))
+            samples.append(worker.run_evaluation(seed % 1000 + number, Amount("episodes", 1)))
         pairs.append([sample.episodes[0].total_reward for sample in samples])
         steps += sum(sample.env_steps for sample in samples)
     flat.copy_(centre)

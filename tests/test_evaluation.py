@@ -8,9 +8,11 @@ import pytest
 import toy_envs
 
 from rlrun.core import seeding
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, Interrupted
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
+from rlrun.workers.evaluate import Amount
 from rlrun.workers.vector_env import env_seeds
 
 COUNTING = "toy_envs.CountingEnv"
@@ -163,8 +165,8 @@ def test_remote_workers_share_the_duration_exactly_and_evaluate_the_newest_polic
         root = seeding.integer_seed(5, "evaluation", 0)
         assert seeds == [[], env_seeds(root, 1, 3), env_seeds(root, 2, 3)]
         # Steps, and fewer episodes than workers, are dealt out exactly as well.
-        assert workers.run_evaluation(1, None, 17).env_steps == 17
-        sample = workers.run_evaluation(2, 1, None)
+        assert workers.run_evaluation(1, Amount("timesteps", 17)).env_steps == 17
+        sample = workers.run_evaluation(2, Amount("episodes", 1))
         assert sample.env_steps == sample.episodes[0].length
         assert len(sample.episodes) == 1
 
@@ -241,7 +243,9 @@ def test_an_evaluation_repeats_with_the_seed_whatever_came_before():
                 trainer.train()
             return trainer.evaluate()["evaluation"]
 
-    assert evaluated(0) == evaluated(3)
+    first, later = evaluated(0), evaluated(3)
+    assert (first.pop("training_iteration"), later.pop("training_iteration")) == (0, 3)
+    assert first == later
 
 
 def test_a_restored_trainer_evaluates_as_the_first_would_have(tmp_path):
@@ -326,7 +330,8 @@ def test_a_function_of_the_user_replaces_the_built_in_one():
         f"evaluation.custom_eval_function={__name__}.count_rows", "evaluation.interval=2"
     ) as trainer:
         trainer.train()
-        assert trainer.train()["evaluation"] == {"rows": 24, "iteration": 2, "explore": False}
+        expected = {"rows": 24, "iteration": 2, "explore": False, "training_iteration": 2}
+        assert trainer.train()["evaluation"] == expected
         assert trainer.evaluation.num_rounds == 1
 
 
@@ -421,3 +426,172 @@ def test_an_interrupted_evaluation_begins_anew_in_the_next_call():
         result = trainer.train()
     assert (result["training_iteration"], result["timesteps_total"]) == (1, 24)
     assert result["evaluation"]["episodes_this_iter"] == 3
+
+
+# Beside training
+
+
+def beside(*overrides: str, **settings: Any) -> Trainer:
+    """An evaluation on one remote worker beside each iteration."""
+    return make(
+        "evaluation.interval=1",
+        "evaluation.parallel_to_training=true",
+        "evaluation.num_workers=1",
+        "resources.num_cpus_per_worker=0.5",
+        *overrides,
+        **settings,
+    )
+
+
+def test_an_evaluation_beside_training_is_of_the_weights_that_the_iteration_began_with(ray_cluster):
+    overrides = ["evaluation.duration=5", "algo.lr=0.05", "algo.num_epochs=4"]
+    remote = ["evaluation.num_workers=1", "resources.num_cpus_per_worker=0.5"]
+    with beside(*overrides, env="CartPole-v1") as trainer:
+        results = [trainer.train() for _ in range(3)]
+    evaluations = [result["evaluation"] for result in results]
+    assert [each["training_iteration"] for each in evaluations] == [0, 1, 2]
+    assert [each["episodes_this_iter"] for each in evaluations] == [5, 5, 5]
+    with make(*remote, *overrides, env="CartPole-v1") as trainer:
+        expected = [trainer.evaluate()["evaluation"]]
+        for _ in range(2):
+            trainer.train()
+            expected.append(trainer.evaluate()["evaluation"])
+    assert evaluations == expected
+
+
+def test_training_sees_nothing_of_an_evaluation_beside_it(ray_cluster):
+    with make(env="CartPole-v1") as plain, beside("evaluation.duration=3", env="CartPole-v1") as t:
+        for _ in range(3):
+            result, other = plain.train(), t.train()
+            for key in OF_TRAINING:
+                np.testing.assert_equal(other[key], result[key], err_msg=key)
+
+
+def test_an_automatic_duration_ends_with_the_train_step(ray_cluster):
+    ends = "env.env_config.terminates_at=4"
+    with beside("evaluation.duration=auto", "evaluation.duration_unit=timesteps", ends) as trainer:
+        found = [trainer.train()["evaluation"] for _ in range(2)]
+    for metrics in found:
+        # Three envs step alike, and only whole steps count.
+        assert metrics["timesteps_this_iter"] % 3 == 0
+        num_steps = metrics["timesteps_this_iter"] // 3
+        assert num_steps >= 1
+        assert metrics["episodes_this_iter"] == 3 * (num_steps // 4)
+
+
+def test_an_automatic_duration_counts_every_episode_that_has_begun(ray_cluster):
+    ends = "env.env_config.terminates_at=[1,2,3,50]"
+    with beside("evaluation.duration=auto", ends) as trainer:
+        metrics = trainer.train()["evaluation"]
+    lengths = metrics["hist_stats"]["episode_lengths"]
+    assert len(lengths) % 3 == 0
+    assert metrics["timesteps_this_iter"] == sum(lengths)
+
+
+def test_what_is_open_ends_with_the_episodes_that_run():
+    with make("env.env_config.terminates_at=[2,5]") as trainer:
+        trainer.evaluate()
+        worker = evaluation_worker(trainer)
+        worker.begin_evaluation(0, Amount("episodes", None))
+        for _ in range(3):
+            found, is_over = worker.go_on_evaluating(0.0)
+            assert not is_over
+        found, is_over = worker.go_on_evaluating(10.0, is_enough=True)
+        assert is_over
+        assert [report.length for report in found.episodes] == [5, 5, 5]
+        assert found.env_steps == 3 * (5 - 1)
+        for unit, counted in (("episodes", [2, 2, 2]), ("timesteps", [])):
+            worker.begin_evaluation(0, Amount(unit, None))
+            found, is_over = worker.go_on_evaluating(10.0, is_enough=True)
+            assert is_over, "each env does one at least"
+            assert [report.length for report in found.episodes] == counted
+
+
+def test_an_interrupted_iteration_drops_the_evaluation_beside_it(ray_cluster):
+    overrides = ["evaluation.duration=2", "algo.train_batch_size=96", "algo.minibatch_size=96"]
+    with beside(*overrides, "algo.rollout_fragment_length=8", env="CartPole-v1") as trainer:
+        trainer.evaluation.config.duration = 10**9
+        trainer.interrupt()
+        with pytest.raises(Interrupted):
+            trainer.train()
+        assert (trainer.iteration, trainer.evaluation.num_rounds) == (0, 0)
+        trainer.evaluation.config.duration = 2
+        result = trainer.train()
+    assert (result["training_iteration"], result["timesteps_total"]) == (1, 96)
+    assert result["evaluation"]["episodes_this_iter"] == 2
+
+
+def test_a_function_of_the_user_may_evaluate_beside_training(ray_cluster):
+    with beside(f"evaluation.custom_eval_function={__name__}.count_rows") as trainer:
+        evaluation = trainer.train()["evaluation"]
+    assert (evaluation["rows"], evaluation["training_iteration"]) == (24, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["evaluation.parallel_to_training=true", "evaluation.interval=1"],
+            r"evaluation\.num_workers=0\. Use evaluation\.num_workers=1",
+        ),
+        (
+            ["evaluation.parallel_to_training=true", "evaluation.num_workers=1"],
+            r"evaluation\.parallel_to_training=true has no effect with evaluation\.interval=null",
+        ),
+        (["evaluation.duration=auto"], r"evaluation\.parallel_to_training=false"),
+        (["evaluation.duration=soon"], r"evaluation\.duration=soon must be a whole number or one"),
+        (
+            [
+                "evaluation.duration=auto",
+                "evaluation.interval=1",
+                "evaluation.num_workers=1",
+                "evaluation.parallel_to_training=true",
+                f"evaluation.custom_eval_function={__name__}.count_rows",
+            ],
+            r"evaluation\.duration=auto has no effect with evaluation\.custom_eval_function",
+        ),
+        (["evaluation.config.algo.lr=1"], r"evaluation\.config\.algo\.lr has no effect"),
+        (
+            ["evaluation.config.algo.batch_mode=complete_episodes"],
+            r"evaluation\.config\.algo\.batch_mode matters only to a function of yours",
+        ),
+        (["evaluation.config.model.fcnet_hiddens=[8]"], r"evaluation\.config\.model has no effect"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_whole_key(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        make(*overrides)
+
+
+# What evaluation workers may have otherwise
+
+
+def test_evaluation_may_have_another_seed_exploration_and_callbacks():
+    path = f"{__name__}.NoteEpisodes"
+    with make(
+        "evaluation.config.seed=77",
+        "evaluation.config.explore=true",
+        "evaluation.config.exploration._target_=rlrun.core.exploration.Random",
+        f"evaluation.config.callbacks.mine._target_={path}",
+        "evaluation.duration=4",
+        "env.env_config.terminates_at=2",
+    ) as trainer:
+        assert "noted_mean" not in trainer.train()["custom_metrics"]
+        metrics = trainer.evaluate()["evaluation"]
+        seeds = [env.seed for env in evaluation_worker(trainer).env.get_sub_environments()]
+    assert metrics["custom_metrics"]["noted_mean"] == 2.0
+    assert seeds == env_seeds(seeding.integer_seed(77, "evaluation", 0), 0, 3)
+
+
+class NoteEpisodes(Callbacks):
+    def on_episode_end(self, *, episode, worker, **kwargs):
+        assert worker.config.in_evaluation
+        episode.custom_metrics["noted"] = episode.length
+
+
+def test_a_function_of_the_user_may_have_fragments_of_its_own():
+    with make(
+        f"evaluation.custom_eval_function={__name__}.count_rows",
+        "evaluation.config.algo.rollout_fragment_length=5",
+    ) as trainer:
+        assert trainer.evaluate()["evaluation"]["rows"] == 15

@@ -21,6 +21,7 @@ from rlrun.rollout import load_worker
 from rlrun.run import Run
 from rlrun.saved import find_checkpoint
 from rlrun.trainer import Trainer
+from rlrun.workers.evaluate import Amount
 
 
 class ActionEnv(gymnasium.Env):
@@ -248,7 +249,7 @@ def test_a_rollout_does_not_move_the_filter(tmp_path):
     path = trained(tmp_path / "run", plain)
     worker = load_worker(Path(path), {"env.horizon": 10}, render=False)
     before = worker.get_weights()["default_policy"]
-    sample = worker.run_evaluation(0, 2, None)
+    sample = worker.run_evaluation(0, Amount("episodes", 2))
     assert sample.gathered == {}
     for name, array in worker.get_weights()["default_policy"].items():
         np.testing.assert_array_equal(array, before[name])
@@ -316,3 +317,21 @@ def test_callbacks_that_are_not_those_of_the_checkpoint_are_named(tmp_path):
     path = trained(tmp_path / "run", {**plain, "callbacks": {"a": lesson, "b": lesson}})
     with pytest.raises(CheckpointError, match="holds the state of 2 callbacks, not 3"):
         load_worker(Path(path), {"callbacks.c": lesson}, render=False)
+
+
+def test_a_rollout_gives_the_numbers_of_the_evaluation_with_the_same_seeds(rlrun, tmp_path):
+    plain = tiny_ppo("algo=ppo", "env=cartpole", env__observation_filter="MeanStdFilter")
+    plain["evaluation"] |= {"duration": 3, "config": {"explore": False}}
+    one_env = {"algo": {"num_envs_per_worker": 1}}
+    for explore in (False, True):
+        plain["evaluation"]["config"] = {"explore": explore, **one_env}
+        path = trained(tmp_path / f"run_{explore}", plain)
+        for number in (0, 2):
+            with Trainer(read_config(plain | {"seed": 1}).trainer) as trainer:
+                trainer.restore(find_checkpoint(Path(path)))
+                trainer.evaluation.num_rounds = number
+                stats = trainer.evaluate()["evaluation"]["hist_stats"]
+            arguments = ["episodes=3", f"round={number}", f"explore={explore}".lower()]
+            found = episodes_of(rlrun("rollout", path, *arguments))
+            assert [reward for reward, _ in found] == stats["episode_reward"]
+            assert [length for _, length in found] == stats["episode_lengths"]

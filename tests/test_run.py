@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers_cli import config, lasting, results_of, tiny_dqn, tiny_ppo
 
+from rlrun import run_folder
 from rlrun.core import checkpoint
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, RlrunError, WorkerError
@@ -119,6 +120,30 @@ def test_versions_have_the_commit_and_the_changes_of_the_current_folder(tmp_path
     versions = json.loads((tmp_path / "run" / "versions.json").read_text())
     assert versions["git_commit"] == head.stdout.strip()
     assert "M code.py" in versions["git_changes"]
+    diff = (tmp_path / "run" / "git_diff.patch").read_text()
+    assert "-first = 1\n+first = 2\n" in diff
+    undone = subprocess.run(["git", "apply", "-R", "run/git_diff.patch"], check=False)
+    assert undone.returncode == 0
+    assert (tmp_path / "code.py").read_text() == "first = 1\n"
+
+
+def test_a_large_diff_is_cut_and_says_so_and_new_files_are_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text("")
+    identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "First"]):
+        subprocess.run(["git", *command], check=True)
+    (tmp_path / "code.py").write_text("line\n" * 1000)
+    (tmp_path / "secret.txt").write_text("a secret")
+    monkeypatch.setattr(run_folder, "LARGEST_DIFF", 500)
+    run_folder.write_git_diff(tmp_path)
+    diff = (tmp_path / "git_diff.patch").read_text()
+    assert len(diff) < 600
+    assert "bytes are missing." in diff.splitlines()[-1]
+    assert "a secret" not in diff
+    (tmp_path / "code.py").write_text("")
+    run_folder.write_git_diff(tmp_path)
+    assert not (tmp_path / "git_diff.patch").exists()
 
 
 def test_versions_have_no_commit_where_there_is_no_repository(tmp_path, monkeypatch):
@@ -561,3 +586,29 @@ def test_a_refused_run_leaves_another_runs_files_alone(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="holds a run already"):
         cli.execute(Run(tiny_ppo(), tmp_path / "run"))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_run_ends_with_an_evaluation_of_its_last_weights_if_asked(tmp_path):
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    plain["env"]["env_config"] = {"terminates_at": 3}
+    plain |= {"stop": {"training_iteration": 3}, "objective": "evaluation/episode_reward_mean"}
+    plain["evaluation"] |= {"at_end": True, "duration": 2}
+    run = Run(plain, tmp_path / "run")
+    run.execute()
+    results = results_of(tmp_path / "run")
+    assert ["evaluation" in result for result in results] == [False, False, True]
+    assert results[-1]["evaluation"]["training_iteration"] == 3
+    assert results[-1]["evaluation"]["episodes_this_iter"] == 2
+    assert run.objective == 1.0 + 2.0 + 3.0
+    # One that is due then is not done twice.
+    plain["evaluation"]["interval"] = 3
+    Run(plain, tmp_path / "other").execute()
+    assert results_of(tmp_path / "other")[-1]["evaluation"]["training_iteration"] == 3
+
+
+def test_a_stop_rule_about_an_evaluation_at_the_end_alone_is_refused():
+    plain = tiny_ppo("env=gym", "env.id=toy_envs.CountingEnv")
+    plain["evaluation"] |= {"at_end": True}
+    plain["stop"] = {"evaluation/episode_reward_mean": 5}
+    with pytest.raises(ConfigError, match=r"stop\.evaluation/.* and no evaluation runs"):
+        Run(plain, "run")

@@ -119,7 +119,7 @@ class A2C(Algorithm):
         sums: dict[str, Any] = {}
         for part in _parts(rows, size):
             share = part.num_steps / num_steps
-            loss, metrics = self.loss(part)
+            loss, metrics = self.loss_of(part)
             self.optimizer.compute_gradients(share * loss)
             grad += self.policy.flat.grad
             for name, value in {"total_loss": loss.detach(), **metrics}.items():

@@ -57,6 +57,7 @@ class Evolution(Algorithm):
 
     built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"noise_size", "action_noise_std"}
     samples_fragments: ClassVar[bool] = False
+    switches: ClassVar[frozenset[str]] = frozenset()
     step_size_name: ClassVar[str]
     """The field that says how far a step goes."""
 

@@ -6,6 +6,7 @@ the same for 0 and for n workers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -29,9 +30,13 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Add one round of fragments to each replay side; learn as often as is due; publish."""
     for policy_id, batch in workers.sample().items():
         algorithm = algorithms[policy_id]
-        algorithm.replay.add(batch)
+        with workers.timers.measure("replay"):
+            algorithm.replay.add(batch)
         for _ in range(algorithm.replay.num_updates_due(batch.num_rows, algorithm.timestep)):
-            algorithm.learn_on_batch(algorithm.replay.sample(algorithm.timestep))
+            started = time.perf_counter()
+            rows = algorithm.replay.sample(algorithm.timestep)
+            workers.timers.add("replay", started)
+            algorithm.learn_on_batch(rows)
     workers.sync_weights(algorithms)
 
 

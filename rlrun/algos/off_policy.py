@@ -132,7 +132,8 @@ class OffPolicy(Algorithm):
         name = type(self).__name__
         for each in fields(Model):
             default, value = getattr(type(model), each.name), getattr(model, each.name)
-            if value != default and each.name not in self.model_fields:
+            is_looked_at = each.name in self.model_fields | Algorithm.switches
+            if value != default and not is_looked_at:
                 raise ConfigError(
                     f"model.{each.name}={value} is for policies of another kind; those of {name} "
                     f"do not look at it. Leave it at {default}."

@@ -39,6 +39,7 @@ class OffPolicyActorCritic(OffPolicy):
 
     built_in = OffPolicy.built_in | {"actor_hiddens", "critic_hiddens", "twin_q"}
     model_fields = frozenset({"vf_share_layers"})
+    switches = frozenset({"compile"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

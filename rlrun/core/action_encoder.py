@@ -37,6 +37,11 @@ class ActionEncoder:
             parts.append(part.float() if is_torch else part.astype(np.float32))
         return torch.cat(parts, -1) if is_torch else np.concatenate(parts, -1)
 
+    def no_actions(self, num_rows: int) -> torch.Tensor:
+        """What stands for no actions, in the policy's terms."""
+        shape = (num_rows,) if self._is_number else (num_rows, len(self.nvec))
+        return torch.zeros(shape, dtype=torch.int64 if all(self.nvec) else torch.float32)
+
 
 def _sizes(space: spaces.Space) -> list[int]:
     if isinstance(space, spaces.Discrete):

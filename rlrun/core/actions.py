@@ -73,31 +73,33 @@ class ActionConverter:
         distribution: ActionDistribution = "auto",
     ) -> None:
         self.space = space
+        self.normalize_actions = normalize_actions
         self.is_structured = isinstance(space, spaces.Dict | spaces.Tuple)
         """Whether an env action is a dict or a tuple, a batch of them one of arrays."""
         is_simplex = distribution == "dirichlet"
-        self._leaves = _action_leaves(space, normalize_actions, is_simplex)
-        self.dtype = np.dtype(np.int64 if all(x.is_discrete for x in self._leaves) else np.float32)
+        self.leaves = _action_leaves(space, normalize_actions, is_simplex)
+        """The parts of an action, in the order in which they lie in a row."""
+        self.dtype = np.dtype(np.int64 if all(x.is_discrete for x in self.leaves) else np.float32)
         if self.is_structured:
-            if not self._leaves:
+            if not self.leaves:
                 raise SpaceError(f"There is nothing to choose in the action space {space}.")
-            self.policy_space = spaces.Tuple([leaf.policy_space for leaf in self._leaves])
+            self.policy_space = spaces.Tuple([leaf.policy_space for leaf in self.leaves])
         else:
-            self.policy_space = self._leaves[0].policy_space
-        self._convert = self._leaves[0].to_env
+            self.policy_space = self.leaves[0].policy_space
+        self._convert = self.leaves[0].to_env
 
     def __call__(self, actions: np.ndarray) -> Any:
         """Env actions as vector envs take them: an array [N, ...], or a dict or tuple of these."""
         if self.is_structured:
-            return self._build(self.space, actions, iter(self._leaves))
+            return self._build(self.space, actions, iter(self.leaves))
         return actions if self._convert is None else self._convert(actions)
 
     def invert(self, env_actions: Sequence[Any]) -> np.ndarray:
         """What the policy would have had to give for N actions of the env, [N, ...]."""
         if not self.is_structured:
-            return self._leaves[0].to_policy(np.asarray(env_actions))
+            return self.leaves[0].to_policy(np.asarray(env_actions))
         columns = []
-        for leaf in self._leaves:
+        for leaf in self.leaves:
             stacked = np.stack([np.asarray(at(action, leaf.path)) for action in env_actions])
             columns.append(leaf.to_policy(stacked).reshape(len(stacked), leaf.width))
         return np.concatenate(columns, axis=1).astype(self.dtype)
@@ -106,14 +108,14 @@ class ActionConverter:
         """What stands for no actions, in the policy's terms."""
         if isinstance(self.policy_space, spaces.Discrete):
             return np.zeros(num_rows, self.dtype)
-        return np.zeros((num_rows, self._leaves[-1].stop), self.dtype)
+        return np.zeros((num_rows, self.leaves[-1].stop), self.dtype)
 
     def _build(self, space: spaces.Space, actions: np.ndarray, leaves: Any) -> Any:
         if isinstance(space, spaces.Dict):
             return {key: self._build(part, actions, leaves) for key, part in space.spaces.items()}
         if isinstance(space, spaces.Tuple):
             return tuple(self._build(part, actions, leaves) for part in space)
-        leaf: _Leaf = next(leaves)
+        leaf: ActionLeaf = next(leaves)
         part = actions[:, leaf.start : leaf.stop]
         if isinstance(leaf.policy_space, spaces.Discrete):
             part = part[:, 0]
@@ -123,10 +125,12 @@ class ActionConverter:
 
 
 @dataclass(frozen=True)
-class _Leaf:
+class ActionLeaf:
     """A part of an action space that is neither a Tuple nor a Dict."""
 
     path: Path
+    space: spaces.Space
+    """As the env has it."""
     start: int
     """Its first column in a flat row."""
     policy_space: spaces.Space
@@ -151,12 +155,12 @@ class _Leaf:
         return not isinstance(self.policy_space, spaces.Box)
 
 
-def _action_leaves(space: spaces.Space, normalize: bool, is_simplex: bool) -> list[_Leaf]:
+def _action_leaves(space: spaces.Space, normalize: bool, is_simplex: bool) -> list[ActionLeaf]:
     """The leaves of `space`, each behind the one before."""
-    found: list[_Leaf] = []
+    found: list[ActionLeaf] = []
     for path, part in leaves_of(space):
         start = found[-1].stop if found else 0
-        found.append(_Leaf(path, start, *_converted(part, normalize, is_simplex)))
+        found.append(ActionLeaf(path, part, start, *_converted(part, normalize, is_simplex)))
     return found
 
 
@@ -240,10 +244,7 @@ def _weights(space: spaces.Box) -> tuple[spaces.Space, ArrayTransform, ArrayTran
 def _bounded(
     space: spaces.Box, normalize: bool
 ) -> tuple[spaces.Space, ArrayTransform, ArrayTransform]:
-    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
-    is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
-    start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
-    middle, half = (end + start) / 2, (end - start) / 2
+    low, high, is_stretched, middle, half = stretch_of(space, normalize)
     shape = None if len(space.shape) == 1 else space.shape
 
     def convert(actions: np.ndarray) -> np.ndarray:
@@ -262,6 +263,15 @@ def _bounded(
         return ((_rows(actions) - middle) / np.where(half == 0.0, 1.0, half)).astype(np.float32)
 
     return spaces.Box(policy_low, policy_high, dtype=np.float32), convert, invert
+
+
+def stretch_of(space: spaces.Box, normalize: bool) -> tuple[np.ndarray, ...]:
+    """(low, high, whether it is stretched, middle, half width) of each number of a Box, float64: an
+    action a of a policy is middle + half * a, clipped to low and high."""
+    low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+    is_stretched = np.isfinite(low) & np.isfinite(high) & normalize
+    start, end = np.where(is_stretched, low, -1.0), np.where(is_stretched, high, 1.0)
+    return low, high, is_stretched, (end + start) / 2, (end - start) / 2
 
 
 def _refuse_nan(members: np.ndarray, actions: np.ndarray) -> None:

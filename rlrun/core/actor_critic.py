@@ -59,6 +59,12 @@ class ActorCritic(Policy):
             outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values.squeeze(-1)
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        return self.forward(rows)[0], {}
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
     def act(
         self,
         obs: np.ndarray,

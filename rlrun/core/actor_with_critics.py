@@ -43,14 +43,14 @@ class Critics(nn.Module):
         self.encoder: Any = encoder
         widths = [encoder.output_size + action_width, *hiddens, num_outputs]
         self.layers = Ensemble(widths, num_critics, last_bound)
-        self._encoder = Stack(self, "encoder")
+        self.encoder_stack = Stack(self, "encoder")
 
     def forward(
         self, obs: torch.Tensor, actions: torch.Tensor | None = None, learns: bool = True
     ) -> torch.Tensor:
         """Filtered observations [N, *shape] and actions [N, d] -> values [critics, N]; without
         actions the values of all of them, [critics, N, n]."""
-        features = self._encoder(obs)
+        features = self.encoder_stack(obs)
         if actions is None:
             return self.layers(features, learns)
         return self.layers(torch.cat([features, actions], -1), learns).squeeze(-1)
@@ -61,7 +61,7 @@ class Critics(nn.Module):
 
     def first(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """The first critic alone as judge of an actor, [N]."""
-        inputs = torch.cat([self._encoder(obs), actions], -1)
+        inputs = torch.cat([self.encoder_stack(obs), actions], -1)
         return self.layers(inputs, learns=False, num_members=1)[0, :, 0]
 
 
@@ -108,6 +108,22 @@ class ActorWithCritics(Policy):
     def forward(self, rows: Batch) -> Distribution:
         """The distribution over actions at `obs`."""
         return self.dist(self.observation_filter.forward(rows["obs"]))
+
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        return self.forward(rows), {}
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        # Those of a certain policy are its actions, which `distribution` would squash once more.
+        kind: Callable[[Any], Distribution] = type(self.distribution(inputs))
+        return kind(inputs)
+
+    def run_all_layers(self, rows: Batch) -> None:
+        dist = self.forward(rows)
+        obs = self.observation_filter.forward(rows["obs"])
+        self.critics(obs, None if self.is_discrete else dist.mode())
+
+    def _stacks(self) -> list[Stack]:
+        return [*super()._stacks(), self.critics.encoder_stack]
 
     def dist(self, obs: torch.Tensor) -> Distribution:
         """The distribution over actions at observations [N, *shape] that are filtered already."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.batch import Batch
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.filters import RunningMoments
@@ -23,6 +23,8 @@ from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
 from rlrun.core.policy import Policy
+from rlrun.core.process import require_compiler
+from rlrun.core.ranges import check_range
 from rlrun.core.room import require_room
 from rlrun.core.schedules import Schedule, ScheduleLike, check_schedule_range, make_schedule
 
@@ -85,6 +87,9 @@ class Algorithm:
     """Whether it can learn from what another policy did (input=PATH)."""
     needs_data: ClassVar[bool] = False
     """Whether it learns from nothing else."""
+    switches: ClassVar[frozenset[str]] = frozenset({"compile", "amp"})
+    """Which of the model's switches for speed the learner has: `amp` needs one `loss` from which
+    all gradients come, `compile` needs gradients."""
     samples_fragments: ClassVar[bool] = True
     """Whether workers sample fragments for it, which output=DIR writes."""
 
@@ -178,6 +183,15 @@ class Algorithm:
     def check_model(self, model: Model) -> None:
         """Raise ConfigError if the model has a value that the algorithm would ignore."""
 
+    def check_switches(self, model: Model) -> None:
+        """Raise ConfigError if the model has a switch for speed that the learner has not."""
+        for name in ("compile", "amp"):
+            if getattr(model, name) and name not in self.switches:
+                raise ConfigError(
+                    f"model.{name}=true: {type(self).__name__} cannot learn in this way. Use "
+                    f"model.{name}=false."
+                )
+
     def check_resources(self, resources: Resources) -> None:
         """Raise ConfigError if the algorithm would leave something unused."""
 
@@ -210,6 +224,9 @@ class Algorithm:
         """Become a learner of `policy`, which is moved to `device`."""
         self.device = device
         self.policy = policy.to(device)
+        if policy.wants_compile:
+            require_compiler(device)
+            policy.compile_layers()
         self.optimizer = self.make_optimizer()
         self.rng = seeding.generator(seed, "learner")
 
@@ -230,7 +247,7 @@ class Algorithm:
         learner.setup(policy, device, seed)
         learner.clock = clock
         if callbacks.overrides("on_learn_on_batch"):
-            learner.on_learn_on_batch = callbacks.on_learn_on_batch
+            learner.on_learn_on_batch = partial(call, callbacks, "on_learn_on_batch")
         return learner
 
     def make_optimizer(self) -> FlatOptimizer:
@@ -278,8 +295,13 @@ class Algorithm:
         self.num_rows_trained += batch.num_steps
         if self.on_learn_on_batch is not None:
             self.custom_stats.add(self.run_hook(batch))
+        if finite.is_checked_everywhere:
+            finite.require_columns(batch, f"The train batch of update {self.num_updates + 1}")
         started = time.perf_counter()
-        self.learner_stats.add(self.learn(batch.to(self.device)))
+        rows = batch.to(self.device)
+        self.timers.add("to_device", started)
+        started = time.perf_counter()
+        self.learner_stats.add(self.learn(rows))
         self.timers.add("learn", started)
 
     def run_hook(self, batch: Batch) -> dict[str, Any]:
@@ -296,7 +318,7 @@ class Algorithm:
 
     def compute_gradients(self, rows: Batch) -> dict[str, Any]:
         """Put the gradient of `loss` into `policy.flat.grad`; returns learner statistics."""
-        loss, metrics = self.loss(rows)
+        loss, metrics = self.loss_of(rows)
         self.optimizer.compute_gradients(loss)
         return {"total_loss": loss.detach(), **metrics}
 
@@ -305,6 +327,17 @@ class Algorithm:
         self.num_updates += 1
         lr = self.scheduled("lr")
         return {"grad_norm": self.optimizer.apply_gradients(lr, self.grad_clip), "cur_lr": lr}
+
+    def loss_of(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """What `loss` gives, in bfloat16 where `model.amp` asks for it."""
+        if not self.policy.uses_amp:
+            return self.loss(rows)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, metrics = self.loss(rows)
+        return loss.float(), {
+            name: each.float() if isinstance(each, torch.Tensor) else each
+            for name, each in metrics.items()
+        }
 
     def loss(self, rows: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss (a scalar) of rows of torch tensors, and learner statistics."""
@@ -389,13 +422,3 @@ def refuse_unused(algorithm: Algorithm, names: Collection[str], because: str) ->
             raise ConfigError(
                 f"algo.{each.name}={value} has no effect: {because}. Leave it at {each.default}."
             )
-
-
-def check_range(
-    name: str, value: float | None, *, low: float, high: float = float("inf"), key: str = "algo"
-) -> None:
-    """Raise ConfigError unless `value` is None or lies in [low, high]."""
-    if value is not None and not (low <= value <= high and math.isfinite(value)):
-        bounds = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        bounds += ", and finite" if value == math.inf else ""
-        raise ConfigError(f"{key}.{name}={value} must be {bounds}.")

@@ -8,8 +8,12 @@ others do not see. Hooks of the trainer run in the driver. Local evaluation call
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
+
+from rlrun.core.errors import CallbackError, RlrunError
+from rlrun.core.process import process_name
 
 
 class Callbacks:
@@ -20,9 +24,17 @@ class Callbacks:
         """After the trainer is set up, before its first iteration."""
 
     def on_sub_environment_created(
-        self, *, worker: Any, sub_environment: Any, env_index: int, **kwargs: Any
+        self,
+        *,
+        worker: Any,
+        sub_environment: Any,
+        env_index: int,
+        env_context: Any,
+        **kwargs: Any,
     ) -> None:
-        """In the worker, for each env after it was made (envs in processes of their own: none)."""
+        """In the worker, for each env after it was made (envs in processes of their own: none).
+
+        env_context: the EnvContext, its `env.env_config` with worker_index and vector_index."""
 
     def on_episode_start(
         self,
@@ -61,10 +73,25 @@ class Callbacks:
         """After an episode's last step; `episode.custom_metrics` set here are reported."""
 
     def on_postprocess_trajectory(
-        self, *, worker: Any, policy_id: str, policy: Any, postprocessed_batch: Any, **kwargs: Any
+        self,
+        *,
+        worker: Any,
+        episode: Any,
+        agent_id: str,
+        policy_id: str,
+        policies: Any,
+        policy: Any,
+        postprocessed_batch: Any,
+        original_batches: dict[str, tuple[Any, Any]],
+        **kwargs: Any,
     ) -> None:
-        """In the worker, after an algorithm's postprocessing of a fragment. May change its columns:
-        [T, B, ...] arrays, T steps of B envs; the loss sees what is left there."""
+        """In the worker, after an algorithm's postprocessing of a trajectory. May change its
+        columns: [T, B, ...] arrays, T steps of B envs; the loss sees what is left there.
+
+        original_batches: {agent_id: (policy, the trajectory as it was sampled)}. Where that
+        changes, `worker.postprocess(policy_id, trajectory)` gives the algorithm's columns anew.
+        episode: the whole one with batch_mode=complete_episodes; else the one that runs in the
+        first env of B, which `worker.episodes` has for all. It is there if the hook names it."""
 
     def on_sample_end(self, *, worker: Any, samples: Any, **kwargs: Any) -> None:
         """In the worker, with the rows that it is about to send; may change them."""
@@ -90,6 +117,11 @@ class Callbacks:
     def on_checkpoint(self, *, trainer: Any, checkpoint_dir: str, **kwargs: Any) -> None:
         """After a checkpoint is complete on disk."""
 
+    def on_worker_failure(
+        self, *, trainer: Any, worker_index: int, in_evaluation: bool, error: Any, **kwargs: Any
+    ) -> None:
+        """In the driver, when the process of a remote worker has died, before the run ends."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know again (a curriculum's task): numbers, strings, arrays, and
         lists and dicts of these. Each process saves its own."""
@@ -102,15 +134,24 @@ class Callbacks:
         """Whether this object does anything in `hook`."""
         return getattr(type(self), hook) is not getattr(Callbacks, hook)
 
+    def looks_at(self, hook: str, argument: str) -> bool:
+        """Whether the hook is overridden, with this argument among those that it names."""
+        named = inspect.signature(getattr(self, hook)).parameters
+        return self.overrides(hook) and argument in named
+
 
 class MultiCallbacks(Callbacks):
-    """Calls each of several callbacks in turn, in every hook."""
+    """Calls each of several callbacks (objects, or classes without arguments) in turn, in every
+    hook."""
 
-    def __init__(self, callbacks: Sequence[Callbacks]) -> None:
-        self.callbacks = list(callbacks)
+    def __init__(self, callbacks: Sequence[Callbacks | type[Callbacks]]) -> None:
+        self.callbacks = [each() if isinstance(each, type) else each for each in callbacks]
 
     def overrides(self, hook: str) -> bool:
         return any(callbacks.overrides(hook) for callbacks in self.callbacks)
+
+    def looks_at(self, hook: str, argument: str) -> bool:
+        return any(callbacks.looks_at(hook, argument) for callbacks in self.callbacks)
 
     def state_dict(self) -> dict[str, Any]:
         return {"chain": [callbacks.state_dict() for callbacks in self.callbacks]}
@@ -124,10 +165,28 @@ class MultiCallbacks(Callbacks):
             callbacks.load_state_dict(of_one)
 
 
+def call(callbacks: Callbacks, hook: str, **kwargs: Any) -> None:
+    """Call a hook; what it raises names the callback, the hook and the worker.
+
+    Raises CallbackError; an error of ours that the hook lets pass stays as it is.
+    """
+    try:
+        getattr(callbacks, hook)(**kwargs)
+    except RlrunError:
+        raise
+    except Exception as error:
+        worker = kwargs.get("worker")
+        where = process_name() if worker is None else worker.name
+        raise CallbackError(
+            f"{type(callbacks).__module__}.{type(callbacks).__qualname__} failed in {hook} "
+            f"({where}): {type(error).__name__}: {error}"
+        ) from error
+
+
 def _chained(hook: str) -> Any:
     def call_each(self: MultiCallbacks, **kwargs: Any) -> None:
         for callbacks in self.callbacks:
-            getattr(callbacks, hook)(**kwargs)
+            call(callbacks, hook, **kwargs)
 
     call_each.__name__ = hook
     call_each.__doc__ = getattr(Callbacks, hook).__doc__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlrun.core.distribution_base import Array, Distribution
+from rlrun.core.distribution_base import Array, Distribution, copied
 
 
 class Deterministic(Distribution):
@@ -20,5 +20,5 @@ class Deterministic(Distribution):
         """The actions themselves, and the log-probability 0 of what is certain."""
         return self.mode(), np.zeros(self.inputs.shape[:-1], np.float32)
 
-    def mode(self) -> np.ndarray:
-        return np.array(self.inputs)
+    def mode(self) -> Array:
+        return copied(self.inputs)

@@ -20,8 +20,8 @@ class Distribution:
         """Random actions [...] and their log-probabilities [...], float32."""
         raise NotImplementedError
 
-    def mode(self) -> np.ndarray:
-        """The most likely actions."""
+    def mode(self) -> Array:
+        """The most likely actions, as the kind of array that the inputs are."""
         raise NotImplementedError
 
     def log_prob(self, actions: Array) -> Array:
@@ -35,6 +35,16 @@ class Distribution:
     def kl(self, other: Distribution) -> Array:
         """KL(self || other) in nats, [...]; `other` is of the same class."""
         raise NotImplementedError
+
+
+def copied(array: Array) -> Array:
+    """The same in memory of its own."""
+    return array.clone() if isinstance(array, torch.Tensor) else np.array(array)
+
+
+def whole_numbers(array: Array) -> Array:
+    """The same as int64."""
+    return array.long() if isinstance(array, torch.Tensor) else array.astype(np.int64, copy=False)
 
 
 def lgamma(array: Array) -> Array:

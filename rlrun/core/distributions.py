@@ -1,8 +1,8 @@
 """Action distributions, over NumPy arrays where actions are chosen and torch tensors where the
 learner needs gradients: one class each, so that both sides compute the same numbers.
 
-`inputs` is what the network gives for each row, [..., num_inputs]. `sample` and `mode` are for
-acting (NumPy); `log_prob`, `entropy` and `kl` work on either kind.
+`inputs` is what the network gives for each row, [..., num_inputs]. `sample` is for acting (NumPy);
+all else works on either kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.core.actions import ActionDistribution, Simplex
-from rlrun.core.distribution_base import Array, Distribution
+from rlrun.core.distribution_base import Array, Distribution, copied
 from rlrun.core.errors import SpaceError
 from rlrun.core.masks import LEAST_FLOAT
 from rlrun.core.product_distributions import Bernoulli, Beta, Dirichlet, Leaf, Product
@@ -48,7 +48,7 @@ class Categorical(Distribution):
         actions = np.minimum(actions, cumulative.shape[-1] - 1)
         return actions, _taken(shifted, actions) - np.log(total)
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         return self.inputs.argmax(-1)
 
     def log_prob(self, actions: Array) -> Array:
@@ -82,8 +82,9 @@ class MultiCategorical(Distribution):
         actions = np.stack([actions for actions, _ in pairs], -1)
         return actions, np.sum([log_probs for _, log_probs in pairs], axis=0)
 
-    def mode(self) -> np.ndarray:
-        return np.stack([part.mode() for part in self.parts], -1)
+    def mode(self) -> Array:
+        modes = [part.mode() for part in self.parts]
+        return torch.stack(modes, -1) if isinstance(modes[0], torch.Tensor) else np.stack(modes, -1)
 
     def log_prob(self, actions: Array) -> Array:
         return sum(part.log_prob(actions[..., i]) for i, part in enumerate(self.parts))
@@ -126,8 +127,8 @@ class DiagGaussian(Distribution):
         log_probs = -0.5 * (noise * noise + LOG_2PI).sum(-1) - self.log_std.sum(-1)
         return actions, log_probs
 
-    def mode(self) -> np.ndarray:
-        return np.array(self.mean)
+    def mode(self) -> Array:
+        return copied(self.mean)
 
     def log_prob(self, actions: Array) -> Array:
         scaled = (actions - self.mean) * _exp(-self.log_std)

@@ -27,6 +27,15 @@ class WorkerError(RlrunError, RuntimeError):
 class WorkerDiedError(WorkerError):
     """The process of a rollout worker is gone."""
 
+    kind = "Worker"
+    """What it was: Worker, Evaluation worker or Replay shard."""
+    index = 0
+    """Which one of these, counted from 1."""
+
+
+class CallbackError(RlrunError, RuntimeError):
+    """A callback raised; the message says which one, in which hook, and in which worker."""
+
 
 class PeerLostError(WorkerError):
     """A worker learns together with others, and one of them is gone; its own error says more."""

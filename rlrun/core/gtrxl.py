@@ -161,6 +161,12 @@ class GatedTransformer(Memory):
         outputs, after = self._run(inputs, before, self.inference_steps)
         return outputs[:, 0].cpu().numpy(), {name: x.cpu().numpy() for name, x in after.items()}
 
+    def step_in_torch(
+        self, features: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        outputs, after = self._run(features.unsqueeze(1), state, self.inference_steps)
+        return outputs.squeeze(1), after
+
     def unroll(
         self, features: torch.Tensor, state: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

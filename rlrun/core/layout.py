@@ -114,6 +114,16 @@ class Layout:
             return self.image(rows, self.images[0])
         return rows if self.images else self.vector(rows)
 
+    def in_floats(self) -> Layout:
+        """The same parts in rows of nothing but floats, for programs that cannot see floats in
+        bytes."""
+        first = self.vector_size + self.mask_size
+        images = []
+        for image in self.images:
+            images.append(Image(image.space, first, is_bytes=False))
+            first += _size(image)
+        return Layout(self.vector_size, self.mask_size, tuple(images))
+
     @property
     def signature(self) -> tuple[Any, ...]:
         """What two layouts must have in common for one policy to serve both."""

@@ -47,6 +47,13 @@ class Memory(nn.Module):
         """The same, and the states [S, ...] after the sequences."""
         raise NotImplementedError
 
+    def step_in_torch(
+        self, features: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What `step` gives, in torch: features [N, input_size] -> [N, output_size], the state."""
+        found, after = self.unroll(features.unsqueeze(1), state)
+        return found.squeeze(1), after
+
     @property
     def runs_in_numpy(self) -> bool:
         """Whether `step` needs no torch, and so wants the weights on the CPU."""

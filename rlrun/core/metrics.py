@@ -124,13 +124,20 @@ class Timers:
     def add(self, phase: str, started: float) -> None:
         """The same for a phase that began at `started` (of time.perf_counter) and ends now; for
         what is done thousands of times a second."""
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+        self.count(phase, time.perf_counter() - started)
+
+    def count(self, phase: str, seconds: float) -> None:
+        """Add seconds that were measured elsewhere."""
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase so far."""
+        return dict(self._seconds)
 
     def merge(self, spent: Mapping[str, float], weight: float = 1.0) -> None:
         """Add what another gave in `flush`, times `weight`."""
         for name, milliseconds in spent.items():
-            phase = name.removesuffix("_time_ms")
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + weight * milliseconds / 1000.0
+            self.count(name.removesuffix("_time_ms"), weight * milliseconds / 1000.0)
 
     def flush(self) -> dict[str, float]:
         """Milliseconds by phase as `<phase>_time_ms`, and start anew."""

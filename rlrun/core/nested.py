@@ -36,10 +36,10 @@ def row_of(batched: Any, index: int) -> Any:
     return batched[index]
 
 
-def copied_row(batched: Any, index: int) -> Any:
-    """The same in memory of its own, as arrays."""
+def copied(batched: Any) -> Any:
+    """An array, or a dict or tuple of arrays, in memory of its own."""
     if isinstance(batched, dict):
-        return {key: copied_row(part, index) for key, part in batched.items()}
+        return {key: copied(part) for key, part in batched.items()}
     if isinstance(batched, tuple):
-        return tuple(copied_row(part, index) for part in batched)
-    return np.array(batched[index])
+        return tuple(map(copied, batched))
+    return np.array(batched)

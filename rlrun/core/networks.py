@@ -79,6 +79,10 @@ class Model:
     """Whether the LSTM sees the previous action beside the encoded observation."""
     lstm_use_prev_reward: bool = False
     """Whether it sees the previous reward."""
+    compile: bool = False
+    """Whether the learner's layers go through torch.compile."""
+    amp: bool = False
+    """Whether the learner's loss is computed in bfloat16 where torch holds that for safe."""
 
     keeps_images: ClassVar[bool] = False
     """Whether images within Dict and Tuple observations stay images, or become part of a vector."""

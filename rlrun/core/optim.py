@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlrun.core import finite
 from rlrun.core.flat import FlatParameters
 
 
@@ -34,6 +35,8 @@ class FlatOptimizer:
     def compute_gradients(self, loss: torch.Tensor) -> None:
         """Put the gradient of `loss` (a scalar) into `flat.grad`, of its own part alone."""
         self._bind()
+        if finite.is_checked_everywhere:
+            finite.require_loss(loss, self.flat.module)
         self.grad.zero_()
         # What loss.backward(inputs=...) comes to; its checks take longer than the backward pass of
         # a small layer (35 us).
@@ -79,6 +82,8 @@ class FlatOptimizer:
     def apply_gradients(self, lr: float, grad_clip: float | None = None) -> torch.Tensor:
         """Step along `flat.grad`, which `grad_clip` first scales down to that L2 norm as a whole;
         returns the norm before that (scalar)."""
+        if finite.is_checked_everywhere:
+            finite.require_gradients(self.flat)
         norm = torch.linalg.vector_norm(self.grad)
         if grad_clip is not None:
             self._clip(norm, grad_clip)

@@ -20,6 +20,7 @@ from rlrun.core.distributions import Distribution
 from rlrun.core.filters import NoFilter
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import NoisyLinear
+from rlrun.core.policy_model import PolicyModel, QueriedDistribution
 from rlrun.core.stack import Stack
 
 Extras = dict[str, np.ndarray]
@@ -47,6 +48,12 @@ class Policy(nn.Module):
     action_space: spaces.Space
     uses_previous = False
     """Whether `act` and `forward` look at the previous action and reward."""
+    model_class: type[PolicyModel] = PolicyModel
+    """What users look at it with."""
+    wants_compile = False
+    """Whether a learner is to run its layers through torch.compile."""
+    uses_amp = False
+    """Whether a learner is to compute its loss in bfloat16 where that is safe."""
     max_seq_len = 20
     """Steps of the sequences that a policy with memory learns from."""
 
@@ -87,6 +94,33 @@ class Policy(nn.Module):
         """What the learner needs, differentiable, for rows of steps [N, ...] or of sequences
         [S, L, ...] (with `mask` [S, L] and the states at their starts, `state_in/<name>`)."""
         raise NotImplementedError
+
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        """What `act` gives, in torch: the distribution over actions at rows of steps [N, ...] (with
+        `state_in/<name>`, `prev_actions` and `prev_rewards` where the policy looks at them), and
+        the state after them. For exports, and for users who look at the model."""
+        raise NotImplementedError(f"{type(self).__name__} has no decide(rows).")
+
+    # What users look at
+
+    @cached_property
+    def model(self) -> PolicyModel:
+        """The network for its users: forward passes, state values, a summary."""
+        return self.model_class(self)
+
+    @property
+    def dist_class(self) -> type[QueriedDistribution]:
+        """The class of the policy's distributions, which has `sample`, `logp`, `entropy`, `kl`:
+        policy.dist_class(policy.model.from_batch(batch)[0])."""
+        return self.model.dist_class
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        """The distribution over actions that has these `inputs` [N, num_inputs]."""
+        raise NotImplementedError(f"{type(self).__name__} has no dist_of(inputs).")
+
+    def run_all_layers(self, rows: Batch) -> None:
+        """A forward pass through every layer, for those who look on."""
+        self.forward(rows)
 
     # Weights
 
@@ -150,8 +184,16 @@ class Policy(nn.Module):
     @property
     def runs_in_numpy(self) -> bool:
         """Whether acting needs no torch, and so wants the weights on the CPU."""
-        stacks = [part for part in vars(self).values() if isinstance(part, Stack)]
+        stacks = self._stacks()
         return bool(stacks) and all(stack.runs_in_numpy for stack in stacks)
+
+    def compile_layers(self) -> None:
+        """Let the layers of forward passes go through torch.compile from now on."""
+        for stack in self._stacks():
+            stack.compile()
+
+    def _stacks(self) -> list[Stack]:
+        return [part for part in vars(self).values() if isinstance(part, Stack)]
 
     # Noise
 
@@ -172,6 +214,6 @@ class Policy(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies lay out vectors of their own, and look for layers of their own.
-        cached = ("_statistics", "noisy_layers")
+        cached = ("_statistics", "noisy_layers", "model")
         state = {name: value for name, value in self.__dict__.items() if name not in cached}
         return state | {"_flat": None}

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from typing import Any
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
+from rlrun.core.errors import ConfigError
+
+_name = "the driver"
+
+
+def process_name() -> str:
+    """What this process is called in messages."""
+    return _name
+
+
+def set_process_name(name: str) -> None:
+    """Call this process so from now on."""
+    global _name
+    _name = name
 
 
 class ProcessState:
@@ -22,6 +38,7 @@ class ProcessState:
 
         self._rng: dict[str, Any] | None = seeding.process_rng_state()
         self._num_threads = torch.get_num_threads()
+        self._is_checked_everywhere = finite.is_checked_everywhere
         self._blas = None if "OPENBLAS_NUM_THREADS" in os.environ else _one_blas_thread()
 
     def restore(self) -> None:
@@ -32,9 +49,25 @@ class ProcessState:
             return
         seeding.restore_process_rng_state(self._rng)
         torch.set_num_threads(self._num_threads)
+        if finite.is_checked_everywhere != self._is_checked_everywhere:
+            finite.check_everywhere(self._is_checked_everywhere)
         if self._blas is not None:
             self._blas.restore_original_limits()
         self._rng = None
+
+
+def require_compiler(device: Any) -> None:
+    """Raise ConfigError if torch.compile lacks what it makes code with for a torch device."""
+    if device.type == "cpu":
+        compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+        is_there, what = any(map(shutil.which, compilers)), "a C++ compiler (g++ or clang++)"
+    else:
+        is_there, what = importlib.util.find_spec("triton") is not None, "the package triton"
+    if not is_there:
+        raise ConfigError(
+            f"model.compile=true needs {what}, which is not there. Install it, or use "
+            f"model.compile=false."
+        )
 
 
 def _one_blas_thread() -> Any:

@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrun.core.distribution_base import Array, Distribution, digamma, lgamma, log, softplus
+from rlrun.core.distribution_base import (
+    Array,
+    Distribution,
+    digamma,
+    lgamma,
+    log,
+    softplus,
+    whole_numbers,
+)
+
+TINY = float(np.finfo(np.float32).tiny)
 
 EDGE = 1e-6
 """How near to the ends of its range an action may lie: beyond, densities are 0."""
@@ -27,8 +37,8 @@ class Bernoulli(Distribution):
         actions = (rng.random(self.inputs.shape) < _sigmoid(self.inputs)).astype(np.int64)
         return actions, self.log_prob(actions)
 
-    def mode(self) -> np.ndarray:
-        return (self.inputs > 0.0).astype(np.int64)
+    def mode(self) -> Array:
+        return whole_numbers(self.inputs > 0.0)
 
     def log_prob(self, actions: Array) -> Array:
         # log p(1) = -softplus(-x), log p(0) = -softplus(x).
@@ -68,10 +78,11 @@ class Beta(Distribution):
         actions = self._low + self._width * np.clip(shares, EDGE, 1.0 - EDGE)
         return actions, self.log_prob(actions)
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         half = self.inputs.shape[-1] // 2
         a, b = self._above_one[..., :half], self._above_one[..., half:]
-        return self._low + self._width * (a / np.maximum(a + b, np.finfo(np.float32).tiny))
+        share = a / (a + b).clip(min=TINY)
+        return _like(self._low, share) + _like(self._width, share) * share
 
     def log_prob(self, actions: Array) -> Array:
         low, width = _like(self._low, actions), _like(self._width, actions)
@@ -110,13 +121,13 @@ class Dirichlet(Distribution):
         actions = (draws / draws.sum(-1, keepdims=True)).astype(np.float32)
         return actions, self.log_prob(actions)
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         total = self._above_one.sum(-1, keepdims=True)
         even = 1.0 / self.inputs.shape[-1]
-        tiny = np.finfo(np.float32).tiny
-        return np.where(total > tiny, self._above_one / np.maximum(total, tiny), even).astype(
-            np.float32
-        )
+        shares = self._above_one / total.clip(min=TINY)
+        if isinstance(shares, torch.Tensor):
+            return torch.where(total > TINY, shares, even)
+        return np.where(total > TINY, shares, even).astype(np.float32)
 
     def log_prob(self, actions: Array) -> Array:
         logs = log(actions.clip(EDGE, 1.0))
@@ -198,7 +209,7 @@ class Product(Distribution):
         log_probs = sum(log_probs for _, log_probs in pairs)
         return self.join([actions for actions, _ in pairs]), np.asarray(log_probs)
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         return self.join([part.mode() for part in self.parts])
 
     def log_prob(self, actions: Array) -> Array:
@@ -213,13 +224,15 @@ class Product(Distribution):
         assert isinstance(other, Product)
         return sum(a.kl(b) for a, b in zip(self.parts, other.parts, strict=True))
 
-    def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def join(self, parts: Sequence[Array]) -> Array:
         """Flat rows [..., k] of the actions of each part."""
         is_discrete = all(leaf.is_discrete for leaf in self.leaves)
         rows = [
             part[..., None] if leaf.is_number else part
             for leaf, part in zip(self.leaves, parts, strict=True)
         ]
+        if isinstance(rows[0], torch.Tensor):
+            return torch.cat([row.long() if is_discrete else row.float() for row in rows], -1)
         return np.concatenate(rows, -1).astype(np.int64 if is_discrete else np.float32, copy=False)
 
     def _split(self, actions: Array) -> list[Array]:

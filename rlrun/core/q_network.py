@@ -14,6 +14,7 @@ from rlrun.core.distributions import Categorical, Distribution
 from rlrun.core.masks import action_mask
 from rlrun.core.networks import Layers, Model, NoisyLinear
 from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.policy_model import QModel
 from rlrun.core.stack import Stack
 
 
@@ -27,6 +28,7 @@ class QNetwork(Policy):
     arXiv:1710.10044). With `noisy` the streams are noisy layers.
     """
 
+    model_class = QModel
     support: torch.Tensor
 
     def __init__(
@@ -87,6 +89,18 @@ class QNetwork(Policy):
     def masked(self, q_values: Any, obs: Any) -> Any:
         """Action values [N, num_actions], with those lowest that must not be taken at `obs`."""
         return q_values if self.action_mask is None else self.action_mask(q_values, obs)
+
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        q_values = self.q_values(self.forward(rows))
+        return Categorical(self.masked(q_values, rows["obs"])), {}
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return Categorical(inputs)
+
+    def from_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `forward` gives, from features [N, width] of the encoder."""
+        value = None if self.value is None else self.value(features)
+        return self._combine(self.advantage(features), value)
 
     def act(
         self,

@@ -64,7 +64,10 @@ class RecurrentPolicy(Policy):
 
     @property
     def runs_in_numpy(self) -> bool:
-        return super().runs_in_numpy and all(trunk.runs_in_numpy for trunk in self._trunks)
+        return super().runs_in_numpy and all(trunk.memory.runs_in_numpy for trunk in self._trunks)
+
+    def _stacks(self) -> list[Stack]:
+        return [*super()._stacks(), *(trunk.encoder for trunk in self._trunks)]
 
     def step(
         self, obs: np.ndarray, state: State | None, previous: Previous | None
@@ -73,6 +76,16 @@ class RecurrentPolicy(Policy):
         them."""
         inputs = self._inputs(obs, state, previous)
         steps = [trunk.act(*inputs) for trunk in self._trunks]
+        after = {name: part for _, parts in steps for name, part in parts.items()}
+        return [features for features, _ in steps], after
+
+    def step_in_torch(self, rows: Batch) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """What `step` gives, for rows of steps [N, ...] of torch tensors."""
+        obs, before = self.observation_filter.forward(rows["obs"]), None
+        if self.uses_previous:
+            rows.require("prev_actions", "prev_rewards")
+            before = self.previous_encoder(rows["prev_actions"], rows["prev_rewards"])
+        steps = [trunk.step_in_torch(obs, before, rows) for trunk in self._trunks]
         after = {name: part for _, parts in steps for name, part in parts.items()}
         return [features for features, _ in steps], after
 
@@ -131,6 +144,16 @@ class RecurrentActorCritic(RecurrentPolicy):
         log_std = None if self.log_std is None else self.log_std.detach().cpu().numpy()
         return self.family(outputs, log_std), {"values": values[:, 0]}, after
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        features, after = self.step_in_torch(rows)
+        outputs = self._pi(features[0])
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
+        return self.family(outputs, self.log_std), after
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
     def values(
         self, obs: np.ndarray, state: State | None = None, previous: Previous | None = None
     ) -> np.ndarray:
@@ -161,10 +184,6 @@ class Trunk:
     def memory(self) -> Memory:
         return getattr(self.owner, self.memory_name)
 
-    @property
-    def runs_in_numpy(self) -> bool:
-        return self.encoder.runs_in_numpy and self.memory.runs_in_numpy
-
     def initial_state(self, num_rows: int) -> State:
         """The memory's, by the policy's names."""
         return self._named(self.memory.initial_state(num_rows))
@@ -181,18 +200,32 @@ class Trunk:
         features, own = memory.step(features, own)
         return features, self._named(own)
 
+    def step_in_torch(
+        self, obs: torch.Tensor, before: torch.Tensor | None, rows: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The same for torch tensors, with the state of the columns of `rows`."""
+        features = self.encoder(obs)
+        if before is not None:
+            features = torch.cat([features, before], -1)
+        features, after = self.memory.step_in_torch(features, self._state_in(rows))
+        return features, {f"{self.state_prefix}{name}": part for name, part in after.items()}
+
     def __call__(self, obs: torch.Tensor, before: torch.Tensor | None, rows: Batch) -> torch.Tensor:
         """Filtered obs [S, L, ...] -> features [S, L, output_size]."""
         features = self.encoder(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
         if before is not None:
             features = torch.cat([features, before], -1)
-        memory = self.memory
-        columns = [f"{STATE}{self.state_prefix}{name}" for name in memory.state_names]
-        rows.require(*columns)
-        state = dict(zip(memory.state_names, map(rows.__getitem__, columns), strict=True))
+        memory, state = self.memory, self._state_in(rows)
         if "overlaps" in rows and self.owner.burn_in:
             return burnt_in(memory, features, state, rows["overlaps"], self.owner.burn_in)
         return memory(features, state)
+
+    def _state_in(self, rows: Batch) -> dict[str, torch.Tensor]:
+        """The memory's state at the start of each row, by its own names."""
+        names = self.memory.state_names
+        columns = [f"{STATE}{self.state_prefix}{name}" for name in names]
+        rows.require(*columns)
+        return dict(zip(names, map(rows.__getitem__, columns), strict=True))
 
     def _named(self, state: State) -> State:
         return {f"{self.state_prefix}{name}": part for name, part in state.items()}

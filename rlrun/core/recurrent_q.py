@@ -48,6 +48,15 @@ class RecurrentQNetwork(RecurrentPolicy):
         value = None if self._value is None else self._value(features)
         return _combine(self._advantage(features), value)
 
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        (features,), after = self.step_in_torch(rows)
+        value = None if self._value is None else self._value(features)
+        q_values = _combine(self._advantage(features), value)
+        return Categorical(self.masked(q_values, rows["obs"])), after
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return Categorical(inputs)
+
     def act(
         self,
         obs: np.ndarray,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
-from rlrun.core.distribution_base import Distribution
+from rlrun.core.batch import STATE, Batch
+from rlrun.core.distribution_base import Array, Distribution
 from rlrun.core.distributions import LOG_2PI, DistributionFamily
 from rlrun.core.family import make_family
 from rlrun.core.masks import action_mask
@@ -46,7 +48,7 @@ class CertainChoice(Distribution):
         log_probs = np.where(is_noisy, densities, 0.0).sum(-1, dtype=np.float32)
         return actions + self.noise_std * noise, log_probs
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         return self.of.mode()
 
 
@@ -106,6 +108,27 @@ class SearchPolicy(Policy):
             outputs = self.action_mask(outputs, obs)
         log_std = self._log_std if len(self._log_std) else None
         return CertainChoice(self.family(outputs, log_std), self._noise_std), {}, after
+
+    def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
+        outputs = self._features(self.observation_filter.forward(rows["obs"]))
+        after: dict[str, torch.Tensor] = {}
+        if self.memory is not None:
+            if self.uses_previous:
+                before = self.previous_encoder(rows["prev_actions"], rows["prev_rewards"])
+                outputs = torch.cat([outputs, before], -1)
+            state = {name: rows[f"{STATE}{name}"] for name in self.memory.state_names}
+            outputs, after = self.memory.step_in_torch(outputs, state)
+            outputs = self._head(outputs)
+        if self.action_mask is not None:
+            outputs = self.action_mask(outputs, rows["obs"])
+        log_std = torch.from_numpy(self._log_std).to(outputs) if len(self._log_std) else None
+        return CertainChoice(self.family(outputs, log_std), self._noise_std), after
+
+    def dist_of(self, inputs: torch.Tensor) -> Distribution:
+        return self.family(inputs)
+
+    def run_all_layers(self, rows: Batch) -> None:
+        self.decide(rows)
 
     @property
     def runs_in_numpy(self) -> bool:

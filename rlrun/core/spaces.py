@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Preprocessor:
     space: spaces.Box
     """What a network sees, which is what rows hold, unless there is a layout."""
     layout: Layout | None = None
+    parts: Parts | None = None
+    """What becomes which part of a row; None: the observation is one array, and stays that."""
 
     def __init__(
         self,
@@ -53,13 +56,15 @@ class Preprocessor:
         self.original_space = space
         keeps_images = keeps_images and not flatten
         if masks_actions or (keeps_images and _has_images(space)):
-            self.layout, self._transform = _laid_out(space, flatten, keeps_images, masks_actions)
+            self.parts = _parts(space, flatten, keeps_images, masks_actions)
+            self.layout, self._transform = _laid_out(self.parts)
             self.space = NestedBox(self.layout)
         elif isinstance(space, spaces.Box) and not (flatten and len(space.shape) != 1):
             self.space = space if is_image(space) else _as_float32(space)
             self._transform = _cast(self.space.dtype)
         else:
             size, self._transform = _flat(space)
+            self.parts = Parts(leaves_of(space))
             self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def __call__(self, observations: Any) -> np.ndarray:
@@ -74,6 +79,16 @@ class Preprocessor:
             raise SpaceError(f"Cannot act: {reason}.")
         return self._transform(_add_axis(self.original_space, observation))
 
+    def transform(self, observation: Any) -> np.ndarray:
+        """One raw observation as a network sees it (with a layout: its row), without the axis of
+        rows. Raises SpaceError."""
+        return self.single(observation)[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of what `transform` gives."""
+        return self.space.shape if self.layout is None else self.layout.row_space.shape
+
     def floats(self, rows: np.ndarray) -> np.ndarray:
         """The numbers of preprocessed rows that may be no finite ones."""
         return rows if self.layout is None else self.layout.floats(rows)
@@ -82,6 +97,22 @@ class Preprocessor:
         """Allow all actions in the preprocessed rows of the mask `where` [N]."""
         if self.layout is not None and self.layout.mask_size:
             self.layout.mask(rows)[where] = 1.0
+
+
+get_preprocessor = Preprocessor
+"""What users of the classic API look for: get_preprocessor(space).transform(obs)."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The leaves of an observation space, by what becomes of them."""
+
+    vector: list[tuple[Path, spaces.Space]]
+    """Those that stand side by side as floats."""
+    mask: tuple[tuple[Path, spaces.Space], ...] = ()
+    """Those that say which actions may be taken."""
+    images: tuple[tuple[Path, spaces.Box], ...] = ()
+    """Those that keep their shape."""
 
 
 def is_image(space: spaces.Box) -> bool:
@@ -159,30 +190,35 @@ def _is_nested_image(space: spaces.Space) -> bool:
     return is_image(space) or len(space.shape) == 3
 
 
-def _laid_out(
-    space: spaces.Space, flatten: bool, keeps_images: bool, masks_actions: bool
-) -> tuple[Layout, Transform]:
-    """The layout of rows of a nested space, and the batched transform to them."""
-    mask_size, mask_parts, path = 0, [], ()
+def _parts(space: spaces.Space, flatten: bool, keeps_images: bool, masks_actions: bool) -> Parts:
+    """What becomes which part of the rows of a nested space."""
+    path: Path = ()
+    mask: list[tuple[Path, spaces.Space]] = []
     if masks_actions:
         space, path, mask = _without_mask(space)
-        mask_size = sum(int(np.prod(part.shape or ())) for _, part in mask)
-        mask_parts = [(place, _cast(np.dtype(np.float32))) for place, _ in mask]
     # As without a mask: a Box keeps its shape, whatever the network makes of it.
     is_alone = isinstance(space, spaces.Box) and len(space.shape) > 1 and not flatten
-    vector_size, vector_parts, images = 0, [], []
+    vector, images = [], []
     for place, leaf in leaves_of(space, path):
         is_kept = is_alone or (keeps_images and _is_nested_image(leaf))
         if is_kept and isinstance(leaf, spaces.Box):
             images.append((place, leaf))
         else:
-            size, to_floats = _flat(leaf)
-            vector_size += size
-            vector_parts.append((place, to_floats))
-    placed = place_images([leaf for _, leaf in images], vector_size + mask_size)
+            vector.append((place, leaf))
+    return Parts(vector, tuple(mask), tuple(images))
+
+
+def _laid_out(parts: Parts) -> tuple[Layout, Transform]:
+    """The layout of rows of a nested space, and the batched transform to them."""
+    mask_size = sum(int(np.prod(part.shape or ())) for _, part in parts.mask)
+    mask_parts = [(place, _cast(np.dtype(np.float32))) for place, _ in parts.mask]
+    flat = [(place, _flat(leaf)) for place, leaf in parts.vector]
+    vector_size = sum(size for _, (size, _) in flat)
+    vector_parts = [(place, to_floats) for place, (_, to_floats) in flat]
+    placed = place_images([leaf for _, leaf in parts.images], vector_size + mask_size)
     layout = Layout(vector_size, mask_size, tuple(placed))
     pixels: dict[bool, list[tuple[Path, Transform]]] = {True: [], False: []}
-    for (place, _), image in zip(images, placed, strict=True):
+    for (place, _), image in zip(parts.images, placed, strict=True):
         dtype = np.dtype(np.uint8 if image.is_bytes else np.float32)
         pixels[image.is_bytes].append((place, _cast(dtype)))
     float_parts = [*vector_parts, *mask_parts, *pixels[False]]

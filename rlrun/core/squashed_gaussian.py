@@ -46,9 +46,9 @@ class SquashedGaussian(Distribution):
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return self.draw(rng.standard_normal(self.mean.shape, dtype=np.float32))
 
-    def mode(self) -> np.ndarray:
+    def mode(self) -> Array:
         """The squashed mean, as the authors evaluate; the density's peak may lie further out."""
-        return np.tanh(self.mean)
+        return _tanh(self.mean)
 
     def log_prob(self, actions: Array) -> Array:
         inside = actions.clip(-ALMOST_1, ALMOST_1)

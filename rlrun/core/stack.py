@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Stack:
         self._layers: list[_DenseLayer] | None = None
         self._act: Forward | None = None
         self._addresses: list[int] = []
+        self._compiled: Callable[[list[nn.Module], torch.Tensor], torch.Tensor] | None = None
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -49,12 +51,17 @@ class Stack:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., features] or [N, ...] -> the last module's output, differentiable."""
+        if torch.compiler.is_compiling():
+            return through(self.modules, x)
         if not self._is_current():
             self._look()
+        if self._compiled is not None and not self._has_hooks:
+            # One graph for any number of rows from the first on, so that a resumed run, which sees
+            # other numbers first, rounds alike.
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            return self._compiled(self.modules, x)
         if self._layers is None:
-            for module in self.modules:
-                x = module(x)
-            return x
+            return through(self.modules, x)
         for layer in self._layers:
             x = nn.functional.linear(x, layer.weight, layer.bias)
             if layer.activation is not None:
@@ -77,6 +84,13 @@ class Stack:
         if not self._is_current():
             self._look()
         return self._layers is not None and all(map(_is_narrow, self._layers))
+
+    def compile(self) -> None:
+        """Let calls go through torch.compile from now on; `act` stays as it is."""
+        # torch remembers what it compiled by code objects, and gives up if one has too many kinds
+        # of input: each stack has its own.
+        own = FunctionType(through.__code__.replace(), through.__globals__, "through")
+        self._compiled = torch.compile(own)
 
     def _is_current(self) -> bool:
         """Whether modules and parameters are those that were found, and have no hooks."""
@@ -113,8 +127,15 @@ class Stack:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy looks at its own modules.
-        state = dict.fromkeys(("_layers", "_act"))
+        state = dict.fromkeys(("_layers", "_act", "_compiled"))
         return self.__dict__ | state | {"_seen_changes": -1, "_hooks": [], "_addresses": []}
+
+
+def through(modules: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    """x through one module after the other."""
+    for module in modules:
+        x = module(x)
+    return x
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class ThreadedLearner(_Base):
             self.renew_snapshot()  # What filters gathered since the last update.
             self._idle_s += thread.idle_s
             self._at_work_s += time.perf_counter() - started
+            self.timers.count("learner_idle", thread.idle_s)
+            self.timers.add("learner_at_work", started)
 
     def renew_snapshot(self) -> None:
         """Between two updates: show others what the learner is by now."""

@@ -14,11 +14,14 @@ from typing import Any, TextIO
 
 from rlrun.core.errors import CheckpointError
 from rlrun.loggers.base import Logger, RunInfo, flatten, to_json, to_scalar, without
+from rlrun.loggers.media import shortened
 
 
 @dataclass(kw_only=True)
 class JsonLogger(Logger):
     """Appends every result as one JSON line to `result.json`; `config` is in params.json.
+
+    Of hist_data and media that callbacks gave it has what they are, see `media.shortened`.
 
     A process killed in mid-write loses at most the last line. A resumed run first drops the
     results that came after its checkpoint, so each iteration stands in the file once.
@@ -32,7 +35,7 @@ class JsonLogger(Logger):
         self._file = _open_to_append(path)
 
     def log_result(self, result: dict[str, Any]) -> None:
-        self._file.write(json.dumps(to_json(without(result, "config"))) + "\n")
+        self._file.write(json.dumps(to_json(shortened(without(result, "config")))) + "\n")
 
     def close(self, status: str) -> None:
         self._file.close()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlrun.loggers.base import Logger, RunInfo, finite_scalars
+from rlrun.loggers.media import histograms_of, pictures_of, png
 
 _CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli's, with its bits reversed
 _CRC_BLOCK = 256  # bytes; the table has a row for each
@@ -28,7 +29,8 @@ _SESSION_START = b"\x3a\x02\x08\x01"  # Event.session_log (7) = {status (1): STA
 
 @dataclass(kw_only=True)
 class TensorBoardLogger(Logger):
-    """Writes every finite number of a result to `events.out.tfevents.*` in the run's folder.
+    """Writes every finite number of a result to `events.out.tfevents.*` in the run's folder, and
+    what callbacks gave for episodes: hist_data as histograms, images and videos as (animated) PNGs.
 
     The step is `timesteps_total`; `config` is left out. A resumed run adds a file that tells
     TensorBoard to drop the points from its first step on.
@@ -48,7 +50,8 @@ class TensorBoardLogger(Logger):
         if not self._is_session_announced:
             self._write_event(step + _SESSION_START)
             self._is_session_announced = True
-        self._write_event(step + _bytes_field(5, self._summary(finite_scalars(result))))
+        summary = self._summary(finite_scalars(result)) + self._summary_of_episodes(result)
+        self._write_event(step + _bytes_field(5, summary))
 
     def close(self, status: str) -> None:
         self._file.close()
@@ -58,6 +61,17 @@ class TensorBoardLogger(Logger):
             self._value_header(key) + struct.pack("<f", value)
             for key, value in scalars.items()
             if abs(value) <= _FLOAT32_MAX
+        )
+
+    def _summary_of_episodes(self, result: dict[str, Any]) -> bytes:
+        values = [(key, 5, _histogram(numbers)) for key, numbers in histograms_of(result)]
+        for key, pictures in pictures_of(result):
+            for number, frames in enumerate(pictures):
+                values.append((f"{key}/{number}", 4, _image(frames)))
+        tags = [_bytes_field(1, f"{self.tag_prefix}{key}".encode()) for key, _, _ in values]
+        return b"".join(
+            _bytes_field(1, tag + _bytes_field(field, content))
+            for tag, (_, field, content) in zip(tags, values, strict=True)
         )
 
     def _value_header(self, key: str) -> bytes:
@@ -72,6 +86,24 @@ class TensorBoardLogger(Logger):
         event = b"\x09" + struct.pack("<d", time.time()) + fields
         length = struct.pack("<Q", len(event))
         self._file.write(length + _masked_crc32c(length) + event + _masked_crc32c(event))
+
+
+def _histogram(numbers: np.ndarray) -> bytes:
+    """A HistogramProto (tensorflow/core/framework/summary.proto) of 30 buckets."""
+    counts, edges = np.histogram(numbers, 30)
+    facts = (numbers.min(), numbers.max(), len(numbers), numbers.sum(), np.square(numbers).sum())
+    scalars = b"".join(
+        _varint(field << 3 | 1) + struct.pack("<d", fact) for field, fact in enumerate(facts, 1)
+    )
+    limits, heights = (part.astype("<f8").tobytes() for part in (edges[1:], counts))
+    return scalars + _bytes_field(6, limits) + _bytes_field(7, heights)
+
+
+def _image(frames: np.ndarray) -> bytes:
+    """A Summary.Image of frames [T, H, W, C]: height, width, channels, and the PNG."""
+    _, *shape = frames.shape
+    sizes = b"".join(_varint(f << 3) + _varint(size) for f, size in enumerate(shape, 1))
+    return sizes + _bytes_field(4, png(frames))
 
 
 def crc32c(data: bytes) -> int:

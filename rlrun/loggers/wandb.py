@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from rlrun.loggers.base import Logger, RunInfo, finite_scalars
 from rlrun.loggers.files import replace_file
+from rlrun.loggers.media import FRAMES_PER_SECOND, histograms_of, pictures_of
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -20,7 +24,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class WandbLogger(Logger):
-    """Logs every finite number of a result at the step `timesteps_total`.
+    """Logs every finite number of a result at the step `timesteps_total`, and what callbacks gave
+    for episodes: hist_data as histograms, images, and videos.
 
     The key comes from where wandb looks for it (WANDB_API_KEY, ~/.netrc); nobody is asked for one.
     The run's id is kept in `wandb_id.txt`, so a resumed run goes on in the same W&B run; there
@@ -39,14 +44,15 @@ class WandbLogger(Logger):
     """Labels to filter by."""
     entity: str | None = None
     """The W&B user or team; the key's own default otherwise."""
-    init_timeout_s: float = 8.0
-    """Seconds to wait for the server at the start before going offline."""
+    init_timeout_s: float = 5.0
+    """Seconds to wait for the server's answer at the start, twice at most, before going offline."""
     finish_timeout_s: float = 60.0
     """Seconds to wait at the end for the upload; what is left then waits for `wandb sync`."""
 
     def start(self, run: RunInfo) -> None:
         """Begin a run of W&B, offline where there is no network."""
         self._run: Any = None
+        self._folder = run.folder
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:
             return
@@ -67,9 +73,10 @@ class WandbLogger(Logger):
     def log_result(self, result: dict[str, Any]) -> None:
         if not self._is_logging:
             return
-        scalars, step = finite_scalars(result), int(result["timesteps_total"])
+        step = int(result["timesteps_total"])
         try:
-            self._run.log(scalars, step=step)
+            values = finite_scalars(result) | _of_episodes(result) | self._videos(result)
+            self._run.log(values, step=step)
         except Exception as error:  # whatever it is, it is not worth the run
             self._is_logging = False
             self._warn("W&B failed, so logging to it stops and training goes on", error)
@@ -82,8 +89,21 @@ class WandbLogger(Logger):
         except Exception as error:  # as above; a TimeoutError is usual
             self._warn("W&B could not finish its upload", error)
             return
-        if self.mode == "offline":
-            _log.info("W&B is offline. To upload this run later: %s", self._sync_command())
+        if self.mode == "offline" and self._is_logging:  # else it was said
+            _log.warning("W&B is offline. To upload this run later: %s", self._sync_command())
+
+    def _videos(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The newest of the videos that the result names, by what they are of."""
+        paths = [self._folder / name for name in result.get("videos", ())]
+        if not paths:
+            return {}
+        import wandb
+
+        return {
+            f"videos/{path.name.partition('_')[0]}": wandb.Video(str(path), format="mp4")
+            for path in paths
+            if path.is_file()
+        }
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         import wandb
@@ -116,6 +136,45 @@ class WandbLogger(Logger):
 
     def _sync_command(self) -> str:
         return f"wandb sync {shlex.quote(self._run.settings.sync_dir)}"
+
+
+def _of_episodes(result: dict[str, Any]) -> dict[str, Any]:
+    """Histograms, images and videos that callbacks gave, as W&B shows them."""
+    import wandb
+
+    found: dict[str, Any] = {}
+    for key, numbers in histograms_of(result):
+        found[key] = wandb.Histogram(numbers.tolist())
+    for key, pictures in pictures_of(result):
+        found[key] = [
+            wandb.Image(_as_pil(frames[0]))
+            if len(frames) == 1
+            else wandb.Video(_gif(frames), format="gif")
+            for frames in pictures
+        ]
+    return found
+
+
+def _as_pil(frame: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+
+
+def _gif(frames: np.ndarray) -> io.BytesIO:
+    """Frames [T, H, W, C]; a GIF needs no encoder but Pillow's."""
+    first, *others = map(_as_pil, frames)
+    file = io.BytesIO()
+    first.save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=others,
+        duration=1000 // FRAMES_PER_SECOND,
+        loop=0,
+    )
+    file.seek(0)
+    return file
 
 
 def _saved_id(run: RunInfo) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
 from rlrun.core.exploration.base import Acts
+from rlrun.core.export import ExportFormat, export
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy, Previous, State
+from rlrun.core.portable import PortablePolicy
 from rlrun.core.spaces import Preprocessor
 
 DEFAULT_POLICY_ID = "default_policy"
@@ -45,6 +48,8 @@ class ActorConfig:
     num_workers: int = 0
     device: str = "cpu"
     """Where a policy acts that is too large for NumPy."""
+    extra_columns: tuple[str, ...] = ()
+    """Columns of trajectories that only callbacks look at."""
 
 
 @dataclass(slots=True)
@@ -130,6 +135,7 @@ class Actor:
                 f"model.mask_actions=true has no effect: {type(policy).__name__} does not look at "
                 f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
             )
+        policy.wants_compile, policy.uses_amp = config.model.compile, config.model.amp
         policy.observation_filter = make_filter(
             config.observation_filter, self.obs_space.shape, self.preprocessor.layout
         )
@@ -157,7 +163,8 @@ class Actor:
         dist, columns, state = acting.act(obs, state, previous, explore)
         actions, log_probs = exploration.get_exploration_action(dist, timestep, explore)
         columns["log_probs"] = log_probs
-        if "dist_inputs" in self.algorithm.rollout_columns:
+        extra = self.config.extra_columns
+        if "dist_inputs" in self.algorithm.rollout_columns or "dist_inputs" in extra:
             columns["dist_inputs"] = dist.inputs
         if self._wants_check:
             self._check_filter()
@@ -208,16 +215,19 @@ class Actor:
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        """What algorithm and exploration need of each step, see `Algorithm.rollout_columns`."""
-        columns, more = self.algorithm.rollout_columns, self.exploration.rollout_columns
+        """What algorithm, exploration and callbacks need of each step, see
+        `Algorithm.rollout_columns`."""
+        columns = self.algorithm.rollout_columns
+        more = (*self.exploration.rollout_columns, *self.config.extra_columns)
         return tuple(dict.fromkeys((*columns, *more))) if more else columns
 
     def postprocess(self, fragment: Batch, timestep: int, explore: bool) -> dict[str, Any]:
         """Let the exploration see a fragment [T, B, ...] before the algorithm does; returns its
         numbers for the result."""
         numbers = self.exploration.postprocess(fragment, timestep) if explore else {}
+        kept = (*self.algorithm.rollout_columns, *self.config.extra_columns)
         for name in self.exploration.rollout_columns:
-            if name not in self.algorithm.rollout_columns:
+            if name not in kept:
                 del fragment[name]
         return numbers
 
@@ -231,6 +241,16 @@ class Actor:
         """The statistics of what was observed since the last call."""
         gathered, self.gathered = self.gathered, self.policy.observation_filter.moments()
         return gathered
+
+    def export(self, path: Path, kind: ExportFormat) -> Path:
+        """Write the policy with all that stands around it for other programs; see `export`."""
+        portable = PortablePolicy(self.policy, self.preprocessor, self.converter)
+        facts = {
+            "algorithm": type(self.algorithm).__name__,
+            "observation_space": str(self.original_observation_space),
+            "action_space": str(self.action_space),
+        }
+        return export(portable, path, kind, facts)
 
     def check_fit(self, policy: Policy, env_name: str) -> None:
         """Raise SpaceError if a policy that was made for another env cannot act in this one."""

@@ -29,12 +29,15 @@ def is_atari(env_id: str) -> bool:
     return env_id.startswith("ALE/")
 
 
-class AtariScreen(gym.vector.VectorWrapper):
-    """Shows the first env of an ALE vector env in a window, at the console's own speed.
+class AtariTwin(gym.vector.VectorWrapper):
+    """Knows what the screen of the first env of an ALE vector env shows.
 
     ALE's vector env cannot render. A `twin` of it with other observations (see SCREEN) plays the
-    same game: it gets the same seeds and actions, and draws the same no-ops and sticky actions.
+    same games: it gets the same seeds and actions, and draws the same no-ops and sticky actions.
     """
+
+    screen: np.ndarray
+    """[height, width, 3]."""
 
     def __init__(
         self, env: gym.vector.VectorEnv, twin: gym.vector.VectorEnv, frameskip: int
@@ -42,6 +45,33 @@ class AtariScreen(gym.vector.VectorWrapper):
         super().__init__(env)
         self.twin = twin
         self.steps_per_second = FRAMES_PER_SECOND / frameskip
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._look(self.twin.reset(seed=seed, options=options)[0])
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self._look(self.twin.step(actions)[0])
+        return self.env.step(actions)
+
+    def close(self, **kwargs: Any) -> None:
+        self.twin.close()
+        self.env.close(**kwargs)
+
+    def _look(self, screens: np.ndarray) -> None:
+        """Take the first of the screens [B, 1, height, width, 3]."""
+        self.screen = screens[0, 0]
+
+
+class AtariScreen(AtariTwin):
+    """Shows it in a window, at the console's own speed."""
+
+    def __init__(
+        self, env: gym.vector.VectorEnv, twin: gym.vector.VectorEnv, frameskip: int
+    ) -> None:
+        super().__init__(env, twin, frameskip)
         try:
             import pygame
         except ImportError as error:
@@ -53,24 +83,14 @@ class AtariScreen(gym.vector.VectorWrapper):
         )
         self._clock = pygame.time.Clock()
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        self._show(self.twin.reset(seed=seed, options=options)[0])
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        self._show(self.twin.step(actions)[0])
-        return self.env.step(actions)
-
     def close(self, **kwargs: Any) -> None:
-        self.twin.close()
-        self.env.close(**kwargs)
+        super().close(**kwargs)
         self._pygame.display.quit()
 
-    def _show(self, screens: np.ndarray) -> None:
-        """Draw the first of the screens [B, 1, height, width, 3]."""
-        pixels = np.ascontiguousarray(screens[0, 0].swapaxes(0, 1))
+    def _look(self, screens: np.ndarray) -> None:
+        """Draw it."""
+        super()._look(screens)
+        pixels = np.ascontiguousarray(self.screen.swapaxes(0, 1))
         surface = self._pygame.surfarray.make_surface(pixels)
         self.window.blit(self._pygame.transform.scale(surface, self.window.get_size()), (0, 0))
         self._pygame.event.pump()

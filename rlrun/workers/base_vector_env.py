@@ -44,6 +44,10 @@ class VectorEnv:
         """Reset the envs of the mask `done` [B]; returns the raw observations of all."""
         raise NotImplementedError
 
+    def infos(self) -> list[dict[str, Any]]:
+        """What each env said in `info` with its newest observation."""
+        raise NotImplementedError
+
     @property
     def num_callees(self) -> int:
         """How many envs `call` and `foreach` reach: of a native vector env, itself alone."""
@@ -57,6 +61,15 @@ class VectorEnv:
     def get_sub_environments(self) -> list[gym.Env]:
         """The envs, where they live in this process; empty where they do not."""
         return []
+
+    def frame(self) -> Any:
+        """What the first env's `render` gives, where it was made to be filmed."""
+        raise NotImplementedError
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """How fast pictures of its envs are to be shown; None: they do not say."""
+        return None
 
     def call(self, name: str, *args: Any) -> list[Any]:
         """What the method `name` of every env, or of the wrapper that has it, gives; of a native
@@ -91,6 +104,22 @@ class VectorEnv:
     def close(self) -> None:
         """Release the envs and their processes."""
         raise NotImplementedError
+
+
+def infos_by_env(merged: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """The infos of each env, of which gymnasium's vector envs make one dict of arrays: that of
+    `_<key>` says which envs have such an entry. What is no array of B is said of all envs."""
+    found: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    for key, values in merged.items():
+        if key.startswith("_") and key[1:] in merged:
+            continue
+        if isinstance(values, dict):
+            values = infos_by_env(values, num_envs)
+        is_by_env = np.ndim(values) > 0 and len(values) == num_envs
+        for i in np.flatnonzero(merged.get(f"_{key}", np.ones(num_envs, bool))):
+            value = values[i] if is_by_env else values
+            found[i][key] = value.item() if isinstance(value, np.generic) else value
+    return found
 
 
 def results_of(found: Sequence[tuple[bool, Any]], name: str, env_id: str) -> list[Any]:

@@ -3,12 +3,17 @@ rows, single steps or sequences, that a learner gets."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rlrun.core.algorithm import BatchMode
 from rlrun.core.batch import ACTING_REWARDS, STATE, Batch, concat
+from rlrun.workers.task_state import pack_entries, unpack_entries
+
+logger = logging.getLogger("rlrun.workers")
 
 FOLLOWING = {"obs": "next_obs", "prev_actions": "actions", "prev_rewards": "rewards"}
 """Which columns of a step hold what others have in the step that follows it; previous rewards are
@@ -54,20 +59,21 @@ class TrajectoryCutter:
 
     def state_dict(self) -> dict[str, Any]:
         """The steps that wait for those after them."""
-        waiting = [dict(_steps_of(parts)) if parts else None for parts in self._open]
+        waiting = [_as_plain(_steps_of(parts)) if parts else None for parts in self._open]
         return {
-            "seam": None if self._seam is None else dict(self._seam),
+            "seam": None if self._seam is None else _as_plain(self._seam),
             "open": waiting if self.by_episode else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self._seam = None if state["seam"] is None else Batch(state["seam"]).copied()
+        self._seam = None if state["seam"] is None else _as_batch(state["seam"]).copied()
         self._whole = []
         self._open = [[] for _ in self._open]
         for env, steps in enumerate(state["open"]):
             if steps is not None:
-                waiting = Batch({name: column[:, None] for name, column in steps.items()}).copied()
+                columns = _as_batch(steps)
+                waiting = Batch({name: c[:, None] for name, c in columns.items()}).copied()
                 self._open[env] = [(waiting, 0, 0, waiting.num_rows)]
 
     def _episodes(self, fragment: Batch) -> list[Batch]:
@@ -179,3 +185,37 @@ def _steps_of(parts: list[_Part]) -> Batch:
             for name in parts[0][0]
         }
     )
+
+
+def _as_plain(columns: Batch) -> dict[str, Any]:
+    """What a checkpoint holds of steps: of infos the entries that it can."""
+    return {
+        name: _packed(column) if column.dtype == object else column
+        for name, column in columns.items()
+    }
+
+
+def _as_batch(plain: Mapping[str, Any]) -> Batch:
+    return Batch(
+        {
+            name: _unpacked(column) if isinstance(column, dict) else column
+            for name, column in plain.items()
+        }
+    )
+
+
+def _packed(infos: np.ndarray) -> dict[str, Any]:
+    found = [pack_entries(info) for info in infos.flat]
+    if left_out := sorted({key for _, keys in found for key in keys}):
+        logger.warning(
+            "The checkpoint holds no infos[%s] of steps that wait for those after them: only "
+            "numbers, text, arrays, lists, tuples and dicts outlive a resume.",
+            ", ".join(map(repr, left_out)),
+        )
+    return {"shape": list(infos.shape), "infos": [packed for packed, _ in found]}
+
+
+def _unpacked(plain: Mapping[str, Any]) -> np.ndarray:
+    infos = np.empty(len(plain["infos"]), object)
+    infos[:] = [unpack_entries(packed) for packed in plain["infos"]]
+    return infos.reshape(plain["shape"])

@@ -6,13 +6,13 @@ No Python per env and step: array operations over the vector of envs, one policy
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rlrun.core import finite
 from rlrun.core.batch import STATE, Batch
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.episode import EpisodeReport
@@ -33,7 +33,7 @@ PHASES = ("raw_obs_processing", "inference", "action_processing", "env_wait", "e
 LONG_EPISODE_STEPS = 50_000
 """An episode that goes on for longer may well never end, and the log says so once."""
 
-BY_WORKER = frozenset({"next_obs", "next_values", "sampled_at_update"})
+BY_WORKER = frozenset({"next_obs", "next_values", "sampled_at_update", "infos"})
 """Columns that an algorithm may ask for and the actor does not give."""
 
 
@@ -76,7 +76,8 @@ class EnvSampler:
         self._finished: list[EpisodeReport] = []
         self._log = EpisodeLog(env, actor.preprocessor, actor.converter)
         self._returns = np.zeros(env.num_envs)
-        self._lengths = np.zeros(env.num_envs, np.int64)
+        self.lengths = np.zeros(env.num_envs, np.int64)
+        """Steps that the running episodes have taken."""
         self._one_step = np.ones(env.num_envs, np.int64)
         self._void_rows = np.zeros(env.num_envs, bool)
         self._cuts: list[_Cut] = []
@@ -119,7 +120,7 @@ class EnvSampler:
             self._step(t, row, decision)
             fragment.put(t, row)
         self._steps_timed += num_steps
-        self._log.forget(self._lengths)
+        self._log.forget(self.lengths)
         columns = fragment.columns
         self._check_columns(columns)
         if "next_values" in self._columns:
@@ -159,9 +160,10 @@ class EnvSampler:
             "state": {name: part.copy() for name, part in self.state.items()},
             "previous": None if previous is None else [previous.actions, previous.rewards],
             "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
+            "lengths": self.lengths.copy(),
             "num_finished": self.num_finished,
-            "log": self._log.state_dict(self._lengths),
+            "log": self._log.state_dict(self.lengths),
+            "episodes": self.episodes.state_dict(),
             "recorder": recorded,
         }
 
@@ -189,8 +191,8 @@ class EnvSampler:
         self.episodes.start_all(raw if started is None else started)
         cut = self._log.play_again(state["log"], state)
         self._returns = np.where(cut, 0.0, state["returns"])
-        self._lengths = np.where(cut, 0, state["lengths"])
-        self.episodes.resume(self._returns, self._lengths)
+        self.lengths = np.where(cut, 0, state["lengths"])
+        self.episodes.resume(state["episodes"], self._returns, self.lengths, cut)
         if started is not None and cut.any():
             raw = self.env.reset_done(cut)
             self.episodes.start(raw, cut)
@@ -223,7 +225,7 @@ class EnvSampler:
 
     def _forget_episodes(self) -> None:
         self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self.lengths[:] = 0
         self._void_rows[:] = False
         self._log.clear()
 
@@ -250,10 +252,12 @@ class EnvSampler:
         row["truncated"] = truncated
         if self.env.skips_reset_rows:
             row["valid"] = ~self._void_rows
+        if "infos" in self._columns:
+            row["infos"] = _as_column(self.env.infos())
         if self.learns:  # Evaluation is never resumed midway.
             self._log.note(decision.actions, decision.env_actions)
         self._returns += rewards
-        self._lengths += row.get("valid", self._one_step)
+        self.lengths += row.get("valid", self._one_step)
         if self.episodes.is_on:
             self.episodes.start(raw, self._void_rows)
             chosen = decision.actions
@@ -301,12 +305,14 @@ class EnvSampler:
             self._cuts.append(_Cut(t, int(i), next_obs[rows].copy(), state, previous))
         for i in np.flatnonzero(done):
             self._finished.append(
-                self.episodes.end(int(i), float(self._returns[i]), int(self._lengths[i]))
+                self.episodes.end(int(i), float(self._returns[i]), int(self.lengths[i]))
             )
         self._returns[done] = 0.0
-        self._lengths[done] = 0
+        self.lengths[done] = 0
         self.num_finished += int(np.count_nonzero(done))
+        begun = time.perf_counter()
         after_reset = self.env.reset_done(done)
+        self._seconds["env_wait"] += time.perf_counter() - begun
         self._observe(after_reset)
         self._forget(done | self._void_rows)
         # Of envs that go on, next_obs is the very row that is acted on next.
@@ -363,7 +369,9 @@ class EnvSampler:
         self.check_finite("reward", columns["rewards"], 1)
         self.check_finite("observation", self._floats(columns["obs"]), 1)
         self.check_finite("observation", self._floats(self.obs))
-        longest = int(self._lengths.max())
+        if finite.is_checked_everywhere:
+            finite.require_columns(columns, f"What worker {self.worker_index} sampled [step, env]")
+        longest = int(self.lengths.max())
         if longest > LONG_EPISODE_STEPS and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -379,7 +387,7 @@ class EnvSampler:
     ) -> None:
         """Raise WorkerError unless all of `column`, rewards or the floats of observations, is
         finite; `axis` is that of the envs, which are those of `envs` (None: all)."""
-        place = first_not_finite(column)
+        place = finite.first_not_finite(column)
         if place is None:
             return
         if not self.actor.has_finite_weights():
@@ -405,21 +413,16 @@ class _Cut:
     previous: Previous | None
 
 
-def first_not_finite(column: np.ndarray) -> tuple[int, ...] | None:
-    """Where the first entry of a float array lies that is no finite number; None if all are."""
-    if column.dtype.kind != "f":
-        return None
-    # A quick look: the sum of squares is finite only if all is, though large ones overflow.
-    flat = column.reshape(-1)
-    if math.isfinite(np.dot(flat, flat)):
-        return None
-    places = np.argwhere(~np.isfinite(column))
-    return tuple(places[0]) if len(places) else None
-
-
 def _real_rows(column: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     """[T, B, ...] -> [N, ...], without the rows that are no steps."""
     return column.reshape(-1, *column.shape[2:]) if valid is None else column[valid]
+
+
+def _as_column(infos: list[dict[str, Any]]) -> np.ndarray:
+    """Copies of the infos of all envs, which may change theirs, as objects [B]."""
+    column = np.empty(len(infos), object)
+    column[:] = [dict(info) for info in infos]
+    return column
 
 
 class _Fragment:

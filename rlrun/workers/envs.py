@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -25,7 +26,14 @@ from rlrun.core.errors import (
 )
 from rlrun.core.filters import FilterName
 from rlrun.core.imports import import_object
-from rlrun.workers.atari import FRAME_LIMIT, NO_FRAME_LIMIT, SCREEN, AtariScreen, is_atari
+from rlrun.workers.atari import (
+    FRAME_LIMIT,
+    NO_FRAME_LIMIT,
+    SCREEN,
+    AtariScreen,
+    AtariTwin,
+    is_atari,
+)
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -61,6 +69,11 @@ class EnvConfig:
     normalize_actions: bool = True
     """Whether the policy acts in [-1, 1], stretched to the env's bounds (bounded Box actions);
     false: its actions are taken as they are, clipped to the bounds."""
+    record_env: bool = False
+    """Whether some episodes of the first env of the first worker become videos in the run's
+    folder."""
+    record_interval: int = 100
+    """Every how many of its episodes one does."""
     clip_rewards: bool | float = False
     """Rewards that the algorithm sees: true: their sign; x: clipped to [-x, x]. Episode returns
     are always those of the raw rewards."""
@@ -77,6 +90,7 @@ class EnvConfig:
                 f"env.env_config.max_episode_steps={self.env_config['max_episode_steps']} is said "
                 f"by env.horizon={self.env_config['max_episode_steps']} here, for every env alike."
             )
+        check_range("record_interval", self.record_interval, low=1, key="env")
         check_range("clip_rewards", float(self.clip_rewards), low=0.0, key="env")
         if self.id == NO_ENV:
             self._refuse_what_needs_an_env()
@@ -92,6 +106,7 @@ class EnvConfig:
             "wrappers": [],
             "vectorization": "sync",
             "horizon": None,
+            "record_env": False,
         }
         for name, usual in general.items():
             if getattr(self, name) != usual:
@@ -112,12 +127,19 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
             "evaluation (evaluation.config.env.id=...), and for rollout (env.id=...)."
         )
     arguments = {**config.env_config, **kwargs}
+    is_filmed = kwargs.get("render_mode") == "rgb_array"
+    if is_filmed and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # On a machine without a screen these draw; before MuJoCo and pygame look for ways to.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     if IMPORT_PATH.fullmatch(config.id):
         env_class = import_object(config.id, "env.id")
         _check_class(env_class, gym.Env, f"env.id={config.id}")
         try:
             inspect.signature(env_class).bind(**arguments)
         except TypeError as error:
+            if is_filmed and "'render_mode'" in str(error):
+                raise _no_pictures(config, "its constructor takes no render_mode") from error
             raise ConfigError(
                 f"env.env_config={arguments}: {env_class.__name__}: {error}"
             ) from error
@@ -147,6 +169,9 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
                     f"env.vectorization=native, which render=true cannot show."
                 ) from error
             raise ConfigError(f"env.id={config.id!r}: {error}") from error
+    if is_filmed and "rgb_array" not in (env.metadata.get("render_modes") or ()):
+        modes = env.metadata.get("render_modes") or "none"
+        raise _no_pictures(config, f"its metadata['render_modes'] are {modes}")
     _refuse_statistics(env, f"env.id={config.id!r}")
     _check_limits_within(env, config)
     for index, node in enumerate(config.wrappers):
@@ -168,15 +193,33 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
     return env
 
 
+def _no_pictures(config: EnvConfig, why: str) -> ConfigError:
+    return ConfigError(
+        f"env.id={config.id!r} gives no pictures to record ({why}). Videos need an env with "
+        f"'rgb_array' among metadata['render_modes'], that takes render_mode and returns an array "
+        f"[height, width, 3] from render(). Or record none: env.record_env=false, "
+        f"evaluation.record=0."
+    )
+
+
 def _check_class(found: Any, kind: type, named: str) -> None:
     """Before it is called: YAML from elsewhere must not run whatever function it names."""
     if not isinstance(found, type) or not issubclass(found, kind):
         raise ConfigError(f"{named} must be a subclass of gymnasium.{kind.__name__}.")
 
 
-def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv:
-    """The env's own vector implementation. Raises ConfigError if it has none."""
+def make_native_vector_env(
+    config: EnvConfig, num_envs: int, is_filmed: bool = False
+) -> gym.vector.VectorEnv:
+    """The env's own vector implementation; if it is filmed, with the attribute `screen`. Raises
+    ConfigError if it has none, or cannot be filmed."""
     _register(config.id)
+    if is_filmed and not is_atari(config.id):
+        raise ConfigError(
+            f"env.vectorization=native: nobody knows how {config.id!r} shows pictures, so that no "
+            f"videos can be recorded (env.record_env, evaluation.record). Use "
+            f"env.vectorization=sync, or record none."
+        )
     arguments = {**config.env_config, **_native_limit(config)}
     is_shown = is_atari(config.id) and arguments.pop("render_mode", None) == "human"
 
@@ -196,8 +239,9 @@ def make_native_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.Vecto
             f"({error}). Use env.vectorization=sync."
         ) from error
     _refuse_statistics(vector_env, f"env.id={config.id!r}")
-    if is_shown:
-        return AtariScreen(vector_env, make(**SCREEN), _frameskip(config))
+    if is_shown or is_filmed:
+        kind = AtariScreen if is_shown else AtariTwin
+        return kind(vector_env, make(**SCREEN), _frameskip(config))
     return vector_env
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.episode import Episode, EpisodeReport
-from rlrun.core.nested import copied_row, row_of
+from rlrun.core.nested import copied, row_of
+from rlrun.workers.task_state import pack_entries, unpack_entries
 from rlrun.workers.vector_env import VectorEnv
+
+logger = logging.getLogger("rlrun.workers")
+
+SURVIVORS = ("user_data", "custom_metrics", "hist_data", "media")
+"""What of a running episode the hooks have filled, and find again in a resumed run."""
+
+LAST_STEP = ("last_action", "last_reward")
+"""What the next step makes the previous ones."""
 
 
 class EpisodeTracker:
@@ -23,8 +34,15 @@ class EpisodeTracker:
         self.on_start = callbacks.overrides("on_episode_start")
         self.on_step = callbacks.overrides("on_episode_step")
         self.on_end = callbacks.overrides("on_episode_end")
-        self.is_on = self.on_start or self.on_step or self.on_end
+        self.keeps_ended = (
+            callbacks.looks_at("on_postprocess_trajectory", "episode")
+            and not worker.config.in_evaluation
+        )
+        self.is_on = self.on_start or self.on_step or self.on_end or self.keeps_ended
         self.episodes: list[Episode] = []
+        """The running ones, by env."""
+        self._ended: list[Episode] = []
+        self._warned: set[str] = set()
 
     def start_all(self, raw: Any) -> None:
         self.episodes = []
@@ -39,13 +57,6 @@ class EpisodeTracker:
                 self.episodes[i] = self._new(int(i), raw)
                 self._call(self.on_start, "on_episode_start", int(i))
 
-    def resume(self, returns: np.ndarray, lengths: np.ndarray) -> None:
-        """The running episodes go on where they were; their user_data is what on_episode_start
-        has just put there."""
-        for i, episode in enumerate(self.episodes):
-            episode.total_reward = float(returns[i])
-            episode.length = int(lengths[i])
-
     def step(
         self,
         raw: Any,
@@ -56,14 +67,17 @@ class EpisodeTracker:
         void_rows: np.ndarray,
     ) -> None:
         """Note in every running episode what its env gave, and call the hook."""
+        observations, infos = copied(raw), self.env.infos()
         for i, episode in enumerate(self.episodes):
             if void_rows[i]:
                 continue
+            episode.prev_action, episode.prev_reward = episode.last_action, episode.last_reward
             episode.length += 1
-            episode.total_reward += float(rewards[i])
-            episode.last_observation = copied_row(raw, i)
-            episode.last_action = row_of(actions, i)
             episode.last_reward = float(rewards[i])
+            episode.total_reward += episode.last_reward
+            episode.last_observation = row_of(observations, i)
+            episode.last_action = row_of(actions, i)
+            episode.last_info = infos[i]
             episode.last_terminated = bool(terminated[i])
             episode.last_truncated = bool(truncated[i])
             self._call(self.on_step, "on_episode_step", i)
@@ -73,9 +87,57 @@ class EpisodeTracker:
             return EpisodeReport(total_reward, length, i)
         self._call(self.on_end, "on_episode_end", i)
         episode = self.episodes[i]
+        if self.keeps_ended:
+            self._ended.append(episode)
         return EpisodeReport(
             total_reward, length, i, episode.custom_metrics, episode.hist_data, episode.media
         )
+
+    def take_ended(self) -> list[Episode]:
+        """The episodes that ended since the last call, env after env."""
+        ended, self._ended = self._ended, []
+        return sorted(ended, key=lambda episode: episode.env_index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What hooks have put into the running episodes, as far as a checkpoint can hold it."""
+        saved: dict[str, Any] = {"num_started": self.num_started, "episodes": []}
+        for episode in self.episodes:
+            facts: dict[str, Any] = {}
+            for name in SURVIVORS:
+                facts[name], left_out = pack_entries(getattr(episode, name))
+                self._warn_of(name, left_out)
+            last_step, _ = pack_entries({name: getattr(episode, name) for name in LAST_STEP})
+            saved["episodes"].append({**facts, "last_step": last_step})
+        return saved
+
+    def resume(
+        self, state: Mapping[str, Any], returns: np.ndarray, lengths: np.ndarray, cut: np.ndarray
+    ) -> None:
+        """The running episodes go on where they were, but for those of the mask `cut` [B]."""
+        for i, episode in enumerate(self.episodes):
+            episode.total_reward = float(returns[i])
+            episode.length = int(lengths[i])
+            if cut[i] or not state["episodes"]:
+                continue
+            saved = state["episodes"][i]
+            for name in SURVIVORS:
+                getattr(episode, name).update(unpack_entries(saved[name]))
+            for name, value in unpack_entries(saved["last_step"]).items():
+                setattr(episode, name, value)
+        self.num_started = max(self.num_started, int(state["num_started"]))
+
+    def _warn_of(self, name: str, left_out: list[str]) -> None:
+        new = [key for key in left_out if f"{name}/{key}" not in self._warned]
+        if new:
+            self._warned.update(f"{name}/{key}" for key in new)
+            logger.warning(
+                "%s: the checkpoint holds no episode.%s[%s] of running episodes: only numbers, "
+                "text, arrays, lists, tuples and dicts outlive a resume, where on_episode_start "
+                "has to make the rest again.",
+                self.worker.name.capitalize(),
+                name,
+                ", ".join(map(repr, new)),
+            )
 
     def _new(self, env_index: int, raw: Any) -> Episode:
         self.num_started += 1
@@ -83,12 +145,16 @@ class EpisodeTracker:
             episode_id=self.num_started,
             env_index=env_index,
             worker_index=self.worker.worker_index,
-            last_observation=copied_row(raw, env_index),
+            worker=self.worker,
+            last_observation=row_of(copied(raw), env_index),
+            last_info=self.env.infos()[env_index],
         )
 
     def _call(self, is_on: bool, hook: str, env_index: int) -> None:
         if is_on:
-            getattr(self.callbacks, hook)(
+            call(
+                self.callbacks,
+                hook,
                 worker=self.worker,
                 base_env=self.env,
                 policies=self.worker.policies,

@@ -12,7 +12,10 @@ from gymnasium.vector import AutoresetMode
 
 from rlrun.core.errors import WorkerError
 from rlrun.core.membership import misfit
-from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
+from rlrun.workers.base_vector_env import StepResult, VectorEnv, infos_by_env, results_of
+
+FINAL = ("final_obs", "final_info")
+"""What of infos is of the last step of episodes that ended, where envs reset on that step."""
 
 
 class NativeVectorEnv(VectorEnv):
@@ -33,6 +36,9 @@ class NativeVectorEnv(VectorEnv):
         self.autoreset = _autoreset_mode(vector_env, env_id)
         self.skips_reset_rows = self.autoreset == AutoresetMode.NEXT_STEP
         self._observations: Any = None
+        self._infos: dict[str, Any] = {}
+        self._other_infos: tuple[np.ndarray, dict[str, Any]] | None = None
+        """(mask [B], infos of these envs, which take the place of those in `_infos`)."""
         space = self.observation_space
         is_box = isinstance(space, gym.spaces.Box)
         self._dtype = space.dtype if is_box else None
@@ -40,12 +46,15 @@ class NativeVectorEnv(VectorEnv):
 
     def reset(self, seeds: list[int]) -> Any:
         # One generator serves all envs, so one seed does.
-        self._observations = self._checked("reset", self.vector_env.reset(seed=seeds[0])[0])
+        observations, self._infos = self.vector_env.reset(seed=seeds[0])
+        self._other_infos = None
+        self._observations = self._checked("reset", observations)
         return self._observations
 
     def step(self, actions: Any) -> StepResult:
         """Step all envs; checks what they give, and finds the real last observations."""
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
+        self._infos, self._other_infos = infos, None
         self._observations = self._checked("step", observations)
         for name, given in (
             ("rewards", rewards),
@@ -60,13 +69,16 @@ class NativeVectorEnv(VectorEnv):
             done = terminated | truncated
             if done.any():
                 observations = self._with_final(observations, infos, done)
+                self._other_infos = done, infos.get("final_info", {})
         return observations, rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
         """Reset the envs of the mask, where they do not do that by themselves."""
+        self._other_infos = None
         if self.autoreset == AutoresetMode.DISABLED:
             running = [leaf[~done].copy() for leaf in _leaves(self._observations)]
-            given = self.vector_env.reset(options={"reset_mask": done.copy()})[0]
+            given, infos = self.vector_env.reset(options={"reset_mask": done.copy()})
+            self._other_infos = done.copy(), infos
             self._observations = self._checked("reset", given)
             for before, leaf in zip(running, _leaves(given), strict=True):
                 if not np.array_equal(before, leaf[~done]):
@@ -76,6 +88,16 @@ class NativeVectorEnv(VectorEnv):
                         "reset(options={'reset_mask': mask}) must reset those of the mask alone.",
                     )
         return self._observations
+
+    def infos(self) -> list[dict[str, Any]]:
+        own = {key: v for key, v in self._infos.items() if key.lstrip("_") not in FINAL}
+        found = infos_by_env(own, self.num_envs)
+        if self._other_infos is not None:
+            mask, infos = self._other_infos
+            others = infos_by_env(infos, self.num_envs)
+            for i in np.flatnonzero(mask):
+                found[i] = others[i]
+        return found
 
     def _with_final(self, observations: Any, infos: dict[str, Any], done: np.ndarray) -> Any:
         """`observations` with the last ones of the episodes that ended, which infos hold."""
@@ -95,6 +117,13 @@ class NativeVectorEnv(VectorEnv):
                 raise self._failure("step", f"{reason}.")
             _put_row(complete, int(i), final)
         return complete
+
+    def frame(self) -> Any:
+        return self.vector_env.screen  # type: ignore[attr-defined]
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return getattr(self.vector_env, "steps_per_second", None)
 
     @property
     def num_callees(self) -> int:

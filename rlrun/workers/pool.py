@@ -21,6 +21,7 @@ from rlrun.core.errors import (
     WorkerDiedError,
     WorkerError,
 )
+from rlrun.core.processes import Place, enter, place_for_others
 from rlrun.core.resources import Resources
 from rlrun.workers import shared
 from rlrun.workers.task import Task, do
@@ -213,7 +214,13 @@ class RemotePool:
 
     def _start(self, position: int) -> Any:
         return self._actor_class.remote(
-            self._make, position + 1, self._generations[position], _driver_path(), self._threads
+            self._make,
+            position + 1,
+            self._generations[position],
+            _driver_path(),
+            self._threads,
+            place_for_others(),
+            f"{self._name.lower().replace(' ', '_')}_{position + 1}",
         )
 
     def _finish_start(self, positions: Iterable[int]) -> None:
@@ -292,6 +299,7 @@ class RemotePool:
                 f"`rlrun resume` goes on from the newest checkpoint."
             )
             failure.__cause__ = error
+            failure.kind, failure.index = self._name, position + 1
             return failure
         return None
 
@@ -328,10 +336,18 @@ class _Actor:
     """Holds one worker in a process of its own."""
 
     def __init__(
-        self, make: bytes, index: int, generation: int, import_path: list[str], num_threads: int
+        self,
+        make: bytes,
+        index: int,
+        generation: int,
+        import_path: list[str],
+        num_threads: int,
+        place: Place | None,
+        name: str,
     ) -> None:
         import torch
 
+        enter(place, name)
         sys.path.extend(path for path in import_path if path not in sys.path)
         # More threads than cores make small policies slow each other down.
         torch.set_num_threads(num_threads)

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlrun.core import seeding
+from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
-from rlrun.core.callbacks import Callbacks
+from rlrun.core.callbacks import Callbacks, call
+from rlrun.core.episode import AGENT_ID, Episode
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.process import set_process_name
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
 from rlrun.workers.env_context import EnvContext
 from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import NO_ENV, EnvConfig
-from rlrun.workers.evaluate import EvaluationRound
+from rlrun.workers.evaluate import PIECE_S, Amount, EvaluationRound
 from rlrun.workers.input import Input
 from rlrun.workers.offline.config import InputConfig, OutputConfig
 from rlrun.workers.offline.reader import OfflineReader, origin_of_data
@@ -35,6 +39,7 @@ from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.task_state import pack, unpack, update_task
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
+from rlrun.workers.video import FilmedVectorEnv, VideoConfig
 from rlrun.workers.whole_episode import run_episode
 
 _global_worker: RolloutWorker | None = None
@@ -75,6 +80,12 @@ class WorkerConfig:
     """Data that take the place of envs; None: workers sample from envs."""
     output: OutputConfig | None = None
     """Where what is sampled is written."""
+    rollout_columns: tuple[str, ...] = ()
+    """Columns that trajectories have for callbacks, beside those of the algorithm."""
+    videos: VideoConfig | None = None
+    """Which episodes become videos; None: none."""
+    debug: bool = False
+    """Whether all numbers are checked, not only those that come from envs."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,10 @@ class RolloutWorker:
         if generation:
             self.seed = seeding.integer_seed(config.seed, "generation", generation)
         if worker_index > 0:
+            set_process_name(self.name)
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
+            if config.debug:
+                finite.check_everywhere(True)
         self.timestep = 0
         """Env steps of all workers, as far as this one knows."""
         self.num_updates: dict[str, int] = {}
@@ -119,7 +133,7 @@ class RolloutWorker:
         reads_data = config.input is not None and not config.in_evaluation
         is_idle = spaces_of_env is not None
         if not (is_idle or reads_data):
-            self.env = self._make_env(config.algorithm.num_envs_per_worker)
+            self.env = self._make_env(config.algorithm.num_envs_per_worker, config.videos)
             spaces_of_env = Spaces(self.env.observation_space, self.env.action_space)
         self.spaces = spaces_of_env or self._spaces_of_data()
         self.actors: dict[str, Actor] = {DEFAULT_POLICY_ID: self.make_actor(DEFAULT_POLICY_ID)}
@@ -157,6 +171,7 @@ class RolloutWorker:
                 worker_index=self.worker_index,
                 num_workers=config.num_workers,
                 device=config.device if self.worker_index else config.local_device,
+                extra_columns=() if config.in_evaluation else config.rollout_columns,
             ),
             policy_id,
             self.spaces.observation_space,
@@ -169,6 +184,7 @@ class RolloutWorker:
     def sample(self) -> Sample:
         """One fragment of every env, and the rows of all trajectories that it completes."""
         assert self.input is not None
+        started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
         num_steps = actor.algorithm.fragment_length(self.num_workers)
@@ -181,16 +197,28 @@ class RolloutWorker:
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
-        batch = concat([self._rows(actor, part) for part in self._cutter.complete(fragment)])
+        trajectories = self._cutter.complete(fragment)
+        batch = concat(
+            [
+                self._rows(actor, trajectory, episode)
+                for trajectory, episode in zip(
+                    trajectories, self._episodes_of(trajectories), strict=True
+                )
+            ]
+        )
         if batch and self.callbacks.overrides("on_sample_end"):
-            self.callbacks.on_sample_end(worker=self, samples=batch)
+            call(self.callbacks, "on_sample_end", worker=self, samples=batch)
         gathered = actor.take_gathered()
+        sampled = time.perf_counter()
         batches, gradients = {actor.policy_id: batch}, {}
         if actor.algorithm.learns_on_workers:
             batches = {}
             if batch:
                 gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
+        seconds["postprocessing"] = sampled - started - sum(seconds.values())
+        if gradients:
+            seconds["learning"] = time.perf_counter() - sampled
         return Sample(
             batches,
             env_steps,
@@ -207,18 +235,37 @@ class RolloutWorker:
         """The same in two parts, of which the rows need not go where the other goes."""
         return without_rows(self.sample())
 
-    def _rows(self, actor: Actor, trajectory: Batch) -> Batch:
+    def postprocess(self, policy_id: str, trajectory: Batch) -> Batch:
+        """What the algorithm makes of a trajectory [T, B, ...]: the columns that it learns from."""
+        actor = self.actors[policy_id]
+        extra = self._extra_columns(actor)
+        if extra:
+            trajectory = Batch({name: c for name, c in trajectory.items() if name not in extra})
+        return actor.algorithm.postprocess(actor.policy, trajectory)
+
+    def _extra_columns(self, actor: Actor) -> list[str]:
+        """The columns that only callbacks look at."""
+        known = actor.algorithm.rollout_columns
+        return [name for name in self.config.rollout_columns if name not in known]
+
+    def _episodes_of(self, trajectories: list[Batch]) -> list[Episode | None]:
+        """The episode that on_postprocess_trajectory gets with each."""
+        tracker = self.input.episodes if isinstance(self.input, EnvSampler) else None
+        if tracker is None or not tracker.episodes:
+            return [None] * len(trajectories)
+        if not self._cutter.by_episode:
+            return [tracker.episodes[0]] * len(trajectories)
+        ended: list[Episode | None] = [*tracker.take_ended()]
+        # In front are those that could not be brought back after a resume.
+        return [None] * (len(trajectories) - len(ended)) + ended
+
+    def _rows(self, actor: Actor, trajectory: Batch, episode: Episode | None) -> Batch:
         """Postprocess a trajectory [T, B, ...] and cut it into the learner's rows."""
         valid = trajectory.pop("valid", None)
         ends = trajectory["terminated"] | trajectory["truncated"]
-        done = actor.algorithm.postprocess(actor.policy, trajectory)
+        done = self.postprocess(actor.policy_id, trajectory)
         if self.callbacks.overrides("on_postprocess_trajectory"):
-            self.callbacks.on_postprocess_trajectory(
-                worker=self,
-                policy_id=actor.policy_id,
-                policy=actor.policy,
-                postprocessed_batch=done,
-            )
+            self._show(actor, trajectory, done, episode)
         if valid is not None:
             valid = valid[: done.num_rows]
         has_memory = bool(actor.policy.initial_state(1))
@@ -232,6 +279,26 @@ class RolloutWorker:
         return cut_sequences(
             done, ends[: done.num_rows], valid, longest, overlap=overlap, bootstraps=bootstraps
         )
+
+    def _show(self, actor: Actor, trajectory: Batch, done: Batch, episode: Episode | None) -> None:
+        """Let callbacks see, and change, what was made of a trajectory."""
+        extra = self._extra_columns(actor)
+        original = Batch(trajectory)
+        done.update({name: original[name][: done.num_rows] for name in extra})
+        call(
+            self.callbacks,
+            "on_postprocess_trajectory",
+            worker=self,
+            episode=episode,
+            agent_id=AGENT_ID,
+            policy_id=actor.policy_id,
+            policies=self.policies,
+            policy=actor.policy,
+            postprocessed_batch=done,
+            original_batches={AGENT_ID: (actor.policy, original)},
+        )
+        for name in extra:
+            done.pop(name, None)
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
@@ -261,31 +328,49 @@ class RolloutWorker:
         self._become_global()
         return run_episode(self.input, seed, self.timestep, explore and self.config.explore)
 
-    def begin_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
-    ) -> None:
-        """Start to run exactly `num_episodes` episodes or `num_steps` env steps."""
+    def begin_evaluation(self, evaluation_round: int, amount: Amount) -> None:
+        """Start to run exactly that amount of episodes or env steps."""
         assert isinstance(self.input, EnvSampler)
         seed = seeding.integer_seed(self.seed, self.purpose, evaluation_round)
-        self._evaluation = EvaluationRound(self.input, seed, num_episodes, num_steps)
+        self._evaluation = EvaluationRound(self.input, seed, amount)
 
-    def go_on_evaluating(self, max_steps: int) -> Sample | None:
-        """Up to `max_steps` more vector steps; what came out in all, or None if it is not over."""
+    def go_on_evaluating(
+        self, max_s: float = PIECE_S, is_enough: bool = False
+    ) -> tuple[Sample, bool]:
+        """What comes out in about `max_s` seconds more, and whether it is over then; `is_enough`:
+        as soon as it can be."""
         assert self._evaluation is not None
         self._become_global()
-        return self._evaluation.go_on(max_steps, self.timestep, self.config.explore)
+        if is_enough:
+            self._evaluation.end_soon()
+        found = self._evaluation.go_on(max_s, self.timestep, self.config.explore)
+        return found, self._evaluation.is_over
 
-    def run_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
-    ) -> Sample:
-        """Both at once: exactly that many episodes or env steps."""
-        self.begin_evaluation(evaluation_round, num_episodes, num_steps)
-        while True:
-            found = self.go_on_evaluating(1000)
-            if found is not None:
-                return found
+    def run_evaluation(self, evaluation_round: int, amount: Amount) -> Sample:
+        """Both at once: exactly that amount of episodes or env steps."""
+        self.begin_evaluation(evaluation_round, amount)
+        return self.go_on_evaluating(math.inf)[0]
+
+    def evaluate_in_pieces(self, evaluation_round: int, amount: Amount) -> Iterator[Sample]:
+        """The same piece by piece, as episodes end."""
+        self.begin_evaluation(evaluation_round, amount)
+        is_over = False
+        while not is_over:
+            sample, is_over = self.go_on_evaluating()
+            yield sample
 
     # Policies and envs
+
+    @property
+    def name(self) -> str:
+        """What this worker is called in messages."""
+        kind = "evaluation worker" if self.config.in_evaluation else "worker"
+        return f"{kind} {self.worker_index}" if self.worker_index else f"the local {kind}"
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """The running episodes, by env; empty where no callback looks at episodes."""
+        return self.input.episodes.episodes if isinstance(self.input, EnvSampler) else []
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -406,6 +491,7 @@ class RolloutWorker:
             "trajectories": self._cutter.state_dict(),
             "tasks": [pack(task) for task in self.get_tasks()],
             "input": None if self.input is None else self.input.state_dict(),
+            "videos": self.env.state_dict() if isinstance(self.env, FilmedVectorEnv) else None,
             "callbacks": self.callbacks.state_dict(),
             # The driver's own belong to the trainer.
             "process_rng": seeding.process_rng_state() if self.worker_index > 0 else None,
@@ -426,6 +512,8 @@ class RolloutWorker:
             self._cutter.truncate(cut)
             # What hooks counted of that has been counted.
             self.callbacks.load_state_dict(state["callbacks"])
+        if isinstance(self.env, FilmedVectorEnv) and state.get("videos"):
+            self.env.load_state_dict(state["videos"])
         for policy_id, actor_state in state["actors"].items():
             self.actors[policy_id].load_state_dict(actor_state)
             if cut is not None:
@@ -440,10 +528,20 @@ class RolloutWorker:
         if self.input is not None:
             self.input.close()
 
-    def _make_env(self, num_envs: int) -> VectorEnv:
-        return make_vector_env(
-            self.config.env, num_envs, self.worker_index, seed=self.seed, purpose=self.purpose
+    def _make_env(self, num_envs: int, videos: VideoConfig | None = None) -> VectorEnv:
+        # The first worker records: the local one, or where there are remote ones the first of them.
+        is_filmed = videos is not None and self.worker_index == min(1, self.num_workers)
+        env = make_vector_env(
+            self.config.env,
+            num_envs,
+            self.worker_index,
+            seed=self.seed,
+            purpose=self.purpose,
+            is_filmed=is_filmed,
         )
+        if is_filmed and videos is not None:
+            return cast(VectorEnv, FilmedVectorEnv(env, videos, self))
+        return env
 
     def _spaces_of_data(self) -> Spaces:
         """Those of the env that the data are of, or that the data themselves tell."""
@@ -472,8 +570,13 @@ class RolloutWorker:
         config = self.config
         if self.callbacks.overrides("on_sub_environment_created"):
             for index, sub_environment in enumerate(env.get_sub_environments()):
-                self.callbacks.on_sub_environment_created(
-                    worker=self, sub_environment=sub_environment, env_index=index
+                call(
+                    self.callbacks,
+                    "on_sub_environment_created",
+                    worker=self,
+                    sub_environment=sub_environment,
+                    env_index=index,
+                    env_context=self._env_context()(index),
                 )
         seed = seeding.integer_seed(self.seed, self.purpose)
         output = None if config.in_evaluation else config.output

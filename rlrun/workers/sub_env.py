@@ -155,6 +155,17 @@ class SubEnv(gym.Wrapper):
             self._set_task(saved["task"], present=saved["start"].get("task"))
         return end
 
+    def frame(self) -> Any:
+        """What the env's `render` gives."""
+        try:
+            return self.env.render()
+        except (Exception, SystemExit) as error:
+            raise self.failure("render", error) from error
+
+    def frame_of_first(self) -> Any:
+        """The same of the first env of a worker, and None of all others."""
+        return self.frame() if self.env_index == 0 else None
+
     def call_method(self, name: str, *args: Any) -> tuple[bool, Any]:
         """(True, what the method of that name gave) of the env or the wrapper that has it; (False,
         None) if none has, which is no error here: it would end the process of an env."""

@@ -1,9 +1,9 @@
-"""Tasks of envs: setting them, and the form in which a checkpoint can hold them, which knows no
-tuples and no keys but text."""
+"""Tasks of envs: how they are set. And how a checkpoint, which knows no tuples and no keys but
+text, can hold them, infos and notes of callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -47,6 +47,22 @@ def unpack(packed: dict[str, Any]) -> Any:
     if kind == "dict":
         return {unpack(key): unpack(part) for key, part in content}
     return content
+
+
+def pack_entries(values: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The entries that can be packed, as one; and the names of those that cannot."""
+    packed, left_out = [], []
+    for name, value in values.items():
+        try:
+            packed.append([pack(name), pack(value)])
+        except TypeError:
+            left_out.append(str(name))
+    return {"dict": packed}, left_out
+
+
+def unpack_entries(packed: dict[str, Any]) -> dict[Any, Any]:
+    """The entries that `pack_entries` could pack."""
+    return dict(unpack(packed))
 
 
 def is_same(packed: Any, other: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import CloudpickleWrapper, concatenate, create_empty_array
 
-from rlrun.core import seeding
+from rlrun.core import processes, seeding
 from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.nested import row_of
 from rlrun.workers import shared
@@ -50,6 +50,7 @@ class SyncVectorEnv(VectorEnv):
             self.action_space, gym.spaces.Dict | gym.spaces.Tuple
         )
         self._observations: list[Any] = [None] * self.num_envs
+        self._infos: list[dict[str, Any]] = [{}] * self.num_envs
         self._memory: Any = create_empty_array(self.observation_space, self.num_envs)
         self._is_array = isinstance(self._memory, np.ndarray)
         self._rewards = np.zeros(self.num_envs)
@@ -58,25 +59,37 @@ class SyncVectorEnv(VectorEnv):
 
     def reset(self, seeds: list[int]) -> Any:
         for i, env in enumerate(self.envs):
-            self._observations[i], _ = env.reset(seed=seeds[i])
+            self._observations[i], self._infos[i] = env.reset(seed=seeds[i])
         return self._batch()
 
     def step(self, actions: Any) -> StepResult:
         if self._has_structured_actions:
             actions = [row_of(actions, i) for i in range(self.num_envs)]
-        observations, rewards = self._observations, self._rewards
+        observations, rewards, infos = self._observations, self._rewards, self._infos
         terminated, truncated = self._terminated, self._truncated
         for i, env in enumerate(self.envs):
-            observations[i], rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            observations[i], rewards[i], terminated[i], truncated[i], infos[i] = env.step(
+                actions[i]
+            )
         return self._batch(), rewards, terminated, truncated
 
     def reset_done(self, done: np.ndarray) -> Any:
         for i in np.flatnonzero(done):
-            self._observations[i], _ = self.envs[i].reset()
+            self._observations[i], self._infos[i] = self.envs[i].reset()
         return self._batch()
+
+    def infos(self) -> list[dict[str, Any]]:
+        return list(self._infos)
 
     def get_sub_environments(self) -> list[gym.Env]:
         return list(self.envs)
+
+    def frame(self) -> Any:
+        return self.envs[0].frame()
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return self.envs[0].metadata.get("render_fps")
 
     @property
     def plays_tasks(self) -> bool:
@@ -125,6 +138,7 @@ class AsyncVectorEnv(VectorEnv):
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         self.worker_index = worker_index
+        self._infos: list[dict[str, Any]] = [{}] * self.num_envs
         self._is_broken = False
         for process in vector_env.processes:
             # They do not end at once at a SIGTERM, which multiprocessing sends at exit.
@@ -132,15 +146,34 @@ class AsyncVectorEnv(VectorEnv):
 
     def reset(self, seeds: list[int]) -> Any:
         with self._watched():
-            return self.vector_env.reset(seed=list(seeds))[0]
+            observations, infos = self.vector_env.reset(seed=list(seeds))
+        self._infos = list(infos.values())
+        return observations
 
     def step(self, actions: Any) -> StepResult:
         with self._watched():
-            return self.vector_env.step(actions)[:4]
+            *given, infos = self.vector_env.step(actions)
+        self._infos = list(infos.values())
+        return tuple(given)  # type: ignore[return-value]
 
     def reset_done(self, done: np.ndarray) -> Any:
         with self._watched():
-            return self.vector_env.reset(options={"reset_mask": done})[0]
+            observations, infos = self.vector_env.reset(options={"reset_mask": done})
+        for i, info in enumerate(infos.values()):
+            if done[i]:
+                self._infos[i] = info
+        return observations
+
+    def infos(self) -> list[dict[str, Any]]:
+        return list(self._infos)
+
+    def frame(self) -> Any:
+        with self._watched():
+            return self.vector_env.call("frame_of_first")[0]
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return self.vector_env.metadata.get("render_fps")
 
     @cached_property
     def plays_tasks(self) -> bool:  # type: ignore[override]
@@ -201,6 +234,17 @@ class AsyncVectorEnv(VectorEnv):
             ) from error
 
 
+class _AsyncVectorEnv(gym.vector.AsyncVectorEnv):
+    """Keeps the infos of each env as they are, which gymnasium would merge into arrays, with loss
+    and by half of the time of a step."""
+
+    def _add_info(
+        self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int
+    ) -> dict[Any, Any]:
+        vector_infos[env_num] = env_info
+        return vector_infos
+
+
 def make_vector_env(
     config: EnvConfig,
     num_envs: int,
@@ -208,24 +252,26 @@ def make_vector_env(
     *,
     seed: int = 0,
     purpose: Purpose = "rollout",
+    is_filmed: bool = False,
 ) -> VectorEnv:
-    """The envs of one worker, made with streams of their own from the seed tree.
+    """The envs of one worker, made with streams of their own from the seed tree. `is_filmed`:
+    whether the first of them gives pictures, by `frame`.
 
     Raises ConfigError, MissingExtraError, WorkerError.
     """
     with seeding.process_streams(seed, purpose, worker_index, "make"):
         if config.vectorization == "native":
             return NativeVectorEnv(
-                make_native_vector_env(config, num_envs), config.id, worker_index
+                make_native_vector_env(config, num_envs, is_filmed), config.id, worker_index
             )
         if config.vectorization == "sync":
             envs = [
-                SubEnv(make_env(config), config.id, worker_index, index)
+                SubEnv(make_env(config, **_shown(is_filmed, index)), config.id, worker_index, index)
                 for index in range(num_envs)
             ]
             _check_same_spaces(envs, config.id)
             return SyncVectorEnv(envs, config.id)
-        return _make_async(config, num_envs, worker_index, seed, purpose)
+        return _make_async(config, num_envs, (seed, purpose, worker_index), is_filmed)
 
 
 def env_seeds(seed: int, worker_index: int, num_envs: int) -> list[int]:
@@ -245,16 +291,28 @@ def _check_same_spaces(envs: list[SubEnv], env_id: str) -> None:
                 )
 
 
+def _shown(is_filmed: bool, index: int) -> dict[str, Any]:
+    """How an env is made that gives pictures, or does not."""
+    return {"render_mode": "rgb_array"} if is_filmed and index == 0 else {}
+
+
 def _make_async(
-    config: EnvConfig, num_envs: int, worker_index: int, seed: int, purpose: Purpose
+    config: EnvConfig, num_envs: int, seed_path: tuple[int, Purpose, int], is_filmed: bool
 ) -> AsyncVectorEnv:
+    worker_index = seed_path[-1]
     parent = (os.getpid(), shared.listen())
     makers = [
-        partial(_make_env_of_a_process, config, (seed, purpose, worker_index, index), parent)
+        partial(
+            _make_env_of_a_process,
+            config,
+            (*seed_path, index),
+            parent,
+            _shown(is_filmed, index),
+        )
         for index in range(num_envs)
     ]
     try:
-        vector_env = gym.vector.AsyncVectorEnv(
+        vector_env = _AsyncVectorEnv(
             makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
         )
     except RlrunError:
@@ -268,7 +326,10 @@ def _make_async(
 
 
 def _make_env_of_a_process(
-    config: EnvConfig, seed_path: tuple[int, Purpose, int, int], parent: tuple[int, Any]
+    config: EnvConfig,
+    seed_path: tuple[int, Purpose, int, int],
+    parent: tuple[int, Any],
+    shown: dict[str, Any],
 ) -> SubEnv:
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
     process_id, address = parent
@@ -286,5 +347,12 @@ def _make_env_of_a_process(
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SIGTERM_GRACE_S))
         # A fork has the generators of its parent, which are those of its siblings.
         seeding.seed_process(*seed_path)
+        processes.answer_as(_name_of_process(*seed_path[1:]))
     _, _, worker_index, env_index = seed_path
-    return SubEnv(make_env(config), config.id, worker_index, env_index, owns_process=owns_process)
+    env = make_env(config, **shown)
+    return SubEnv(env, config.id, worker_index, env_index, owns_process=owns_process)
+
+
+def _name_of_process(purpose: Purpose, worker_index: int, env_index: int) -> str:
+    kind = "env" if purpose == "rollout" else "evaluation_env"
+    return f"{kind}_{worker_index}_{env_index}"

@@ -8,6 +8,7 @@ worker runs it, where the env draws all randomness from its own generators.
 from __future__ import annotations
 
 import logging
+import time
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def run_episode(
     `seed` also seeds what the actor draws. Raises WorkerError if the env gives a reward or an
     observation that is not a finite number. An episode of the sampler's own is cut.
     """
+    started = time.perf_counter()
     env, actor, tracker = sampler.env, sampler.actor, sampler.episodes
     stream = seeding.generator(seed, "actions")
     actor.rng.bit_generator.state = stream.bit_generator.state
@@ -42,13 +44,16 @@ def run_episode(
     is_looked_at = actor.gathered is not None or obs.dtype.kind == "f"
     is_running = np.zeros(1, bool)
     is_over = False
+    env_s = 0.0
     while not is_over:
         if is_looked_at:
             seen.append(obs)
             if len(seen) == PIECE_STEPS:
                 _look_at(sampler, seen)
         decision = actor.act(obs, state, previous, timestep, explore)
+        begun = time.perf_counter()
         raw, reward, terminated, truncated = env.step(decision.env_actions)
+        env_s += time.perf_counter() - begun
         obs, state = actor.preprocessor(raw), decision.state
         rewards.append(reward[0])
         is_over = terminated[0] or truncated[0]
@@ -63,7 +68,10 @@ def run_episode(
     if seen:
         _look_at(sampler, seen)
     sampler.check_finite("observation", actor.preprocessor.floats(obs), 0)
-    return _summed_up(sampler, np.array(rewards, np.float64))
+    sample, seen_return = _summed_up(sampler, np.array(rewards, np.float64))
+    rest_s = time.perf_counter() - started - env_s
+    sample.seconds, sample.vector_steps = {"env_wait": env_s, "inference": rest_s}, len(rewards)
+    return sample, seen_return
 
 
 def _look_at(sampler: EnvSampler, seen: list[np.ndarray]) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,24 +19,22 @@ from rlrun.core.errors import Interrupted
 from rlrun.core.filters import RunningMoments
 from rlrun.core.learner_stats import LearnerStats
 from rlrun.core.metrics import Timers
+from rlrun.core.phases import SamplingTime
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
 from rlrun.workers.actor import DEFAULT_POLICY_ID
 from rlrun.workers.env_context import EnvContext
-from rlrun.workers.evaluate import shares
+from rlrun.workers.evaluate import PIECE_S, Amount
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
-from rlrun.workers.task_state import is_same, pack, unpack
+from rlrun.workers.task_state import is_same, pack, pack_entries, unpack, unpack_entries
 
 logger = logging.getLogger("rlrun.workers")
 
 SAMPLING = ("sample", "sample_and_leave")
 """Tasks whose results a checkpoint holds, if nobody has had them yet."""
-
-EVALUATION_PIECE = 1000
-"""Vector steps of an evaluation between two looks at `is_interrupted`."""
 
 
 class WorkerSet:
@@ -69,8 +67,7 @@ class WorkerSet:
         self._episodes: list[EpisodeReport] = []
         self._gathered: dict[str, RunningMoments] = {}
         self._exploration: dict[str, LearnerStats] = {}
-        self._seconds: dict[str, float] = {}
-        self._vector_steps = 0
+        self._sampling = SamplingTime(max(num_workers, 1), num_workers > 0)
         self.iteration_ends_at = 0
         """At how many env steps the iteration is over that is under way."""
         self._pool: Any = None
@@ -88,6 +85,7 @@ class WorkerSet:
             resources,
             num_other_workers,
             0 if config.in_evaluation else config.algorithm.num_shards,
+            name="Evaluation worker" if config.in_evaluation else "Worker",
         )
         try:
             found: Spaces = self._pool.call(0, "get_spaces")
@@ -118,6 +116,12 @@ class WorkerSet:
             return [do(self._local, task, args)]
         return self._pool.map(task, *args)
 
+    def _map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """The same with arguments for each."""
+        if self._pool is None:
+            return [do(self._local, task, arguments[0])]
+        return self._pool.map_each(task, arguments)
+
     def stream(
         self,
         task: Task,
@@ -132,10 +136,14 @@ class WorkerSet:
         while self._arrived and task == "sample" and not is_over():
             yield self._arrived.popleft()
         if self._pool is not None:
-            yield from self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
+            results = self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
+            yield from self._timed(results)
             return
         while not is_over():
-            yield 0, do(self._local, task, args)
+            started = time.perf_counter()
+            result = do(self._local, task, args)
+            self.timers.add("sample", started)
+            yield 0, result
 
     def stream_samples(
         self, *, in_flight: int, is_over: Callable[[], bool]
@@ -150,8 +158,18 @@ class WorkerSet:
         stream = self._pool.stream(
             "sample_and_leave", in_flight=in_flight, is_over=is_over, leaves_second=True
         )
-        for position, found in stream:
+        for position, found in self._timed(stream):
             yield position, self._with_rows_elsewhere(position, found)
+
+    def _timed(self, results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """The same; what is waited for them counts as sampling."""
+        while True:
+            started = time.perf_counter()
+            found = next(results, None)
+            self.timers.add("sample", started)
+            if found is None:
+                return
+            yield found
 
     def start_shards(self, plan: ShardPlan, queue_size: int) -> Any:
         """Replay shards in processes of their own, which end with the workers. They get
@@ -192,7 +210,9 @@ class WorkerSet:
         started = time.perf_counter()
         num_steps = sum(map(_steps_in, self._rounds))
         while True:
-            for sample in self.map("sample"):
+            samples = self.map("sample")
+            self._sampling.slowest_s += max(sum(each.seconds.values()) for each in samples)
+            for sample in samples:
                 self.note(sample)
                 self._rounds.append(Sample(sample.batches, 0, void_steps=sample.void_steps))
                 num_steps += _steps_in(sample)
@@ -227,9 +247,7 @@ class WorkerSet:
             known.merge(moments.count, moments.mean, moments.squares)
         for policy_id, numbers in sample.exploration.items():
             self._exploration.setdefault(policy_id, LearnerStats()).add(numbers)
-        for phase, seconds in sample.seconds.items():
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-        self._vector_steps += sample.vector_steps
+        self._sampling.note(sample.seconds, sample.vector_steps)
 
     def sync_weights(self, algorithms: Mapping[str, Algorithm], to: int | None = None) -> None:
         """After an update: count what filters gathered, and `publish`."""
@@ -282,34 +300,32 @@ class WorkerSet:
         """What explorations reported since the last call, by policy id: see `LearnerStats`."""
         return {policy_id: stats.take() for policy_id, stats in self._exploration.items()}
 
-    def take_perf(self) -> dict[str, float]:
-        """Milliseconds of one vector step by phase, over all sampling workers."""
-        num_steps = max(self._vector_steps, 1)
-        perf = {f"mean_{phase}_ms": 1e3 * s / num_steps for phase, s in self._seconds.items()}
-        self._seconds, self._vector_steps = {}, 0
-        return perf
+    def take_sampling_time(self) -> SamplingTime:
+        """What the sampling workers spent their time on since the last call."""
+        taken = self._sampling
+        self._sampling = SamplingTime(taken.num_workers, taken.is_remote)
+        return taken
 
     def run_evaluation(
-        self, evaluation_round: int, num_episodes: int | None, num_steps: int | None
+        self, evaluation_round: int, amount: Amount, is_enough: Callable[[], bool] = lambda: False
     ) -> Sample | None:
-        """Exactly that many episodes or env steps over all sampling workers; what came out, or None
-        if `is_interrupted` was set on the way."""
-        total = (num_episodes if num_episodes is not None else num_steps) or 0
-        dealt = [int(share) for share in shares(total, max(self.num_workers, 1))]
-        arguments = [
-            (evaluation_round, *((share, None) if num_episodes is not None else (None, share)))
-            for share in dealt
-        ]
-        if self._pool is None:
-            self._local.begin_evaluation(*arguments[0])
-        else:
-            self._pool.map_each("begin_evaluation", arguments)
+        """Exactly that amount of episodes or env steps over all sampling workers; what came out, or
+        None if `is_interrupted` was set on the way. `is_enough` ends an open amount."""
+        num_workers = max(self.num_workers, 1)
+        self._map_each(
+            "begin_evaluation",
+            [(evaluation_round, share) for share in amount.dealt_to(num_workers)],
+        )
+        # By worker, whose pieces may come in any order: results must not depend on their times.
+        episodes: list[list[EpisodeReport]] = [[] for _ in range(num_workers)]
+        num_steps = 0
         while True:
-            found = self.map("go_on_evaluating", EVALUATION_PIECE)
-            done = [sample for sample in found if sample is not None]
-            if len(done) == len(found):
-                episodes = [report for sample in done for report in sample.episodes]
-                return Sample({}, sum(sample.env_steps for sample in done), episodes=episodes)
+            pieces = self.map("go_on_evaluating", PIECE_S, is_enough())
+            for of_worker, (sample, _) in zip(episodes, pieces, strict=True):
+                of_worker += sample.episodes
+                num_steps += sample.env_steps
+            if all(is_over for _, is_over in pieces):
+                return Sample({}, num_steps, episodes=[each for some in episodes for each in some])
             if self.is_interrupted:
                 return None
 
@@ -379,7 +395,7 @@ class WorkerSet:
             "tasks": [pack(task) for task in self.tasks],
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
-            "episodes": [asdict(report) for report in self._episodes],
+            "episodes": [_report_as_plain(report) for report in self._episodes],
             "gathered": _moments_as_plain(self._gathered),
             "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
@@ -403,7 +419,7 @@ class WorkerSet:
             (min(int(position), last_position), _as_sample(sample))
             for position, sample in state["arrived"]
         )
-        self._episodes = [EpisodeReport(**report) for report in state["episodes"]]
+        self._episodes = [_as_report(report) for report in state["episodes"]]
         self._gathered = _as_moments(state["gathered"])
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
@@ -504,7 +520,7 @@ def _as_plain(sample: Sample) -> dict[str, Any]:
     return {
         **vars(sample),
         "batches": {id_: dict(_here(batch)) for id_, batch in sample.batches.items()},
-        "episodes": [asdict(report) for report in sample.episodes],
+        "episodes": [_report_as_plain(report) for report in sample.episodes],
         "gathered": _moments_as_plain(sample.gathered),
     }
 
@@ -518,10 +534,19 @@ def _as_sample(plain: Mapping[str, Any]) -> Sample:
         **{
             **plain,
             "batches": {id_: Batch(batch) for id_, batch in plain["batches"].items()},
-            "episodes": [EpisodeReport(**report) for report in plain["episodes"]],
+            "episodes": [_as_report(report) for report in plain["episodes"]],
             "gathered": _as_moments(plain["gathered"]),
         }
     )
+
+
+def _report_as_plain(report: EpisodeReport) -> dict[str, Any]:
+    """What a checkpoint holds of a report, which may have media of any kind."""
+    return {**vars(report), "media": pack_entries(report.media)[0]}
+
+
+def _as_report(plain: Mapping[str, Any]) -> EpisodeReport:
+    return EpisodeReport(**{**plain, "media": unpack_entries(plain["media"])})
 
 
 def _moments_as_plain(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:

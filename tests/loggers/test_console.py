@@ -14,6 +14,8 @@ import pytest
 from rlrun.loggers import console
 from rlrun.loggers.console import ConsoleLogger
 
+PHASES = {"env": 0.25, "learning": 0.15, "inference": 0.099, "other": 0.001}
+
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -36,7 +38,7 @@ def clock(monkeypatch) -> Clock:
 class Terminal:
     """A pseudo-terminal as sys.stdout, read by a thread so that writing to it never blocks."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch, columns: int = 120, lines: int = 40) -> None:
         self._master, slave = pty.openpty()
         self.stdout = os.fdopen(slave, "w")
         self._chunks: list[bytes] = []
@@ -46,8 +48,8 @@ class Terminal:
         for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("TERM", "xterm-256color")
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setenv("LINES", "40")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("LINES", str(lines))
 
     def _read(self) -> None:
         try:
@@ -383,3 +385,112 @@ print("trained to the end", file=sys.stderr)
     assert process.wait() == 0
     assert errors.count("went quiet") == 1
     assert errors.endswith("trained to the end\n")
+
+
+def busy_result(make_result, iteration, **changes):
+    """All that a display may have to show."""
+    stats = {"policy_loss": -0.0123, "vf_loss": 12.5, "entropy": 0.69, "kl": 0.004, "odd": 1.0}
+    return make_result(
+        iteration,
+        episode_reward_mean=float(iteration),
+        evaluation={"episode_reward_mean": 40.0},
+        env_task="corridor of 12",
+        videos=[f"videos/episode_{iteration:06}.mp4"] if iteration % 2 else [],
+        time_by_phase=PHASES,
+        info={"learner": {"default_policy": {"learner_stats": stats}}},
+        **changes,
+    )
+
+
+def last_screen(terminal) -> list[str]:
+    """The lines of the last redraw of the live display."""
+    return [
+        line.rstrip() for line in visible(terminal.output()).split("PPO_cartpole")[-1].splitlines()
+    ]
+
+
+def show_run(make_run, make_result, monkeypatch, columns, lines=24, **config):
+    terminal = Terminal(monkeypatch, columns, lines)
+    run = make_run(config=config)
+    logger = ConsoleLogger(refresh_interval_s=0.0)
+    logger.start(run)
+    for iteration in range(1, 9):
+        logger.log_result(busy_result(make_result, iteration))
+    logger._view._live.stop()
+    return terminal
+
+
+def test_live_display_shows_what_a_run_has(make_run, make_result, clock, monkeypatch):
+    text = visible(show_run(make_run, make_result, monkeypatch, 80, log_level="INFO").output())
+    screen = text.split("PPO_cartpole")[-1]
+    assert re.search(r"trend +▁▂▃▄▅▆▇█", screen)
+    assert re.search(r"evaluation +40", screen)
+    assert re.search(r"task +corridor of 12", screen)
+    assert re.search(r"time +env 50% \(bottleneck\)  learning 30%  inference 20%\s*$", screen, re.M)
+    assert re.search(r"learner +policy_loss -0.0123  vf_loss 12.5  entropy 0.69  kl 0.004", screen)
+    assert re.search(r"video +videos/episode_000007.mp4", screen)
+    assert "odd" not in screen
+
+
+def test_the_learners_numbers_are_shown_with_v_only(make_run, make_result, clock, monkeypatch):
+    text = visible(show_run(make_run, make_result, monkeypatch, 80, log_level="WARN").output())
+    assert "policy_loss" not in text
+
+
+@pytest.mark.parametrize("columns", [80, 64, 40, 24])
+def test_live_display_fits_into_the_window(make_run, make_result, clock, monkeypatch, columns):
+    terminal = show_run(make_run, make_result, monkeypatch, columns, log_level="INFO")
+    screen = last_screen(terminal)
+    assert max(map(len, screen[1:])) <= columns
+    assert len(screen) <= 24
+    # Nothing is broken in two: each line begins with a label, or is the bar's.
+    text = "\n".join(screen)
+    assert len(re.findall(r"^(trend|evaluation|task|time|learner|video) ", text, re.M)) == 6
+
+
+def test_live_display_is_cut_in_a_low_window(make_run, make_result, clock, monkeypatch):
+    terminal = show_run(make_run, make_result, monkeypatch, 80, lines=6)
+    text = visible(terminal.output())
+    assert "reward" in text
+
+
+def test_live_display_says_all_without_colour(make_run, make_result, clock, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal(monkeypatch, 80)
+    monkeypatch.setenv("NO_COLOR", "1")
+    logger = ConsoleLogger()
+    logger.start(make_run())
+    logger.log_result(busy_result(make_result, 5))
+    logger.close("finished")
+    output = terminal.output()
+    assert not re.search(r"\x1b\[3[0-7]m|\x1b\[38;", output)
+    assert "env 50% (bottleneck)" in visible(output)
+
+
+def test_plain_lines_have_task_and_bottleneck_and_no_sparkline(
+    make_run, make_result, clock, capsys
+):
+    logger = ConsoleLogger(plain_interval_s=0.0)
+    logger.start(make_run(config={"log_level": "INFO"}))
+    for iteration in (1, 2):
+        logger.log_result(busy_result(make_result, iteration))
+    _, line = capsys.readouterr().out.splitlines()
+    assert "evaluation 40  task corridor of 12  len 37.5" in line
+    assert "bottleneck env 50%  policy_loss -0.0123  vf_loss 12.5" in line
+    assert "▁" not in line
+    logger.close("finished")
+    summary = capsys.readouterr().out.splitlines()[0]
+    assert "bottleneck" not in summary
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([0.0, 3.0, 7.0], "▁▄█"),
+        ([5.0, 5.0], "▁▁"),
+        ([-2.0, 0.0], "▁█"),
+        ([0.0, 0.0, 7.0, 7.0] * 20, "▁█" * 20),  # 80 values, two to a bar
+    ],
+)
+def test_sparkline(values, line):
+    assert console.sparkline(values) == line

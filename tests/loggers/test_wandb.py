@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -142,6 +143,24 @@ def test_an_upload_that_cannot_finish_is_told_and_not_raised(logger, make_run, m
     assert "could not finish its upload (TimeoutError: gave up after 60 s)" in caplog.text
 
 
+@pytest.fixture
+def silent_port():
+    """Where connections are taken, and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_run_that_is_offline_ends_with_the_line_that_uploads_it(
+    logger, make_run, tmp_path, caplog
+):
+    logger.start(make_run())
+    logger.close("finished")
+    (folder,) = offline_folders(tmp_path)
+    (record,) = [record for record in caplog.records if record.name.startswith("rlrun")]
+    assert record.levelname == "WARNING"  # so that it is seen without -v
+    assert record.message == f"W&B is offline. To upload this run later: wandb sync {folder}"
+
+
 def test_disabled_does_nothing_and_does_not_import_wandb(tmp_path):
     code = f"""
 import sys
@@ -165,11 +184,12 @@ print("wandb" in sys.modules, list(folder.iterdir()))
         ({}, "UsageError: No API key"),
         ({"WANDB_API_KEY": "short"}, "AuthenticationError"),
         ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": FAKE_KEY}, "CommError"),
+        ({"WANDB_BASE_URL": "http://127.0.0.1:{silent}", "WANDB_API_KEY": FAKE_KEY}, "CommError"),
     ],
-    ids=["no key", "a bad key", "no network"],
+    ids=["no key", "a bad key", "no network", "a host that does not answer"],
 )
 def test_online_without_a_key_or_a_network_goes_offline_with_one_line(
-    tmp_path, environment, reason
+    tmp_path, environment, reason, silent_port
 ):
     """In a process of its own, with a terminal as stdin and stderr: wandb must not ask there."""
     run_folder, home = tmp_path / "a run", tmp_path / "home"
@@ -186,6 +206,7 @@ logger.log_result({{"timesteps_total": 7, "loss": 0.5}})
 logger.close("finished")
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {name: text.format(silent=silent_port) for name, text in environment.items()}
     master, slave = os.openpty()
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
+from toy_envs import CountingEnv
 
 from rlrun.compose import compose, env_overrides, plain_config
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks
 from rlrun.core.episode import Episode
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import CallbackError, ConfigError, WorkerDiedError
 from rlrun.parts import read_config
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers import episodes as episodes_module
+from rlrun.workers.native_env import NativeVectorEnv
 from rlrun.workers.rollout_worker import RolloutWorker
 
 COUNTING = "toy_envs.CountingEnv"
@@ -106,7 +114,7 @@ def test_every_hook_gets_the_keyword_arguments_that_it_documents(tmp_path):
         trainer.train()
         trainer.save(tmp_path)
     calls = list(Recorder.calls)
-    assert {name for name, _ in calls} == set(HOOKS)
+    assert {name for name, _ in calls} == set(HOOKS) - {"on_worker_failure"}
     for name, kwargs in calls:
         parameters = inspect.signature(getattr(Callbacks, name)).parameters.values()
         documented = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -128,11 +136,14 @@ def test_hooks_get_the_things_themselves(tmp_path):
                 assert kwargs["worker"] is worker, name
             if "episode" in kwargs:
                 assert isinstance(kwargs["episode"], Episode)
+            if "base_env" in kwargs:
                 assert kwargs["base_env"] is worker.env
                 assert kwargs["policies"] == {"default_policy": worker.get_policy()}
                 assert kwargs["env_index"] == 0
         created = by_hook["on_sub_environment_created"]
         assert created["sub_environment"] is worker.env.get_sub_environments()[0]
+        assert created["env_context"] == {"terminates_at": 2}
+        assert (created["env_context"].worker_index, created["env_context"].vector_index) == (0, 0)
         assert by_hook["on_train_result"]["result"] is result
         assert by_hook["on_evaluate_end"]["evaluation_metrics"] is result["evaluation"]
         assert by_hook["on_learn_on_batch"]["policy"] is trainer.get_policy()
@@ -553,3 +564,406 @@ def test_callbacks_that_are_none_are_refused_by_their_key(node, message):
     plain = plain_config(compose(["algo=ppo", *env_overrides(COUNTING)]))
     with pytest.raises(ConfigError, match=message):
         read_config(plain | {"seed": 1, "callbacks": node})
+
+
+# What episodes know
+
+
+class InfoEnv(CountingEnv):
+    """Counts, and says in `info` what it does: its step, a task, and when it was reset."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, _ = super().reset(**kwargs)
+        return observation, {"step": 0, "is_reset": True}
+
+    def step(self, action: Any) -> Any:
+        *given, _ = super().step(action)
+        return (*given, {"step": self.steps, "task": {"name": f"step {self.steps}"}})
+
+
+INFO_ENV = f"{__name__}.InfoEnv"
+
+
+class ReadEpisode(Callbacks):
+    """Writes down what the accessors of each episode give, at its start and at each step."""
+
+    seen: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen.clear()
+
+    def on_episode_start(self, *, episode, **kwargs):
+        self.note(episode)
+
+    def on_episode_step(self, *, episode, **kwargs):
+        self.note(episode)
+
+    def note(self, episode):
+        self.seen.append(
+            {
+                "env": episode.env_id,
+                "agents": episode.get_agents(),
+                "policy": episode.policy_for("agent0"),
+                "raw": np.array(episode.last_raw_obs_for()).tolist(),
+                "obs": episode.last_observation_for("agent0").tolist(),
+                "action": episode.last_action_for(),
+                "prev_action": episode.prev_action_for(),
+                "rewards": (episode.prev_reward_for(), episode.last_reward_for()),
+                "done": episode.last_done_for(),
+                "return": episode.agent_rewards,
+                "info": dict(episode.last_info_for()),
+                "worker": episode.worker.worker_index,
+            }
+        )
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_episode_gives_what_users_of_rllib_read(vectorization):
+    with make(
+        f"env.vectorization={vectorization}",
+        "env.env_config.terminates_at=3",
+        env=INFO_ENV,
+        callbacks={"x": named(ReadEpisode)},
+    ) as trainer:
+        trainer.train()
+    start, first, second, last, next_start, *_ = ReadEpisode.seen
+    for seen in (start, first, second, last):
+        assert (seen["env"], seen["agents"]) == (0, ["agent0"])
+        assert (seen["policy"], seen["worker"]) == ("default_policy", 0)
+        assert seen["obs"] == seen["raw"]
+    assert [s["raw"] for s in (start, first, last, next_start)] == [[0, 0], [0, 1], [0, 3], [1, 0]]
+    assert (start["action"], start["prev_action"], first["prev_action"]) == (None, None, None)
+    assert second["prev_action"] == first["action"]
+    assert [s["rewards"] for s in (start, first, second, last)] == [(0, 0), (0, 1), (1, 2), (2, 3)]
+    assert [s["done"] for s in (start, first, second, last)] == [False, False, False, True]
+    assert last["return"] == {("agent0", "default_policy"): 6.0}
+    assert start["info"] == next_start["info"] == {"step": 0, "is_reset": True}
+    assert second["info"] == {"step": 2, "task": {"name": "step 2"}}
+
+
+def test_an_agent_that_is_not_there_is_named():
+    with pytest.raises(KeyError, match=r"no agent 'dog' in this episode; there is 'agent0'"):
+        Episode(1, 0, 0).last_reward_for("dog")
+
+
+# Infos, and rewards that are backdated from them
+
+
+class LateReward(gym.Env):
+    """Three steps without reward; info then says what each step was worth."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(0.0, 3.0, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        is_over = self.steps == 3
+        info = {"worth": [5.0, 6.0, 7.0]} if is_over else {}
+        return np.array([self.steps], np.float32), 0.0, is_over, False, info
+
+
+class Backdate(Callbacks):
+    """Gives each step the reward that the end of its episode tells."""
+
+    batches: list[Batch] = []  # noqa: RUF012
+
+    def on_postprocess_trajectory(
+        self, *, worker, policy_id, postprocessed_batch, original_batches, **kwargs
+    ):
+        _, trajectory = original_batches["agent0"]
+        assert postprocessed_batch["infos"].shape == postprocessed_batch["advantages"].shape
+        for step, env in np.argwhere(trajectory["terminated"]):
+            worth = trajectory["infos"][step, env]["worth"]
+            trajectory["rewards"][step - len(worth) + 1 : step + 1, env] = worth
+        postprocessed_batch.update(worker.postprocess(policy_id, trajectory))
+
+    def on_sample_end(self, *, samples, **kwargs):
+        self.batches.append(samples)
+
+
+@pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_rewards_are_backdated_from_infos(vectorization, batch_mode):
+    Backdate.batches.clear()
+    with make(
+        f"env.vectorization={vectorization}",
+        f"algo.batch_mode={batch_mode}",
+        "algo.num_envs_per_worker=2",
+        "algo.train_batch_size=12",
+        "algo.minibatch_size=12",
+        "algo.gamma=0.5",
+        "algo.gae_lambda=1.0",
+        "rollout_columns=[infos]",
+        env=f"{__name__}.LateReward",
+        callbacks={"x": named(Backdate)},
+    ) as trainer:
+        result = trainer.train()
+        rows = Backdate.batches[0]
+    assert result["episode_reward_mean"] == 0.0, "the env's own returns are left as they are"
+    assert "infos" not in rows
+    # 7, 6 + 7/2 and 5 + 6/2 + 7/4, by the step of the observation.
+    expected = np.array([9.75, 9.5, 7.0])[rows["obs"][:, 0].astype(int)]
+    np.testing.assert_allclose(rows["value_targets"], expected, rtol=1e-6)
+
+
+class SeeColumns(Callbacks):
+    seen: list[Any] = []  # noqa: RUF012
+
+    def on_postprocess_trajectory(self, *, episode, postprocessed_batch, worker, **kwargs):
+        self.seen.append((episode, sorted(postprocessed_batch), worker.episodes))
+
+
+def test_other_columns_reach_callbacks_and_go_no_further():
+    SeeColumns.seen.clear()
+    with make(
+        "rollout_columns=[dist_inputs,next_obs]", callbacks={"x": named(SeeColumns)}
+    ) as trainer:
+        trainer.train()
+    episode, columns, running = SeeColumns.seen[0]
+    assert {"dist_inputs", "next_obs"} <= set(columns)
+    assert isinstance(episode, Episode)
+    assert running[0] is episode, "it is asked for by its name"
+
+
+def test_a_whole_episode_comes_with_its_trajectory():
+    SeeColumns.seen.clear()
+    with make(
+        "algo.batch_mode=complete_episodes",
+        "algo.num_envs_per_worker=2",
+        "algo.rollout_fragment_length=8",
+        "env.env_config.terminates_at=[2,3]",
+        callbacks={"x": named(SeeColumns)},
+    ) as trainer:
+        trainer.train()
+    found = [(episode.env_index, episode.length) for episode, _, _ in SeeColumns.seen]
+    assert found == [(0, 2), (0, 3), (0, 2), (1, 2), (1, 3), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["rollout_columns=[infos]"], r"rollout_columns=\[infos\] is for callbacks that override"),
+        (
+            ["rollout_columns=[info]"],
+            r"rollout_columns=\['info'\] must be a list",
+        ),
+    ],
+)
+def test_columns_that_nobody_could_look_at_are_refused(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        make(*overrides)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_native_envs_give_each_env_its_own_infos(mode):
+    vector_env = gym.vector.SyncVectorEnv(
+        [partial(InfoEnv, terminates_at=2 + i) for i in range(2)], autoreset_mode=mode
+    )
+    env = NativeVectorEnv(vector_env, "InfoEnv")
+    env.reset([1])
+    assert env.infos() == [{"step": 0, "is_reset": True}] * 2
+    actions = np.zeros(2, int)
+    env.step(actions)
+    assert [info["step"] for info in env.infos()] == [1, 1]
+    _, _, terminated, _ = env.step(actions)
+    assert terminated.tolist() == [True, False]
+    assert env.infos() == [{"step": 2, "task": {"name": "step 2"}}] * 2
+    env.reset_done(terminated)
+    if env.skips_reset_rows:
+        env.step(actions)
+        assert [info["step"] for info in env.infos()] == [0, 3]
+        assert env.infos()[0] == {"step": 0, "is_reset": True}
+    else:
+        assert env.infos() == [
+            {"step": 0, "is_reset": True},
+            {"step": 2, "task": {"name": "step 2"}},
+        ]
+
+
+# What goes wrong
+
+
+def fail(self: Any, **kwargs: Any) -> None:
+    raise ZeroDivisionError("mine")
+
+
+@pytest.mark.parametrize(
+    ("hook", "where"),
+    [
+        ("on_trainer_init", "the driver"),
+        ("on_sub_environment_created", "the local worker"),
+        ("on_episode_start", "the local worker"),
+        ("on_episode_step", "the local worker"),
+        ("on_episode_end", "the local worker"),
+        ("on_postprocess_trajectory", "the local worker"),
+        ("on_sample_end", "the local worker"),
+        ("on_learn_on_batch", "the driver"),
+        ("on_train_result", "the driver"),
+        ("on_evaluate_start", "the driver"),
+        ("on_evaluate_end", "the driver"),
+        ("on_checkpoint", "the driver"),
+    ],
+)
+@pytest.mark.parametrize("is_chained", [False, True])
+def test_a_callback_that_raises_is_named_with_its_hook_and_worker(
+    hook, where, is_chained, tmp_path, monkeypatch
+):
+    one = type("Broken", (Callbacks,), {hook: fail})
+    monkeypatch.setitem(globals(), "Broken", one)
+    monkeypatch.setattr(one, "__module__", __name__)
+    node = {"_target_": f"{__name__}.Broken"}
+    callbacks = [named(Callbacks), node] if is_chained else node
+
+    def run() -> None:
+        with make("evaluation.duration=1", "evaluation.interval=1", callbacks=callbacks) as trainer:
+            trainer.train()
+            trainer.save(tmp_path)
+
+    named_so = rf"Broken failed in {hook} \({where}\): ZeroDivisionError: mine"
+    with pytest.raises(CallbackError, match=named_so):
+        run()
+
+
+class BrokenSteps(Callbacks):
+    def on_episode_step(self, *, worker, **kwargs):
+        if worker.worker_index == 2:
+            raise ZeroDivisionError("mine")
+
+
+def test_a_callback_that_raises_in_a_remote_worker_names_that(ray_cluster):
+    with (
+        make(
+            "resources.num_workers=2",
+            "resources.num_cpus_per_worker=0.5",
+            callbacks=named(BrokenSteps),
+        ) as trainer,
+        pytest.raises(
+            CallbackError,
+            match=r"BrokenSteps failed in on_episode_step \(worker 2\): ZeroDivisionError: mine",
+        ),
+    ):
+        trainer.train()
+
+
+class NoteFailures(Callbacks):
+    told: list[Any] = []  # noqa: RUF012
+
+    def on_worker_failure(self, *, trainer, worker_index, in_evaluation, error, **kwargs):
+        assert isinstance(trainer, Trainer)
+        self.told.append((worker_index, in_evaluation, str(error)))
+
+
+@pytest.mark.parametrize("in_evaluation", [False, True])
+def test_callbacks_hear_of_a_worker_whose_process_is_killed(in_evaluation, ray_cluster):
+    NoteFailures.told.clear()
+    with make(
+        "resources.num_workers=2",
+        "evaluation.num_workers=1",
+        "evaluation.interval=1",
+        "evaluation.duration=1",
+        "resources.num_cpus_per_worker=0.3",
+        callbacks={"x": named(NoteFailures)},
+    ) as trainer:
+        trainer.train()
+        workers = trainer.workers
+        if in_evaluation:
+            workers = trainer.evaluation.workers(trainer.algorithms)
+        pid = ray_cluster.get(workers.remote_workers()[-1].call.remote(_own_pid))
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDiedError, match="died"):
+            trainer.train()
+    ((index, evaluated, message),) = NoteFailures.told
+    assert (index, evaluated) == ((1, True) if in_evaluation else (2, False))
+    assert message.startswith("Evaluation worker 1 died" if in_evaluation else "Worker 2 died")
+
+
+def _own_pid(worker: Any) -> int:
+    return os.getpid()
+
+
+# Running episodes in a resumed run
+
+
+class Diary(Callbacks):
+    """Counts steps in user_data, and keeps what a checkpoint cannot hold."""
+
+    def on_episode_start(self, *, episode, **kwargs):
+        episode.user_data |= {"steps": 0, "past": [], "lock": threading.Lock()}
+
+    def on_episode_step(self, *, episode, **kwargs):
+        assert episode.user_data["lock"]
+        episode.user_data["steps"] += 1
+        episode.user_data["past"].append((episode.prev_action_for(), episode.prev_reward_for()))
+        episode.hist_data.setdefault("rewards", []).append(episode.last_reward)
+
+    def on_episode_end(self, *, episode, **kwargs):
+        past = episode.user_data["past"]
+        episode.custom_metrics["steps"] = episode.user_data["steps"]
+        episode.custom_metrics["past"] = sum(reward for _, reward in past)
+        episode.custom_metrics["actions"] = sum(int(action or 0) for action, _ in past)
+        episode.custom_metrics["id"] = episode.episode_id
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_notes_on_running_episodes_outlive_a_resume(num_workers, tmp_path, caplog, request):
+    if num_workers:
+        request.getfixturevalue("ray_cluster")
+
+    def trainer() -> Trainer:
+        return make(
+            f"resources.num_workers={num_workers}",
+            "resources.num_cpus_per_worker=0.5",
+            "algo.num_envs_per_worker=2",
+            "algo.train_batch_size=10",
+            "algo.minibatch_size=10",
+            "env.env_config.terminates_at=[7,3]",
+            callbacks=named(Diary),
+        )
+
+    with trainer() as first:
+        first.train()
+        folder = first.save(tmp_path)
+        expected = [first.train() for _ in range(2)]
+    if not num_workers:
+        assert "holds no episode.user_data['lock'] of running episodes" in caplog.text
+    with trainer() as second:
+        second.restore(folder)
+        found = [second.train() for _ in range(2)]
+    assert expected[0]["custom_metrics"]["steps_max"] == 7
+    for result, other in zip(expected, found, strict=True):
+        assert other["custom_metrics"] == result["custom_metrics"]
+        assert other["hist_stats"] == result["hist_stats"]
+
+
+def test_infos_of_steps_that_wait_outlive_a_resume(tmp_path):
+    def trainer() -> Trainer:
+        return make(
+            "algo.batch_mode=complete_episodes",
+            "algo.rollout_fragment_length=4",
+            "algo.num_envs_per_worker=2",
+            "rollout_columns=[infos]",
+            env=f"{__name__}.LateReward",
+            callbacks={"x": named(Backdate)},
+        )
+
+    def rows_of(trainer: Trainer) -> list[Batch]:
+        Backdate.batches.clear()
+        trainer.train()
+        return list(Backdate.batches)
+
+    with trainer() as first:
+        first.train()
+        folder = first.save(tmp_path)
+        expected = rows_of(first)
+    with trainer() as second:
+        second.restore(folder)
+        found = rows_of(second)
+    for rows, others in zip(expected, found, strict=True):
+        for name, column in rows.items():
+            np.testing.assert_array_equal(others[name], column, err_msg=name)

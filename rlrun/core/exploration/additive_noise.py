@@ -10,8 +10,9 @@ from gymnasium import spaces
 from rlrun.core.actions import Simplex
 from rlrun.core.distributions import Distribution, is_float_vector
 from rlrun.core.errors import SpaceError
-from rlrun.core.exploration.base import Exploration, check_not_negative
+from rlrun.core.exploration.base import Exploration
 from rlrun.core.exploration.random_actions import random_actions
+from rlrun.core.ranges import check_not_negative
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
 

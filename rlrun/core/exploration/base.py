@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +11,6 @@ from gymnasium import spaces
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
-from rlrun.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlrun.core.policy import Extras, Policy, Previous, State
@@ -115,12 +113,3 @@ class Exploration:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-
-
-def check_not_negative(exploration: Exploration, *names: str, exclusive: bool = False) -> None:
-    """Raise ConfigError if one of the hyperparameters is below 0 (`exclusive`: is not above)."""
-    for name in names:
-        value = getattr(exploration, name)
-        if not (math.isfinite(value) and (value > 0.0 or (value == 0.0 and not exclusive))):
-            bound = "above 0" if exclusive else "at least 0"
-            raise ConfigError(f"exploration.{name}={value} must be a finite number, {bound}.")

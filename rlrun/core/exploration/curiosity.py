@@ -15,11 +15,11 @@ from rlrun.core.actions import Simplex
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import DistributionFamily
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration.base import check_not_negative
 from rlrun.core.exploration.features import check_encoder, feature_net
 from rlrun.core.exploration.intrinsic import IntrinsicReward, Learned
 from rlrun.core.networks import Activation, Layers, Model, linear, mlp
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_not_negative
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrun.core.exploration.additive_noise import AdditiveNoise
-from rlrun.core.exploration.base import check_not_negative
 from rlrun.core.exploration.random_actions import LOG_2PI
+from rlrun.core.ranges import check_not_negative
 
 
 @dataclass(kw_only=True)

@@ -9,10 +9,11 @@ import numpy as np
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
-from rlrun.core.exploration.base import Acts, Exploration, check_not_negative
+from rlrun.core.exploration.base import Acts, Exploration
 from rlrun.core.exploration.random_actions import random_actions
 from rlrun.core.exploration.stochastic_sampling import StochasticSampling
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_not_negative
 
 
 @dataclass(kw_only=True)

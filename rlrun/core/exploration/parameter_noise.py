@@ -14,13 +14,14 @@ from gymnasium import spaces
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration.base import Acts, Exploration, check_not_negative
+from rlrun.core.exploration.base import Acts, Exploration
 from rlrun.core.exploration.epsilon_greedy import EpsilonGreedy
 from rlrun.core.exploration.gaussian_noise import GaussianNoise
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.exploration.ornstein_uhlenbeck_noise import OrnsteinUhlenbeckNoise
 from rlrun.core.exploration.per_worker import PerWorkerEpsilonGreedy, degrees
 from rlrun.core.policy import Extras, Policy, Previous, State
+from rlrun.core.ranges import check_not_negative
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
 ADAPTATION_STEPS = 50

@@ -10,12 +10,12 @@ import torch
 
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration.base import check_not_negative
 from rlrun.core.exploration.features import check_encoder, feature_net
 from rlrun.core.exploration.intrinsic import IntrinsicReward
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_not_negative
 from rlrun.core.schedules import ScheduleLike, check_schedule_range, make_schedule
 
 

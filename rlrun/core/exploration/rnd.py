@@ -11,7 +11,6 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.batch import Batch
-from rlrun.core.exploration.base import check_not_negative
 from rlrun.core.exploration.features import check_encoder, feature_net
 from rlrun.core.exploration.intrinsic import IntrinsicReward, Learned
 from rlrun.core.filters import RunningMoments
@@ -19,6 +18,7 @@ from rlrun.core.flat import FlatParameters
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Layers, Model, linear
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_not_negative
 
 CLIP = 5.0
 """Normalised observations are clipped to it (sec. 2.4)."""

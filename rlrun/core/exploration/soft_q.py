@@ -9,8 +9,9 @@ from gymnasium import spaces
 
 from rlrun.core.distributions import Categorical, Distribution, MultiCategorical
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration.base import Exploration, check_not_negative
+from rlrun.core.exploration.base import Exploration
 from rlrun.core.exploration.random_actions import random_actions
+from rlrun.core.ranges import check_not_negative
 
 
 @dataclass(kw_only=True)

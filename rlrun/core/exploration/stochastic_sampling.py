@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrun.core.distributions import Distribution
-from rlrun.core.exploration.base import Exploration, check_not_negative
+from rlrun.core.exploration.base import Exploration
 from rlrun.core.exploration.random_actions import random_actions
+from rlrun.core.ranges import check_not_negative
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rlrun.core.nested import copied_row, row_of
+from rlrun.core.nested import copied, row_of
 from rlrun.workers.base_vector_env import VectorEnv
 from rlrun.workers.offline.columns import stacked
 from rlrun.workers.offline.config import OutputConfig
@@ -49,7 +49,7 @@ class EpisodeRecorder:
     def start(self, raw: Any, envs: np.ndarray) -> None:
         """The envs of the mask [B] were reset."""
         for i in map(int, np.flatnonzero(envs)):
-            self._open[i] = _Open([copied_row(raw, i)])
+            self._open[i] = _Open([copied(row_of(raw, i))])
 
     def step(
         self,
@@ -69,8 +69,8 @@ class EpisodeRecorder:
         for i, running in enumerate(self._open):
             if running is None or void_rows[i]:
                 continue
-            running.obs.append(copied_row(raw, i))
-            running.actions.append(copied_row(env_actions, i))
+            running.obs.append(copied(row_of(raw, i)))
+            running.actions.append(copied(row_of(env_actions, i)))
             running.rewards.append(float(rewards[i]))
             running.log_probs.append(float(log_probs[i]))
             if terminated[i] or truncated[i]:

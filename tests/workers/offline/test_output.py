@@ -14,6 +14,7 @@ from offline_data import ValuedRows, episodes_of, input_from, lines_of, output_t
 from space_envs import ACTION_SPACES
 
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.workers.evaluate import Amount
 from rlrun.workers.offline.columns import decode
 from rlrun.workers.offline.config import OutputConfig
 from rlrun.workers.offline.space_json import space_from_json
@@ -196,7 +197,7 @@ def test_workers_write_files_of_their_own_and_evaluation_writes_none(make_worker
         make_worker("toy_envs.CountingEnv", worker_index=index, num_workers=2, **env).sample()
     assert len(list(tmp_path.iterdir())) == 2
     evaluator = make_worker("toy_envs.CountingEnv", in_evaluation=True, **env)
-    evaluator.run_evaluation(0, 3, None)
+    evaluator.run_evaluation(0, Amount("episodes", 3))
     assert len(list(tmp_path.iterdir())) == 2
 
 

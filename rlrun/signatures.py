@@ -1,0 +1,269 @@
+"""What a class of ours takes, read off its source: importing it would import torch, which takes
+seconds. For what is refused early, and for `rlrun options`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from rlrun.config import check_arguments
+from rlrun.core.ranges import check_not_negative, check_range
+from rlrun.core.schedules import check_schedule_range
+
+PACKAGE = Path(__file__).resolve().parent
+
+CHECKS = {"check_range", "check_schedule_range", "check_not_negative"}
+"""The calls in a class's __post_init__ that say which numbers a key may have."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a key may have, by one of CHECKS."""
+
+    check: str
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        if self.check == "check_not_negative":
+            return "> 0" if self.options.get("exclusive") else ">= 0"
+        low, high = self.options["low"], self.options.get("high")
+        return f">= {low:g}" if high is None else f"{low:g} to {high:g}"
+
+    def require(self, group: str, name: str, value: Any) -> None:
+        """Raise ConfigError, in the words of the class itself, if it would refuse the value."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if self.check == "check_schedule_range" and (is_number or isinstance(value, list)):
+            check_schedule_range(f"{group}.{name}", value, **self.options)
+        elif self.check == "check_range" and is_number:
+            check_range(name, value, **{"key": group, **self.options})
+        elif self.check == "check_not_negative" and is_number:
+            check_not_negative(SimpleNamespace(**{name: value}), name, **self.options)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One field of a dataclass."""
+
+    name: str
+    annotation: Any
+    type_text: str
+    default: str | None
+    """As it stands in the source; None: it must be given."""
+    doc: str
+    ranges: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The fields of a dataclass and its bases, in their order."""
+
+    name: str
+    keys: dict[str, Key]
+
+    def check(self, arguments: Mapping[str, Any], group: str) -> None:
+        """Raise ConfigError for what the class would refuse of these: an unknown key, a type, a
+        number out of its range. Relations between keys are for the class itself."""
+        given = {
+            name: value
+            for name, value in arguments.items()
+            # An object that a known key's node stands for is built later.
+            if name != "_target_" and not (name in self.keys and _stands_for_object(value))
+        }
+        skeleton = make_dataclass(
+            self.name,
+            [(key.name, key.annotation, field(default=None)) for key in self.keys.values()],
+            kw_only=True,
+        )
+        checked = check_arguments(skeleton, given, group)
+        for name, value in checked.items():
+            for each in self.keys[name].ranges:
+                each.require(group, name, value)
+
+
+def signature_of(path: str) -> Signature | None:
+    """That of the dataclass at an import path; None for classes that are not ours, or are none."""
+    module, _, name = path.rpartition(".")
+    found = _find_class(module, name)
+    if found is None:
+        return None
+    keys: dict[str, Key] = {}
+    sources = _with_bases(*found)
+    for source in reversed(sources):
+        _add_keys(keys, source)
+    return Signature(name, keys) if any(_is_dataclass(node) for _, node in sources) else None
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The names that a module of ours defines or imports."""
+
+    name: str
+    classes: dict[str, ast.ClassDef]
+    values: dict[str, ast.expr]
+    imported: dict[str, tuple[str, str]]
+
+
+@cache
+def _read(module: str) -> _Module | None:
+    root, *parts = module.split(".")
+    if root != "rlrun":
+        return None
+    path = PACKAGE.joinpath(*parts)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    found = _Module(module, {}, {}, {})
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found.classes[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.values[node.targets[0].id] = node.value
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                found.imported[alias.asname or alias.name] = (node.module, alias.name)
+    return found
+
+
+def _find_class(module: str, name: str) -> tuple[_Module, ast.ClassDef] | None:
+    """Where a class is defined that `module` defines or imports under `name`."""
+    here = _read(module)
+    if here is None:
+        return None
+    if name in here.classes:
+        return here, here.classes[name]
+    return _find_class(*here.imported[name]) if name in here.imported else None
+
+
+def _with_bases(module: _Module, node: ast.ClassDef) -> list[tuple[_Module, ast.ClassDef]]:
+    """The class and its bases, each once, as Python looks names up (for our simple families)."""
+    found = [(module, node)]
+    for base in node.bases:
+        if isinstance(base, ast.Name) and (place := _find_class(module.name, base.id)):
+            found += [each for each in _with_bases(*place) if each not in found]
+    return found
+
+
+def _add_keys(keys: dict[str, Key], source: tuple[_Module, ast.ClassDef]) -> None:
+    module, node = source
+    following = [*node.body[1:], None]
+    for statement, after in zip(node.body, following, strict=True):
+        if _is_dataclass(node) and isinstance(statement, ast.AnnAssign):
+            assert isinstance(statement.target, ast.Name)
+            name, text = statement.target.id, ast.unparse(statement.annotation)
+            if text.startswith("ClassVar"):
+                continue
+            if "init=False" in ast.unparse(statement):
+                keys.pop(name, None)
+                continue
+            before = keys.get(name)
+            keys[name] = Key(
+                name,
+                _evaluated(module, statement.annotation),
+                text,
+                _default_text(statement.value),
+                _doc(after) or (before.doc if before else ""),
+                before.ranges if before else (),
+            )
+        elif isinstance(statement, ast.FunctionDef) and statement.name == "__post_init__":
+            for name, found in _ranges(module, statement.body, {}):
+                if name in keys:
+                    key = keys[name]
+                    keys[name] = Key(**{**vars(key), "ranges": (*key.ranges, found)})
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+
+
+def _default_text(value: ast.expr | None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        factory = next((k.value for k in value.keywords if k.arg == "default_factory"), None)
+        if factory is None:
+            return None
+        if isinstance(factory, ast.Lambda):
+            return ast.unparse(factory.body)
+        return {"dict": "{}", "list": "[]"}.get(ast.unparse(factory), ast.unparse(factory))
+    return ast.unparse(value)
+
+
+def _doc(after: ast.stmt | None) -> str:
+    is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    return " ".join(str(after.value.value).split()) if is_text else ""  # type: ignore[union-attr]
+
+
+def _evaluated(module: _Module, node: ast.expr) -> Any:
+    """An annotation as an object; a class that is none of Python's own becomes an empty one."""
+    names: dict[str, Any] = {"Literal": Literal, "Any": Any}
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name) and each.id not in names:
+            names[each.id] = _named(module, each.id)
+    try:
+        return eval(compile(ast.Expression(node), module.name, "eval"), names)  # our own source
+    except TypeError:  # A generic class that is none of Python's own: anything may pass.
+        return Any
+
+
+def _named(module: _Module, name: str) -> Any:
+    builtin = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
+    if name in builtin or name == "tuple":
+        return builtin.get(name, tuple)
+    if name in module.values:
+        return _evaluated(module, module.values[name])
+    if name in module.imported and (other := _read(module.imported[name][0])):
+        return _named(other, module.imported[name][1])
+    return type(name, (), {})
+
+
+def _ranges(
+    module: _Module, body: list[ast.stmt], names: Mapping[str, str]
+) -> Iterator[tuple[str, Range]]:
+    """(key, range) of the checks that are made in any case; `names` are those of loops around."""
+    for statement in body:
+        if isinstance(statement, ast.For) and isinstance(statement.target, ast.Name):
+            values = statement.iter
+            if isinstance(values, ast.Name):
+                values = module.values.get(values.id, values)
+            for each in getattr(values, "elts", ()):
+                if isinstance(each, ast.Constant):
+                    bound = {**names, statement.target.id: str(each.value)}
+                    yield from _ranges(module, statement.body, bound)
+        elif isinstance(statement, ast.If):
+            # Where another value than a number is allowed, or none.
+            about = ast.unparse(statement.test)
+            for name, found in _ranges(module, statement.body, names):
+                if about in (f"self.{name} is not None", f"self.{name} != 'auto'"):
+                    yield name, found
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            yield from _range_of_call(statement.value, names)
+
+
+def _range_of_call(call: ast.Call, names: Mapping[str, str]) -> Iterator[tuple[str, Range]]:
+    check = ast.unparse(call.func)
+    if check not in CHECKS:
+        return
+    try:
+        options = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
+    except ValueError:  # Bounds that are not numbers in the source.
+        return
+    checked = call.args[1:] if check == "check_not_negative" else call.args[:1]
+    for argument in checked:
+        if isinstance(argument, ast.JoinedStr):
+            last = argument.values[-1]
+            variable = ast.unparse(last.value) if isinstance(last, ast.FormattedValue) else ""
+            name = names.get(variable, "")
+        elif isinstance(argument, ast.Name):
+            name = names.get(argument.id, "")
+        else:
+            name = str(argument.value) if isinstance(argument, ast.Constant) else ""
+        yield name.rpartition(".")[2], Range(check, options)
+
+
+def _stands_for_object(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
