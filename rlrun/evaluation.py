@@ -46,6 +46,8 @@ class EvaluationConfig:
     config: dict[str, Any] = field(default_factory=lambda: {"explore": False})
     """Overrides of the run's config for evaluation workers: env, exploration, explore, callbacks,
     seed, algo.num_envs_per_worker."""
+    env_task: Any = None
+    """The task that evaluation plays, where envs play tasks; null: what training plays by then."""
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
     record: int = 0
@@ -219,6 +221,9 @@ class Evaluation:
         workers = self.workers(trainer.algorithms)
         workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
         workers.sync_weights(trainer.algorithms)
+        own = self.config.env_task
+        if tasks := (trainer.workers.tasks if own is None else [own]):
+            workers.set_tasks(tasks)
         call(trainer.callbacks, "on_evaluate_start", trainer=trainer)
         return trainer.iteration, workers
 

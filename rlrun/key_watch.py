@@ -45,13 +45,26 @@ INVENTED = ("custom_metrics", "hist_stats")
 """Below these the names are the users' own, so that one is often much like another."""
 
 
-def check_names(settings: RunSettings, may_add_keys: bool, evaluation: Mapping[str, Any]) -> None:
+CURRICULUM_KEYS = frozenset({"curriculum", "env_task"})
+"""What every result of a run with a curriculum has beside them."""
+
+
+def check_names(
+    settings: RunSettings,
+    may_add_keys: bool,
+    evaluation: Mapping[str, Any],
+    keys_of_curriculum: Mapping[str, str] | None = None,
+) -> None:
     """Raise ConfigError for a key that no result of the run can have, as far as that is known.
 
     `may_add_keys`: whether there are callbacks that may. evaluation: the group of that name.
+    `keys_of_curriculum`: the result keys that the curriculum looks at, by setting; None: there is
+    no curriculum.
     """
-    for setting, key in keys_of(settings).items():
+    for setting, key in {**keys_of(settings), **(keys_of_curriculum or {})}.items():
         name = first_part(key)
+        if name in CURRICULUM_KEYS and keys_of_curriculum is not None:
+            continue
         is_evaluated = evaluation.get("interval") is not None or (
             evaluation.get("at_end") is True and not setting.startswith("stop.")
         )
@@ -80,13 +93,15 @@ def check_names(settings: RunSettings, may_add_keys: bool, evaluation: Mapping[s
 class KeyWatch:
     """Notices settings that name a result key which no result of the run has had."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(
+        self, settings: RunSettings, keys_of_curriculum: Mapping[str, str] | None = None
+    ) -> None:
         self.patience = settings.key_patience_iterations
         self.num_results = 0
         self.num_with_episodes = 0
         self.num_with_learning = 0
         self.has_evaluated = False
-        self.unseen = keys_of(settings)
+        self.unseen = {**keys_of(settings), **(keys_of_curriculum or {})}
         self._warned: set[str] = set()
 
     def note(self, result: Mapping[str, Any]) -> None:

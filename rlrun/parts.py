@@ -17,6 +17,7 @@ from rlrun.core.exploration import Exploration
 from rlrun.core.imports import import_object
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
+from rlrun.curriculum.base import Curriculum
 from rlrun.data_parts import (
     check_data,
     check_evaluation_env,
@@ -48,6 +49,8 @@ class Parts:
     loggers: list[Logger]
     task: Callable[..., None] | None = None
     """A training function of the user's, in the place of a trainer."""
+    keys_of_curriculum: Mapping[str, str] | None = None
+    """The result keys that the curriculum looks at, by setting; None without one."""
 
 
 def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
@@ -99,8 +102,9 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     )
     worker = replace(worker, videos=videos_of_training(worker.env, settings))
     check_evaluation_env(evaluation_worker.env, evaluation)
-    may_add_keys = worker.callbacks.overrides("on_train_result") or settings.task is not None
-    check_names(settings, may_add_keys, plain["evaluation"])
+    keys_of_curriculum = _keys_of_curriculum(worker.callbacks)
+    may_add_keys = _may_add_keys(worker.callbacks) or settings.task is not None
+    check_names(settings, may_add_keys, plain["evaluation"], keys_of_curriculum)
     loggers = build_all(plain.get("logger"), "logger", Logger)
     return Parts(
         settings=settings,
@@ -114,6 +118,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
         ),
         loggers=loggers,
         task=_task(settings),
+        keys_of_curriculum=keys_of_curriculum,
     )
 
 
@@ -168,6 +173,24 @@ def _callbacks(plain: Mapping[str, Any]) -> Callbacks:
     if len(chain) == 1:
         return chain[0]
     return MultiCallbacks(chain) if chain else Callbacks()
+
+
+def _each(callbacks: Callbacks) -> list[Callbacks]:
+    return callbacks.callbacks if isinstance(callbacks, MultiCallbacks) else [callbacks]
+
+
+def _may_add_keys(callbacks: Callbacks) -> bool:
+    """Whether results may get keys that nobody here knows."""
+    ours = Curriculum.__module__.rpartition(".")[0]
+    return any(
+        each.overrides("on_train_result") and not type(each).__module__.startswith(ours)
+        for each in _each(callbacks)
+    )
+
+
+def _keys_of_curriculum(callbacks: Callbacks) -> dict[str, str] | None:
+    found = [each.result_keys for each in _each(callbacks) if isinstance(each, Curriculum)]
+    return {setting: key for keys in found for setting, key in keys.items()} if found else None
 
 
 def _check_hooks(callbacks: type[Callbacks]) -> None:

@@ -7,12 +7,16 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlrun.analysis import ExperimentAnalysis
 from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
+from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError
 from rlrun.parts import read_config, with_seed
 from rlrun.trainer import Trainer
+from rlrun.workers.worker_set import WorkerSet
 
 
 def make_trainer(
@@ -25,8 +29,21 @@ def make_trainer(
     the default one. It gets its tuned values as on the command line. settings: keys of no group,
     such as seed. Raises ConfigError.
     """
-    plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
-    return _trainer(plain, settings)
+    return Trainer(read_config(_composed(algo, env, overrides, settings)).trainer)
+
+
+def make_workers(
+    algo: str, env: str | type | None = None, overrides: list[str] | None = None, **settings: Any
+) -> WorkerSet:
+    """The workers of such a trainer alone, for a training loop of one's own: they act with
+    policies of `algo`, and give rows as it postprocesses them. Also a context manager that stops
+    them. Arguments as in `make_trainer`. Raises ConfigError.
+    """
+    plain = _composed(algo, env, overrides, settings)
+    config = read_config(plain).trainer
+    torch.set_num_threads(config.resources.num_cpus_for_driver)
+    seeding.seed_process(config.worker.seed, "driver")
+    return WorkerSet(config.worker, config.resources, config.resources.num_workers)
 
 
 def run_sweep(overrides: Sequence[str], *, folder: str | Path | None = None) -> ExperimentAnalysis:
@@ -68,7 +85,7 @@ def build_trainer(
         if each.init and not is_composed:
             plain["algo"][each.name] = _as_node(value)
     try:
-        return _trainer(plain, settings)
+        return Trainer(read_config(_with_settings(plain, settings)).trainer)
     except ConfigError as error:
         if plain["tuned"] is None:
             raise
@@ -81,10 +98,17 @@ def build_trainer(
 Algorithm.trainer_factory = build_trainer
 
 
-def _trainer(plain: dict[str, Any], settings: Mapping[str, Any]) -> Trainer:
+def _composed(
+    algo: str, env: str | type | None, overrides: list[str] | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    plain = plain_config(compose([f"algo={algo}", *env_overrides(env), *(overrides or [])]))
+    return _with_settings(plain, settings)
+
+
+def _with_settings(plain: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         set_value(plain, key, value)
-    return Trainer(read_config(with_seed(plain)).trainer)
+    return with_seed(plain)
 
 
 def _nearest_choice(kind: type) -> tuple[type, str | None]:

@@ -127,12 +127,15 @@ def load_worker(
 
 def _worker_of(folder: Path, config: WorkerConfig) -> RolloutWorker:
     from rlrun.workers.rollout_worker import RolloutWorker
+    from rlrun.workers.task_state import unpack
 
     state = checkpoint.load_checkpoint(folder, ("policy", "workers"))
     try:
         # Before there are envs: a curriculum gives them their task when they are made.
         config.callbacks.load_state_dict(state["workers"]["local"]["callbacks"])
         worker = RolloutWorker(replace(config, in_evaluation=True, num_workers=0, device="cpu"))
+        if tasks := state["workers"].get("tasks"):
+            worker.set_tasks([unpack(task) for task in tasks])
         policy = state["policy"]
         worker.set_weights(policy["weights"], checkpoint.read_manifest(folder)["timesteps_total"])
     except RlrunError:

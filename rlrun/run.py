@@ -84,7 +84,7 @@ class Run:
         self.is_folder_mine = False
         """Whether this run has begun to write there."""
         self.reporter: Reporter | None = None
-        self._keys = KeyWatch(self.settings)
+        self._keys = KeyWatch(self.settings, config.keys_of_curriculum)
         self._objective: float | None = None
         self._signal: int | None = None
         self._trainer: Trainer | FunctionTrainer | None = None

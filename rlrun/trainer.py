@@ -39,6 +39,7 @@ from rlrun.core.warm_start import LoadReport, load_weights
 from rlrun.core.weight_files import read_weights
 from rlrun.evaluation import Evaluation, EvaluationConfig
 from rlrun.progress import Progress
+from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.video import require_encoder
@@ -477,6 +478,7 @@ class Trainer:
                 "evaluation_rounds": self.evaluation.num_rounds,
                 "evaluation_metrics": _plain(self.evaluation_metrics | {"episode_media": {}}),
                 "process_rng": seeding.process_rng_state(),
+                "shared": shared.state_dict(),
             },
         }
         facts = {
@@ -521,6 +523,7 @@ class Trainer:
         self.evaluation.num_rounds = int(state["evaluation_rounds"])
         self.evaluation_metrics = state["evaluation_metrics"]
         seeding.restore_process_rng_state(state["process_rng"])
+        shared.load_state_dict(state["shared"])
 
     # The end
 

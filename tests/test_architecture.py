@@ -52,6 +52,7 @@ FLOORS = {
     "progress": 3,
     "evaluation": 3,
     "loggers": 2,
+    "curriculum": 2,
     "algos": 1,
     "workers": 1,
     "envs": 1,
@@ -107,6 +108,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.workers.atari",
         "rlrun.workers.evaluate",
         "rlrun.workers.rollout_worker",
+        "rlrun.workers.task_state",
         "rlrun.workers.video",
     },
     "overrides": {

@@ -33,12 +33,20 @@ TUNED_EXAMPLES = sorted((CONF / "tuned_examples").rglob("*.yaml"))
 NEEDED = {
     "env/gym": ["env.id=CartPole-v1"],
     "model/custom": ["model.module=torch.nn.Identity"],
+    "curriculum/by_reward": ["env=corridor", "curriculum.tasks=[2,4]", "curriculum.threshold=0.9"],
+    "curriculum/by_timestep": ["env=corridor", "curriculum.schedule=[[0,2],[100,4]]"],
+    "curriculum/linear": [
+        *("env=corridor", "curriculum.initial=2", "curriculum.final=4", "curriculum.timesteps=100"),
+    ],
+    "curriculum/env_task_fn": ["env=corridor", "curriculum.env_task_fn=toy_envs.one_more"],
     "env/none": ["algo=bc", "input=tuned_examples/data/cartpole"],
     **{f"algo/{name}": ["input=tuned_examples/data/cartpole"] for name in ("bc", "cql", "marwil")},
 }
 """What a choice cannot go without."""
 
 EXPLORATION = f"({'|'.join(file.stem for file in (CONF / 'exploration').glob('*.yaml'))})"
+
+CURRICULUM = "|".join(file.stem for file in (CONF / "curriculum").glob("*.yaml"))
 
 DATACLASSES = {"env": EnvConfig, "resources": Resources, "evaluation": EvaluationConfig}
 """Groups whose class is always the same, so that their files do not name it."""
@@ -136,7 +144,9 @@ def test_every_tuned_example_composes_stops_by_itself_and_has_a_pass_mark(file: 
 def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file: Path):
     choice = file.relative_to(CONF / "tuned_examples").with_suffix("")
     # <env>-<algo>, and the memory or exploration that it is for.
-    assert re.fullmatch(rf"\w+-{choice.parent.name}(-lstm|-gtrxl|-{EXPLORATION})?", choice.name)
+    assert re.fullmatch(
+        rf"\w+-{choice.parent.name}(-lstm|-gtrxl|-{EXPLORATION}|-({CURRICULUM}))?", choice.name
+    )
     plain = composed(f"tuned_examples/{choice.as_posix()}")
     of_algorithm = composed(f"algo/{choice.parent.name}")["algo"]
     assert plain["algo"]["_target_"] == of_algorithm["_target_"]

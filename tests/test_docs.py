@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers_cli import python_process
 
@@ -15,13 +16,14 @@ from rlrun.compose import compose, plain_config
 from rlrun.parts import read_config, with_seed
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILDING_BLOCKS = (ROOT / "docs" / "building_blocks.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 FROM_RLLIB = (ROOT / "docs" / "from_rllib.md").read_text()
 
 
 def block(text: str, first_line: str) -> str:
     """The indented block that begins with `first_line`, without its indent."""
-    found = re.search(rf"^    {re.escape(first_line)}\n(?:    .*\n|\n)*", text, re.MULTILINE)
+    found = re.search(rf"^    {re.escape(first_line)}.*\n(?:    .*\n|\n)*", text, re.MULTILINE)
     assert found is not None, first_line
     return re.sub(r"^    ", "", found[0], flags=re.MULTILINE)
 
@@ -38,6 +40,17 @@ def folder(tmp_path: Path) -> Path:
     group.mkdir(parents=True)
     (group / "mine.yaml").write_text(block(ARCHITECTURE, "# REINFORCE with a value baseline."))
     return tmp_path
+
+
+@pytest.mark.parametrize("heading", ["## On-policy", "## Off-policy"])
+def test_a_documented_loop_of_ones_own_learns_in_less_than_40_lines(heading):
+    code = block(BUILDING_BLOCKS.partition(heading)[2], "import ")
+    assert len(code.split("\n\n\n")[0].splitlines()) < 40
+    exec(code, found := {})
+    if heading == "## On-policy":
+        assert found["mean_return"] >= 100
+    else:
+        assert np.mean(found["returns"][-20:]) > 2 * np.mean(found["returns"][:20])
 
 
 def test_the_documented_algorithm_and_callback_train_from_a_folder_of_their_own(folder):

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+import rlrun
+
 Reset = tuple[Any, dict[str, Any]]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 
@@ -485,12 +487,73 @@ class TaskEnv(CountingEnv):
         self.task = task
         self.tasks_set += 1
 
+    def sample_tasks(self, n_tasks: int) -> list[float]:
+        return [float(task) for task in range(n_tasks)]
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         self.played = float(self.task[1][0] if isinstance(self.task, dict) else self.task)
         return super().reset(seed=seed, options=options)
 
     def _reward(self) -> float:
         return self.played
+
+
+class AnyTaskEnv(TaskEnv):
+    """Episodes of two steps in every task, whatever it is; the reward is 0."""
+
+    def __init__(self) -> None:
+        super().__init__(terminates_at=2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        self.played = 0.0
+        return CountingEnv.reset(self, seed=seed, options=options)
+
+
+class TasksInOne(gym.vector.SyncVectorEnv):
+    """TaskEnvs as if they were an env's own vector implementation, with one task for all."""
+
+    def __init__(self, num_envs: int, terminates_at: int) -> None:
+        super().__init__([lambda: TaskEnv(terminates_at=terminates_at)] * num_envs)
+        self.tasks_set = 0
+
+    def get_task(self) -> Any:
+        return self.envs[0].get_task()
+
+    def set_task(self, task: Any) -> None:
+        self.tasks_set += 1
+        for env in self.envs:
+            env.set_task(task)
+
+
+class ScaledRewards(gym.Wrapper):
+    """Multiplies rewards by its task, at once."""
+
+    task = 1.0
+
+    def get_task(self) -> float:
+        return self.task
+
+    def set_task(self, task: float) -> None:
+        self.task = task
+
+    def step(self, action: Any) -> Step:
+        observation, reward, *rest = self.env.step(action)
+        return observation, self.task * reward, *rest
+
+
+def one_less(train_results: Any, task_settable_env: Any, env_ctx: Any) -> int:
+    """An env_task_fn: the next task is less by one, and by two in the second env of a worker."""
+    return task_settable_env.get_task() - 1 - env_ctx.vector_index
+
+
+def wrong_task(train_results: Any, task_settable_env: Any, env_ctx: Any) -> Any:
+    """An env_task_fn that fails."""
+    return train_results["no such key"]
+
+
+def one_more(train_results: Any, task_settable_env: Any, env_ctx: Any) -> float:
+    """An env_task_fn: the next task is greater by one."""
+    return task_settable_env.get_task() + 1
 
 
 class DriftingReward(gym.Wrapper):
@@ -551,6 +614,7 @@ class ResetsAllEnv(gym.vector.SyncVectorEnv):
 
 gym.register("toy/Counting-v0", entry_point="toy_envs:CountingEnv")
 gym.register("toy/Native-v0", vector_entry_point="toy_envs:make_native")
+gym.register("toy/Tasks-v0", vector_entry_point="toy_envs:TasksInOne")
 gym.register(
     "toy/Normalised-v0",
     entry_point="toy_envs:CountingEnv",
@@ -564,3 +628,14 @@ class CollectingEnv(CountingEnv):
     def step(self, action: Any) -> Step:
         gc.collect()
         return super().step(action)
+
+
+class SharingEnv(CountingEnv):
+    """Counts the steps of all envs of its run, and pays what the run's store says."""
+
+    def step(self, action: Any) -> Step:
+        rlrun.shared_counter("env steps").inc()
+        return super().step(action)
+
+    def _reward(self) -> float:
+        return float(rlrun.shared_store("settings").get("pay", 1.0))

@@ -84,6 +84,10 @@ class EpisodeWindow:
         self.episodes.extend(episodes)
         return summarize_episodes(self.episodes, episodes)
 
+    def forget(self) -> None:
+        """Means are over the episodes from now on; the total count goes on."""
+        self.episodes.clear()
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "episodes_total": self.episodes_total,

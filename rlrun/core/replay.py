@@ -30,7 +30,10 @@ class ReplayBuffer:
         self.num_added = 0
 
     def add(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Append rows, overwriting the oldest; returns the slots that they took, [N]."""
+        """Append rows, overwriting the oldest; returns the slots that they took, [N]. A batch
+        without columns, as a round of short fragments may give, has none."""
+        if not batch:
+            return np.zeros(0, np.int64)
         num_rows = len(next(iter(batch.values())))
         if num_rows > self.capacity:
             batch = {name: column[-self.capacity :] for name, column in batch.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from rlrun.envs.task_settable_env import TaskSettableEnv
 
-class Corridor(gym.Env):
+
+class Corridor(TaskSettableEnv):
     """A row of places with two doors each, of which one leads on and the other to the start, with
     the reward at the last place (after the combination lock of Osband et al., 2016, sec. 5).
 
@@ -19,6 +20,9 @@ class Corridor(gym.Env):
     episode is truncated after twice the steps that the way takes. The optimal return is 1. At
     random one attempt in 2 ** corridor_length, of two steps on average, comes to the end; the lure
     gives at most 0.04.
+
+    A task is how many places the corridor has, from 1 to `corridor_length`, which is the one to
+    begin with: the doors of a short corridor are the first ones of a longer one.
     """
 
     def __init__(
@@ -34,13 +38,29 @@ class Corridor(gym.Env):
         """The one that leads on, by place."""
         if doors_seed is not None:
             self.doors = np.random.default_rng(doors_seed).integers(2, size=corridor_length)
+        self._task = self.length = corridor_length
         self.place = 0
         self.num_steps = 0
+
+    def get_task(self) -> int:
+        return self._task
+
+    def set_task(self, task: int) -> None:
+        if not (isinstance(task, int) and 1 <= task <= self.corridor_length):
+            raise ValueError(
+                f"the task {task!r} must be a whole number of places from 1 to "
+                f"corridor_length={self.corridor_length}"
+            )
+        self._task = task
+
+    def sample_tasks(self, n_tasks: int) -> list[int]:
+        return [int(self.np_random.integers(self.corridor_length)) + 1 for _ in range(n_tasks)]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
         super().reset(seed=seed)
+        self.length = self._task
         self.place = self.num_steps = 0
         return self.place, {}
 
@@ -49,6 +69,6 @@ class Corridor(gym.Env):
         leads_on = int(action) == self.doors[self.place]
         reward = self.lure if self.place == 0 and not leads_on else 0.0
         self.place = self.place + 1 if leads_on else 0
-        is_at_end = self.place == self.corridor_length
-        truncated = not is_at_end and self.num_steps >= 2 * self.corridor_length
+        is_at_end = self.place == self.length
+        truncated = not is_at_end and self.num_steps >= 2 * self.length
         return self.place, 1.0 if is_at_end else reward, is_at_end, truncated, {}

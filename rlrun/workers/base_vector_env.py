@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -48,6 +48,16 @@ class VectorEnv:
         """What each env said in `info` with its newest observation."""
         raise NotImplementedError
 
+    @property
+    def num_callees(self) -> int:
+        """How many envs `call` and `foreach` reach: of a native vector env, itself alone."""
+        return self.num_envs
+
+    @property
+    def plays_tasks(self) -> bool:
+        """Whether the envs, or wrappers of theirs, have get_task() and set_task(task)."""
+        raise NotImplementedError
+
     def get_sub_environments(self) -> list[gym.Env]:
         """The envs, where they live in this process; empty where they do not."""
         return []
@@ -67,6 +77,15 @@ class VectorEnv:
 
         Raises WorkerError if there is no such method, or if it fails.
         """
+        return self.call_each(name, [args] * self.num_callees)
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The same, with arguments for each env."""
+        raise NotImplementedError
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        """function(env, env_index) of every env with its wrappers, in the process where it lives;
+        of a native vector env function(vector_env, 0), alone."""
         raise NotImplementedError
 
     def episode_starts(self) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -125,11 +125,25 @@ class NativeVectorEnv(VectorEnv):
     def frames_per_second(self) -> float | None:
         return getattr(self.vector_env, "steps_per_second", None)
 
-    def call(self, name: str, *args: Any) -> list[Any]:
+    @property
+    def num_callees(self) -> int:
+        return 1
+
+    @property
+    def plays_tasks(self) -> bool:
+        return all(hasattr(self.vector_env, name) for name in ("get_task", "set_task"))
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         method = getattr(self.vector_env, name, None)
-        return results_of(
-            [(False, None) if method is None else (True, method(*args))], name, self.env_id
-        )
+        if method is None:
+            return results_of([(False, None)], name, self.env_id)
+        try:
+            return [method(*arguments[0])]
+        except Exception as error:
+            raise self._failure(name, f"{type(error).__name__}: {error}") from error
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        return [function(self.vector_env, 0)]
 
     def close(self) -> None:
         self.vector_env.close()

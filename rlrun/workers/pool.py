@@ -23,6 +23,7 @@ from rlrun.core.errors import (
 )
 from rlrun.core.processes import Place, enter, place_for_others
 from rlrun.core.resources import Resources
+from rlrun.workers import shared
 from rlrun.workers.task import Task, do
 
 logger = logging.getLogger("rlrun.workers")
@@ -96,6 +97,7 @@ class RemotePool:
             for actor in self.actors:
                 ray.kill(actor)
             raise
+        _living.add(self)
 
     def map(self, task: Task, *args: Any) -> list[Any]:
         """`task` of every worker at once; their results in order. Raises WorkerError."""
@@ -251,6 +253,9 @@ class RemotePool:
         for actor in self.actors:
             self._ray.kill(actor)
         self.actors = []
+        _living.discard(self)
+        if not _living:
+            shared.bring_home()
 
     def _confirmed(self, calls: list[tuple[int, Any]]) -> list[Any]:
         """The results of `calls`, if all that was sent before was done."""
@@ -385,6 +390,9 @@ def _driver_path() -> list[str]:
     """Where this process finds modules, so that the user's own are found there too."""
     return [path for path in (os.getcwd(), *sys.path) if path]
 
+
+_living: set[RemotePool] = set()
+"""Pools of this process whose workers have not been stopped."""
 
 _connection: tuple[str | None, int | None] | None = None
 """resources.ray_address and ray_num_cpus by which this process has been connected to Ray here."""

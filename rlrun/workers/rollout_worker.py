@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,13 +18,13 @@ from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.episode import AGENT_ID, Episode
-from rlrun.core.errors import WorkerError
 from rlrun.core.exploration import Exploration
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.process import set_process_name
+from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
 from rlrun.workers.env_context import EnvContext
@@ -37,6 +37,7 @@ from rlrun.workers.offline.reader import OfflineReader, origin_of_data
 from rlrun.workers.offline.recorder import make_recorder
 from rlrun.workers.offline.shuffle import Share
 from rlrun.workers.sample import Sample, without_rows
+from rlrun.workers.task_state import pack, unpack, update_task
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 from rlrun.workers.video import FilmedVectorEnv, VideoConfig
 from rlrun.workers.whole_episode import run_episode
@@ -385,17 +386,56 @@ class RolloutWorker:
         return [function(policy, policy_id) for policy_id, policy in self.policies.items()]
 
     def foreach_env(self, function: Callable[[Any], Any]) -> list[Any]:
-        """function(env) for every env of this worker that lives in this process, unwrapped."""
+        """function(env) for every env of this worker, unwrapped, in the process where it lives; of
+        a native vector env function(vector_env), once."""
         if self.env is None:
             return []
-        envs = self.env.get_sub_environments()
-        if not envs:
-            raise WorkerError(
-                f"foreach_env reaches only envs that live in the worker's own process; with "
-                f"env.vectorization={self.config.env.vectorization} they do not. Use "
-                f"env.vectorization=sync."
-            )
-        return [function(env.unwrapped) for env in envs]
+        return self.env.foreach(lambda env, _: function(env.unwrapped))
+
+    def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """The same as function(env, env_ctx)."""
+        if self.env is None:
+            return []
+        context = self._env_context()
+        return self.env.foreach(lambda env, index: function(env.unwrapped, context(index)))
+
+    # Tasks of envs
+
+    @property
+    def plays_tasks(self) -> bool:
+        """Whether there are envs, with get_task and set_task."""
+        return self.env is not None and self.env.plays_tasks
+
+    def get_tasks(self) -> list[Any]:
+        """The task of every env; empty where envs have none."""
+        return self.env.call("get_task") if self.env is not None and self.plays_tasks else []
+
+    def sample_tasks(self, num_tasks: int) -> list[Any]:
+        """That many tasks of the first env's sample_tasks, by its seed if it has not begun."""
+        if self.env is None:
+            return []
+        if isinstance(self.input, EnvSampler) and not self.input.has_begun:
+            self.env.reset(self.input.seeds)
+        return list(self.env.call("sample_tasks", num_tasks)[0])
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """Deal tasks out to the envs of all workers in turn, from the first one again where there
+        are fewer; this is what happens to those of this worker. Raises WorkerError."""
+        if self.env is None:
+            return
+        before = max(self.worker_index - 1, 0) * self.env.num_callees
+        dealt = [(tasks[(before + i) % len(tasks)],) for i in range(self.env.num_callees)]
+        self.env.call_each("set_task", dealt)
+
+    def update_tasks(self, next_task: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """Set the task of every env to next_task(env, env_ctx), where that is another than it has;
+        `env` is the layer that has get_task and set_task. Returns the tasks."""
+        if self.env is None:
+            return []
+        context = self._env_context()
+        return self.env.foreach(
+            lambda env, index: update_task(env, lambda layer: next_task(layer, context(index)))
+        )
 
     def _env_context(self) -> Callable[[int], EnvContext]:
         """What makes the context of one of the envs."""
@@ -444,10 +484,12 @@ class RolloutWorker:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed worker needs beside its policies' weights."""
+        shared.settle()
         return {
             "timestep": self.timestep,
             "actors": {policy_id: actor.state_dict() for policy_id, actor in self.actors.items()},
             "trajectories": self._cutter.state_dict(),
+            "tasks": [pack(task) for task in self.get_tasks()],
             "input": None if self.input is None else self.input.state_dict(),
             "videos": self.env.state_dict() if isinstance(self.env, FilmedVectorEnv) else None,
             "callbacks": self.callbacks.state_dict(),
@@ -461,6 +503,9 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._cutter.load_state_dict(state["trajectories"])
+        tasks = [unpack(task) for task in state["tasks"]]
+        if self.env is not None and len(tasks) == self.env.num_callees:
+            self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])
@@ -475,6 +520,8 @@ class RolloutWorker:
                 self.actors[policy_id].exploration.reset(cut)
         if self.worker_index > 0:
             seeding.restore_process_rng_state(state["process_rng"])
+        # Envs that played their episodes again counted again what the trainer now puts right.
+        shared.settle()
 
     def stop(self) -> None:
         """Close envs and files."""

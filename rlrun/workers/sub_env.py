@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import CloudpickleWrapper
 from numpy import ndarray
 
 from rlrun.core import seeding
-from rlrun.core.errors import WorkerError
+from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.membership import misfit
 from rlrun.workers.task_state import is_same, pack, unpack
 
@@ -44,7 +46,7 @@ class SubEnv(gym.Wrapper):
         self.episode_start: dict[str, Any] = {}
         self.pending_restore: dict[str, Any] | None = None
         self._spaces = _own_spaces(env)
-        self._has_task = all(map(env.has_wrapper_attr, ("get_task", "set_task")))
+        self.plays_tasks: bool = all(map(env.has_wrapper_attr, ("get_task", "set_task")))
         self._space = env.observation_space
         is_box = isinstance(self._space, gym.spaces.Box)
         self._shape, self._dtype = (
@@ -61,7 +63,7 @@ class SubEnv(gym.Wrapper):
             self.episode_start = {"seed": seed}
             self.seed = seed
             self._seed_streams(seed)
-        if self._has_task:
+        if self.plays_tasks:
             self.episode_start["task"] = self._get_task()
         try:
             given = self.env.reset(seed=seed, options=options or None)
@@ -120,15 +122,15 @@ class SubEnv(gym.Wrapper):
     def save_episode(self) -> dict[str, Any]:
         """What `restore_start` needs beside the actions, in plain numbers and arrays."""
         saved = {"start": self.episode_start, "streams": self._streams()}
-        return {**saved, "task": self._get_task()} if self._has_task else saved
+        return {**saved, "task": self._get_task()} if self.plays_tasks else saved
 
     def restore_start(self) -> Any:
         """Go back to the start of an episode: `pending_restore` is what `save_episode` gave, with
         the `actions` since. Returns the first observation."""
         assert self.pending_restore is not None
         start = self.pending_restore["start"]
-        if self._has_task and "task" in start:
-            self._set_task(start["task"], present=None)
+        if self.plays_tasks and "task" in start:
+            self._set_task(start["task"], present=self._get_task())
         if "seed" in start:
             first, _ = self.reset(seed=int(start["seed"]))
         else:
@@ -149,7 +151,7 @@ class SubEnv(gym.Wrapper):
         end = self._play(saved["first"], saved["actions"])
         self._set_streams(saved["streams"])
         # A task that was set since the episode began is for the next one.
-        if self._has_task and "task" in saved:
+        if self.plays_tasks and "task" in saved:
             self._set_task(saved["task"], present=saved["start"].get("task"))
         return end
 
@@ -173,6 +175,23 @@ class SubEnv(gym.Wrapper):
             return True, self.env.get_wrapper_attr(name)(*args)
         except (Exception, SystemExit) as error:
             raise self.failure(name, error) from error
+
+    def call_own(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> tuple[bool, Any]:
+        """`call_method` with the arguments that stand at the place of this env."""
+        return self.call_method(name, *arguments[self.env_index])
+
+    def apply(self, function: Callable[[gym.Env, int], Any]) -> Any:
+        """function(this env, its index). What it raises is named as this env's."""
+        try:
+            return function(self, self.env_index)
+        except RlrunError:
+            raise
+        except Exception as error:
+            raise self.failure("foreach_env", error) from error
+
+    def apply_sent(self, sent: CloudpickleWrapper) -> CloudpickleWrapper:
+        """The same with a function that comes from another process, where what it gives goes."""
+        return CloudpickleWrapper(self.apply(sent.fn))  # type: ignore[arg-type]
 
     def _play(self, observation: Any, actions: Any) -> tuple[Any, float] | None:
         total_reward = 0.0

@@ -1,18 +1,20 @@
-"""Tasks of envs, infos and notes of callbacks as a checkpoint can hold them, which knows no tuples
-and no keys but text."""
+"""Tasks of envs: how they are set. And how a checkpoint, which knows no tuples and no keys but
+text, can hold them, infos and notes of callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 PLAIN = (bool, int, float, str, type(None))
 
 
-def pack(task: Any) -> dict[str, Any]:
-    """`task` as {kind: content}, of which `unpack` makes an equal one; arrays are copied.
+def pack(task: Any, noun: str = "task") -> dict[str, Any]:
+    """`task` as {kind: content}, of which `unpack` makes an equal one; arrays are copied. `noun` is
+    what errors call it.
 
     Raises TypeError for what is not made of numbers, text, arrays, lists, tuples and dicts.
     """
@@ -23,11 +25,11 @@ def pack(task: Any) -> dict[str, Any]:
     if type(task) in PLAIN:
         return {"plain": task}
     if type(task) in (list, tuple):
-        return {type(task).__name__: [pack(part) for part in task]}
+        return {type(task).__name__: [pack(part, noun) for part in task]}
     if type(task) is dict:
-        return {"dict": [[pack(key), pack(part)] for key, part in task.items()]}
+        return {"dict": [[pack(key, noun), pack(part, noun)] for key, part in task.items()]}
     raise TypeError(
-        f"the task {task!r} is a {type(task).__name__}, which a checkpoint cannot hold. A task "
+        f"the {noun} {task!r} is a {type(task).__name__}, which a checkpoint cannot hold. A {noun} "
         f"must be made of numbers, text, arrays, lists, tuples and dicts."
     )
 
@@ -70,3 +72,19 @@ def is_same(packed: Any, other: Any) -> bool:
     if isinstance(packed, list):
         return len(packed) == len(other) and all(map(is_same, packed, other))
     return bool(np.array_equal(packed, other))
+
+
+def update_task(env: Any, next_task: Callable[[Any], Any]) -> Any:
+    """Set an env's task to what next_task(the layer of the env that has get_task and set_task)
+    gives, unless it has that already; returns the task."""
+    layer = env
+    while isinstance(layer, gym.Wrapper) and not _has_tasks(layer):
+        layer = layer.env
+    task = next_task(layer)
+    if not is_same(pack(task), pack(layer.get_task())):
+        layer.set_task(task)
+    return task
+
+
+def _has_tasks(layer: Any) -> bool:
+    return hasattr(layer, "get_task") and hasattr(layer, "set_task")

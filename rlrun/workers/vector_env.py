@@ -5,19 +5,20 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector.utils import CloudpickleWrapper, concatenate, create_empty_array
 
 from rlrun.core import processes, seeding
 from rlrun.core.errors import RlrunError, WorkerError
 from rlrun.core.nested import row_of
+from rlrun.workers import shared
 from rlrun.workers.base_vector_env import StepResult, VectorEnv, results_of
 from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
 from rlrun.workers.native_env import NativeVectorEnv
@@ -90,8 +91,16 @@ class SyncVectorEnv(VectorEnv):
     def frames_per_second(self) -> float | None:
         return self.envs[0].metadata.get("render_fps")
 
-    def call(self, name: str, *args: Any) -> list[Any]:
-        return results_of([env.call_method(name, *args) for env in self.envs], name, self.env_id)
+    @property
+    def plays_tasks(self) -> bool:
+        return self.envs[0].plays_tasks
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        found = [env.call_own(name, arguments) for env in self.envs]
+        return results_of(found, name, self.env_id)
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        return [env.apply(function) for env in self.envs]
 
     def episode_starts(self) -> list[dict[str, Any]]:
         return [env.save_episode() for env in self.envs]
@@ -166,10 +175,20 @@ class AsyncVectorEnv(VectorEnv):
     def frames_per_second(self) -> float | None:
         return self.vector_env.metadata.get("render_fps")
 
-    def call(self, name: str, *args: Any) -> list[Any]:
+    @cached_property
+    def plays_tasks(self) -> bool:  # type: ignore[override]
         with self._watched():
-            found = self.vector_env.call("call_method", name, *args)
+            return all(self.vector_env.call("plays_tasks"))
+
+    def call_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self._watched():
+            found = self.vector_env.call("call_own", name, arguments)
         return results_of(found, name, self.env_id)
+
+    def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        with self._watched():
+            sent = CloudpickleWrapper(function)  # type: ignore[arg-type]
+            return [found.fn for found in self.vector_env.call("apply_sent", sent)]
 
     def episode_starts(self) -> list[dict[str, Any]]:
         with self._watched():
@@ -203,7 +222,7 @@ class AsyncVectorEnv(VectorEnv):
                 f"envs of {self.env_id!r} died ({type(error).__name__}). "
                 f"With env.vectorization=sync its error would show here."
             ) from error
-        except WorkerError:
+        except RlrunError:
             self._is_broken = True
             raise
         except (TypeError, ValueError) as error:
@@ -281,12 +300,13 @@ def _make_async(
     config: EnvConfig, num_envs: int, seed_path: tuple[int, Purpose, int], is_filmed: bool
 ) -> AsyncVectorEnv:
     worker_index = seed_path[-1]
+    parent = (os.getpid(), shared.listen())
     makers = [
         partial(
             _make_env_of_a_process,
             config,
             (*seed_path, index),
-            os.getpid(),
+            parent,
             _shown(is_filmed, index),
         )
         for index in range(num_envs)
@@ -308,12 +328,14 @@ def _make_async(
 def _make_env_of_a_process(
     config: EnvConfig,
     seed_path: tuple[int, Purpose, int, int],
-    parent: int,
+    parent: tuple[int, Any],
     shown: dict[str, Any],
 ) -> SubEnv:
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
-    owns_process = os.getpid() != parent
+    process_id, address = parent
+    owns_process = os.getpid() != process_id
     if owns_process:
+        shared.speak_to(address)
         # What the parent left for its collector is not for this process to destroy: objects with
         # threads, such as ALE's vector envs, bring a fork down.
         gc.freeze()

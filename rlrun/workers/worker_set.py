@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,11 +23,13 @@ from rlrun.core.phases import SamplingTime
 from rlrun.core.policy import Policy
 from rlrun.core.resources import Resources
 from rlrun.core.shards import ShardPlan
+from rlrun.workers.actor import DEFAULT_POLICY_ID
+from rlrun.workers.env_context import EnvContext
 from rlrun.workers.evaluate import PIECE_S, Amount
 from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
 from rlrun.workers.sample import RowsElsewhere, Sample
 from rlrun.workers.task import Task, do
-from rlrun.workers.task_state import pack_entries, unpack_entries
+from rlrun.workers.task_state import is_same, pack, pack_entries, unpack, unpack_entries
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -58,6 +60,8 @@ class WorkerSet:
         self._rounds: list[Sample] = []
         self._arrived: deque[tuple[int, Sample]] = deque()
         """What was under way to a stream when a checkpoint was made."""
+        self.tasks: list[Any] = []
+        """What `set_tasks` dealt out last; empty: the envs have tasks of their own, or none."""
         self._told: dict[int, int] = {}
         """How many updates in all the weights have seen that a worker was sent last."""
         self._episodes: list[EpisodeReport] = []
@@ -191,6 +195,8 @@ class WorkerSet:
         """Put a new remote worker in the place of one, with the weights published last."""
         self._pool.replace(position)
         self._pool.call(position, "set_weights", *self._publication())
+        if self.tasks:
+            self._pool.call(position, "set_tasks", self.tasks)
 
     # Sampling and weights
 
@@ -267,6 +273,20 @@ class WorkerSet:
         elif self._pool is not None:
             self._pool.send(to, "set_weights", *self._publication())
 
+    def make_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy:
+        """A policy for a loop of one's own to learn, with the weights that workers begin with."""
+        return self._local.actors[policy_id].make_policy()
+
+    def sync_policy(self, policy: Policy, policy_id: str = DEFAULT_POLICY_ID) -> None:
+        """After such a loop's update: count in the policy's filter what workers gathered, and give
+        them all its weights."""
+        if (moments := self._gathered.pop(policy_id, None)) is not None:
+            policy.observation_filter.merge(moments)
+        self._local.timestep = self.num_env_steps_sampled
+        self._local.actors[policy_id].policy.copy_weights(policy)
+        if self._pool is not None:
+            self._pool.send_all("set_weights", *self._publication())
+
     def updates_since_told(self, position: int) -> int:
         """How many updates the worker at `position` does not know of yet."""
         return self._num_updates() - self._told.get(position, 0)
@@ -331,12 +351,48 @@ class WorkerSet:
         results = self.foreach_worker(lambda worker: worker.foreach_policy(function))
         return [result for of_worker in results for result in of_worker]
 
+    def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """function(env, env_ctx) on every env; lists as in `foreach_env`."""
+        return self.foreach_worker(lambda worker: worker.foreach_env_with_context(function))
+
+    # Tasks of envs
+
+    def get_tasks(self) -> list[Any]:
+        """The task of every env of the sampling workers, in order."""
+        return [task for of_worker in self.map("get_tasks") for task in of_worker]
+
+    def sample_tasks(self, num_tasks: int) -> list[Any]:
+        """That many tasks of an env's sample_tasks. Raises WorkerError if it has no such method."""
+        return self.map("sample_tasks", num_tasks)[0]  # type: ignore[no-any-return]
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """Deal tasks out to all envs in turn: one is for all, as many as there are envs are one for
+        each. Workers that come later get theirs. Raises WorkerError if an env refuses its task."""
+        packed = [pack(task) for task in tasks]
+        if is_same(packed, [pack(task) for task in self.tasks]):
+            return
+        self.foreach_worker(lambda worker: worker.set_tasks(tasks))
+        self.tasks = list(tasks)
+
+    def update_tasks(self, next_task: Callable[[Any, EnvContext], Any]) -> list[Any]:
+        """Set the task of every env to next_task(env, env_ctx); returns the tasks, of sampling
+        workers' envs in order. Raises WorkerError."""
+        found = self.foreach_worker(lambda worker: worker.update_tasks(next_task))
+        self.tasks = [task for of_worker in found[bool(self.num_workers) :] for task in of_worker]
+        return self.tasks
+
+    @property
+    def plays_tasks(self) -> bool:
+        """Whether the envs have get_task and set_task."""
+        return any(self.foreach_worker(lambda worker: worker.plays_tasks))
+
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """All that resumed workers need beside the policies."""
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
+            "tasks": [pack(task) for task in self.tasks],
             "rounds": [_as_plain(sample) for sample in self._rounds],
             "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
             "episodes": [_report_as_plain(report) for report in self._episodes],
@@ -351,6 +407,9 @@ class WorkerSet:
         """Put back what `state_dict` gave, with the weights of `algorithms`; workers that it does
         not know start afresh."""
         self.num_env_steps_sampled = int(state["num_env_steps_sampled"])
+        if tasks := state["tasks"]:
+            # Of workers that the state knows, each then gets what it had itself.
+            self.set_tasks([unpack(task) for task in tasks])
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
         if self._pool is not None:
             for task in SAMPLING:
@@ -398,6 +457,12 @@ class WorkerSet:
         self._local.stop()
         for remote in (*self._shards, *([] if self._pool is None else [self._pool])):
             remote.stop()
+
+    def __enter__(self) -> WorkerSet:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
 
     def _older_weights(self) -> dict[str, Any] | None:
         """What the local worker acts with, where that is not what the learners have by now."""

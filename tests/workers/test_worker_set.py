@@ -466,12 +466,14 @@ def test_the_local_worker_acts_on_a_copy_if_there_are_no_others():
         assert len(local.workers.foreach_env(lambda env: env)[0]) == 2
 
 
-def test_envs_in_processes_of_their_own_are_out_of_reach_of_foreach_env():
-    with (
-        make("CartPole-v1", "env.vectorization=async") as local,
-        pytest.raises(WorkerError, match=r"env\.vectorization=sync"),
-    ):
-        local.workers.foreach_env(lambda env: env)
+def test_foreach_env_goes_into_the_processes_of_envs():
+    with make("CartPole-v1", "env.vectorization=async") as local:
+        found = local.workers.foreach_env_with_context(
+            lambda env, env_ctx: (type(env).__qualname__, env_ctx.vector_index, os.getpid())
+        )
+    (names, indices, processes) = zip(*found[0], strict=True)
+    assert (names, indices) == (("CartPoleEnv",) * 2, (0, 1))
+    assert len({*processes, os.getpid()}) == 3
 
 
 # Verbs
