@@ -54,13 +54,13 @@ def serve(control: socket.socket) -> tuple[Start, Channel] | None:
             _end_orphans(children)
             return None
         start = Start(**json.loads(message))
-        pid = os.fork()
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, previous)
             for descriptor in (control.detach(), woken, waker):
                 os.close(descriptor)
-            begin(start)
+            begin(start, server)
             return start, Channel(socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
         children[pid] = start.number

@@ -38,6 +38,8 @@ class LocalExecutor(Executor):
 
     def __init__(self) -> None:
         self._heard: list[Heard] = []
+        self._unended: set[int] = set()
+        """Trials that were to start and have not been heard to end."""
         self._channels: dict[int, Channel] = {}
         self._pids: dict[int, int] = {}
         self._selector = selectors.DefaultSelector()
@@ -60,7 +62,8 @@ class LocalExecutor(Executor):
             self._wait_until_ready()
         ours, theirs = socket.socketpair()
         request = json.dumps(start.to_message()).encode()
-        with theirs:
+        self._unended.add(start.number)
+        with theirs, suppress(ConnectionError):  # It was killed, as `hear` will find.
             socket.send_fds(self._control, [request], [theirs.fileno()])
         channel = self._channels[start.number] = Channel(ours)
         self._selector.register(channel, selectors.EVENT_READ, start.number)
@@ -106,7 +109,10 @@ class LocalExecutor(Executor):
             del self._channels[number]
 
     def _hear_server(self) -> None:
-        received = self._control.recv(REQUEST_BYTES)
+        try:
+            received = self._control.recv(REQUEST_BYTES)
+        except ConnectionError:  # It was killed before it had read all.
+            received = b""
         if not received:
             self._replace_server()
             return
@@ -120,6 +126,7 @@ class LocalExecutor(Executor):
             while number in self._channels:  # What it said before it ended may lie there still.
                 self._hear_trial(number)
             del self._pids[number]
+            self._unended.remove(number)
             self._heard.append(Heard(number, message))
 
     def _wait_until_ready(self) -> None:
@@ -147,9 +154,10 @@ class LocalExecutor(Executor):
         self._selector.unregister(self._control)
         self._control.close()
         self._server.wait()
-        for number in list(self._pids):
+        for number in sorted(self._unended):
             while number in self._channels:
                 self._hear_trial(number)
             self._heard.append(Heard(number, ended))
+        self._unended.clear()
         self._pids.clear()
         self._start_server()

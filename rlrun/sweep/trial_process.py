@@ -62,10 +62,9 @@ class TrialReporter:
             self._channel.send({"kind": "end", "status": status, "passed": passed})
 
 
-def begin(start: Start) -> None:
+def begin(start: Start, parent: int) -> None:
     """Make a process just forked that of a trial: in a session of its own, with its own output and
     environment, and not to outlive its parent."""
-    parent = os.getppid()
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
