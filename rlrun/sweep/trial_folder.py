@@ -66,19 +66,22 @@ def results_of(folder: Path) -> Iterator[dict[str, Any]]:
 def copy_checkpoint(source: Path, target: Path) -> int | None:
     """Copy the newest checkpoint of one trial for another, whose process takes it over when it
     starts again; returns its iteration, or None if there is none. Raises RlrunError."""
-    checkpoints = checkpoint.list_checkpoints(source)
-    if not checkpoints:
-        return None
     half_done, copied = target / f"{COPIED}.tmp", target / COPIED
-    try:
-        for path in (half_done, copied):
-            shutil.rmtree(path, ignore_errors=True)
-        half_done.mkdir()
-        shutil.copytree(checkpoints[-1], half_done / checkpoints[-1].name)
-        half_done.replace(copied)
-    except OSError as error:
-        raise RlrunError(f"{checkpoints[-1]} cannot be copied to {target}: {error}") from error
-    return checkpoint.iteration_of(checkpoints[-1])
+    # The source may be running: a newer checkpoint takes the place of the one that is copied.
+    while checkpoints := checkpoint.complete_checkpoints(source):
+        newest = checkpoints[-1]
+        try:
+            for path in (half_done, copied):
+                shutil.rmtree(path, ignore_errors=True)
+            half_done.mkdir()
+            shutil.copytree(newest, half_done / newest.name)
+            half_done.replace(copied)
+        except OSError as error:
+            if not (newest / checkpoint.MANIFEST).exists():
+                continue
+            raise RlrunError(f"{newest} cannot be copied to {target}: {error}") from error
+        return checkpoint.iteration_of(newest)
+    return None
 
 
 def forget_copy(folder: Path) -> None:
@@ -94,7 +97,8 @@ def assignments(values: Mapping[str, Any]) -> list[str]:
 def last_words(folder: Path, exit_status: int) -> str:
     """Why a trial's process ended, in a line."""
     if exit_status < 0:
-        return f"killed by {signal.Signals(-exit_status).name}"
+        known = {each.value: each.name for each in signal.Signals}
+        return f"killed by {known.get(-exit_status, f'signal {-exit_status}')}"
     try:
         with (folder / OUTPUT).open("rb") as file:
             file.seek(0, 2)
@@ -108,8 +112,10 @@ def last_words(folder: Path, exit_status: int) -> str:
 
 def _take_over(folder: Path, copied: Path) -> None:
     """Put another's checkpoint in the place of a trial's own ones."""
-    for own in checkpoint.list_checkpoints(folder):
+    new = list(copied.glob("checkpoint_*"))
+    # A kill may have come when all was done but the last line.
+    for own in checkpoint.list_checkpoints(folder) if new else ():
         own.replace(own.with_name(f"superseded_{time.time_ns()}_{own.name}"))
-    for path in copied.glob("checkpoint_*"):
+    for path in new:
         path.replace(folder / path.name)
     copied.rmdir()
