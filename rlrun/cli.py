@@ -243,7 +243,8 @@ def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
     Go on from the newest complete checkpoint of a run, or from the one given. Keys are set in the
     run's configuration, and stay set: rlrun resume RUN_DIR stop.timesteps_total=200000
 
-    With the folder of a sweep: trials that have ended stay as they are, the others go on.
+    With the folder of a sweep: trials that have ended stay as they are, the others go on; those
+    that failed do so with sweep.retry_failed=true.
     """
     if not _begins_with_path(arguments):
         raise _usage(resume)

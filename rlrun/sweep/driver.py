@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from rlrun.core.errors import RlrunError
+from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.loggers.base import lookup
 from rlrun.sweep import trial_folder
 from rlrun.sweep.channel import Message
@@ -26,6 +24,7 @@ from rlrun.sweep.packing import Place, Room
 from rlrun.sweep.schedulers.base import Continue, Decision, Exploit, Pause, Scheduler, Stop
 from rlrun.sweep.search.base import Search
 from rlrun.sweep.settings import SweepSettings
+from rlrun.sweep.signals import Signals
 from rlrun.sweep.trial import Status, Trial
 from rlrun.sweep.trial_process import Start
 
@@ -76,7 +75,16 @@ class SweepDriver:
         room: Room,
         *,
         observers: Sequence[SweepObserver] = (),
+        retry_failed: bool = False,
     ) -> None:
+        """retry_failed: whether trials that have failed go on too. Raises ConfigError if the
+        scheduler has made what it decided depend on their failure."""
+        if retry_failed and type(plan.scheduler).on_end is not Scheduler.on_end:
+            name = type(plan.scheduler).__name__
+            raise ConfigError(
+                f"sweep.retry_failed=true: {name} has let go of trials that failed. One with "
+                "a checkpoint goes on by itself: rlrun resume TRIAL_DIR"
+            )
         self.plan = plan
         self.folder = plan.folder
         """Of the sweep; trials have theirs below it."""
@@ -98,6 +106,9 @@ class SweepDriver:
         self._search = plan.search
         self._num_asked = 0
         self._is_asked_out = False
+        self._retries_failed = retry_failed
+        self._told_points: set[int] = set()
+        """Those of which the search has heard how they ended, which it does once."""
         self._places: dict[int, Place] = {}
         self._told: dict[int, int] = {}
         """The last iteration of each trial that scheduler and search have heard of."""
@@ -109,7 +120,7 @@ class SweepDriver:
         """The values with which trials go on that have copied another one."""
         self._ends: dict[int, Message] = {}
         """How runs ended in order whose process has not ended yet."""
-        self._signals_taken: list[int] = []
+        self._signals = Signals()
         self._kill_at: float | None = None
         self.scheduler.seed, self.scheduler.folder = plan.seed, plan.folder
         self.scheduler.metric = self.scheduler.metric or self.metric
@@ -147,8 +158,8 @@ class SweepDriver:
     @property
     def exit_status(self) -> int:
         """What the process should exit with: 128 + a signal, 1 if a trial failed, else 0."""
-        if self._signals_taken:
-            return 128 + self._signals_taken[0]
+        if self._signals.taken:
+            return 128 + self._signals.taken[0]
         return (
             1 if any(trial.status is Status.FAILED or trial.error for trial in self.trials) else 0
         )
@@ -159,10 +170,12 @@ class SweepDriver:
         """Run all trials to their ends, or until the sweep is interrupted; the folder is there, and
         locked. Raises RlrunError if the disk refuses."""
         with ExitStack() as stack:
-            stack.enter_context(self._signals())
+            stack.enter_context(self._signals.are_taken())
             self._replay()
             self._journal = Journal(self.folder)
             stack.callback(self._journal.close)
+            if self._retries_failed:
+                self._retry_failed()
             self._settle_the_past()
             self._ask()
             self._tell(SweepObserver.on_start)
@@ -187,10 +200,10 @@ class SweepDriver:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 self._tell(SweepObserver.on_tick)
-            if self._signals_taken and not self.is_interrupted:
+            if self._signals.taken:
                 self._interrupt()
             is_late = self._kill_at is not None and time.monotonic() > self._kill_at
-            if is_late or len(self._signals_taken) > 1:
+            if is_late or len(self._signals.taken) > 1:
                 self._kill_all()
 
     def _tell(self, hook: Any) -> None:
@@ -296,7 +309,10 @@ class SweepDriver:
     def _act_on(self, heard: Heard) -> None:
         trial, message = self.trials[heard.number], heard.message
         if message["kind"] == "result":
-            self._executor.answer(trial.number, {"answer": self._answer(trial, message["result"])})
+            answer = self._answer(trial, message["result"])
+            if self.is_interrupted and answer in ("continue", "checkpoint"):
+                answer = "pause"  # Its process may have been too young for the signal.
+            self._executor.answer(trial.number, {"answer": answer})
         elif message["kind"] == "end":
             self._ends[trial.number] = message
         else:
@@ -352,7 +368,7 @@ class SweepDriver:
             result = result | {self.metric: last}
         trial.result = result
         self._told[trial.number] = result["training_iteration"]
-        if value is not None:
+        if value is not None and trial.point not in self._told_points:
             self._search.report(trial.point, self.scheduler.time_of(result), value)
         return self.scheduler.on_result(trial, result)
 
@@ -401,18 +417,20 @@ class SweepDriver:
             self._journal.write("end", number=trial.number, status=Status.WAITING, error=error)
             return
         self._end(trial, Status.FAILED, error)
-        if self.settings.fail_fast:
-            self._interrupt()
 
     def _end(self, trial: Trial, status: Status, error: str = "") -> None:
         self._journal.write("end", number=trial.number, status=status, error=error)
         self._hear_end(trial, status, error)
+        if status is Status.FAILED and self.settings.fail_fast:
+            self._interrupt()
 
     def _hear_end(self, trial: Trial, status: Status, error: str) -> None:
         trial.status, trial.error = status, error
         self.scheduler.on_end(trial)
         of_point = [each for each in self.trials if each.point == trial.point]
-        if status.is_final and all(each.status.is_final for each in of_point):
+        is_told = trial.point in self._told_points
+        if status.is_final and not is_told and all(each.status.is_final for each in of_point):
+            self._told_points.add(trial.point)
             good = [each for each in of_point if each.status is not Status.FAILED]
             values = [v for each in good if (v := self.value_of(each.result)) is not None]
             self._search.tell(trial.point, statistics.fmean(values) if values else None)
@@ -429,7 +447,8 @@ class SweepDriver:
         if self.is_interrupted:
             return False
         waiting = [t for t in self.trials if t.status in (Status.WAITING, Status.PAUSED)]
-        if any(trial_folder.owner_of(trial.folder) for trial in waiting):
+        # As it was when they were to start: whoever has lost its owner since starts next.
+        if any(trial.waits_for for trial in waiting):
             return True
         for trial in waiting:
             self._end(trial, Status.PRUNED)
@@ -438,29 +457,9 @@ class SweepDriver:
 
     # Interruption
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a lost terminal end all trials with a checkpoint; a second one at
-        once."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            self._signals_taken.append(number)
-
-        try:
-            signals = [signal.SIGINT, signal.SIGTERM]
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-                signals.append(signal.SIGHUP)
-            previous = {each: signal.signal(each, handle) for each in signals}
-        except ValueError:  # Only the main thread may.
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
     def _interrupt(self) -> None:
+        if self.is_interrupted:  # A second signal would end trials without a checkpoint.
+            return
         self.is_interrupted = True
         self._kill_at = time.monotonic() + GRACE_S
         for number in list(self._places):
@@ -502,8 +501,16 @@ class SweepDriver:
                 self._decisions[trial.number] = _decision_of(event["decision"])
             case "end" if event["status"] == Status.WAITING:
                 trial.num_failures += 1
+            case "retry":
+                _forget_failure(trial)
             case "end":
                 self._hear_end(trial, Status(event["status"]), event["error"])
+
+    def _retry_failed(self) -> None:
+        for trial in self.trials:
+            if trial.status is Status.FAILED:
+                self._journal.write("retry", number=trial.number)
+                _forget_failure(trial)
 
     def _settle_the_past(self) -> None:
         """Do what was decided when the driver was killed; what ran then waits to go on."""
@@ -531,6 +538,10 @@ class SweepDriver:
 def _goes_on_itself(trial: Trial, decision: Decision) -> bool:
     """Whether a trial is to go on from where it is, with other values."""
     return isinstance(decision, Exploit) and decision.source == trial.number
+
+
+def _forget_failure(trial: Trial) -> None:
+    trial.status, trial.error, trial.num_failures = Status.WAITING, "", 0
 
 
 def _decision_of(facts: dict[str, Any]) -> Decision:

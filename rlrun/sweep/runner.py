@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, chdir, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from rlrun.sweep.table import SweepTable
 
 CHANGEABLE = ("sweep.max_concurrent", "sweep.max_failures", "sweep.fail_fast")
 """Keys that a resumed sweep may be given other values of: the others say which trials there are."""
+
+RETRY_FAILED = "sweep.retry_failed"
+"""Whether a resumed sweep lets trials that have failed go on, too."""
 
 
 def run(arguments: list[str], folder: Path | None = None) -> SweepDriver | None:
@@ -62,19 +66,22 @@ def resume(folder: Path, overrides: dict[str, Any]) -> SweepDriver:
     """Go on with the sweep in a folder. Raises ConfigError."""
     folder = folder.absolute()
     asked = read_request(folder)
+    retry_failed = overrides.get(RETRY_FAILED, False)
+    if not isinstance(retry_failed, bool):
+        raise ConfigError(f"{RETRY_FAILED}={retry_failed} must be true or false.")
+    overrides = {key: value for key, value in overrides.items() if key != RETRY_FAILED}
     if unknown := [key for key in overrides if key not in CHANGEABLE]:
         raise ConfigError(
             f"{unknown[0]}={overrides[unknown[0]]}: a resumed sweep keeps the trials that it was "
-            f"started with. What can change: {', '.join(CHANGEABLE)}."
+            f"started with. What can change: {', '.join((*CHANGEABLE, RETRY_FAILED))}."
         )
-    os.chdir(asked["working_directory"])
     changed = [f"{key}={as_text(value)}" for key, value in overrides.items()]
-    with run_folder.lock(folder):
+    with _where_started(asked), run_folder.lock(folder):
         plan = plan_sweep([*asked["arguments"], *changed], folder)
         if asked.get("jobs"):
             plan = with_jobs(plan, asked["jobs"])
         with machine_for(plan) as (executor, room):
-            return _drive(plan, executor, room)
+            return _drive(plan, executor, room, retry_failed=retry_failed)
 
 
 def observers() -> Sequence[SweepObserver]:
@@ -119,8 +126,25 @@ def machine_for(plan: SweepPlan) -> Iterator[tuple[Executor, Room]]:
         yield executor, room
 
 
-def _drive(plan: SweepPlan, executor: Executor, room: Room) -> SweepDriver:
-    driver = SweepDriver(plan, executor, room, observers=observers())
+@contextmanager
+def _where_started(asked: dict[str, Any]) -> Iterator[None]:
+    """Be where a sweep was started: there relative paths begin, and lie modules of the user's own.
+
+    Raises ConfigError if that directory has gone.
+    """
+    directory = asked["working_directory"]
+    if not os.path.isdir(directory):
+        raise ConfigError(f"This sweep was started in {directory}, which is not there any more.")
+    if directory not in sys.path:
+        sys.path.append(directory)
+    with chdir(directory):
+        yield
+
+
+def _drive(
+    plan: SweepPlan, executor: Executor, room: Room, *, retry_failed: bool = False
+) -> SweepDriver:
+    driver = SweepDriver(plan, executor, room, observers=observers(), retry_failed=retry_failed)
     driver.run()
     return driver
 

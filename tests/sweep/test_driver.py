@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rlrun.core.errors import ConfigError
+from rlrun.sweep import trial_folder
 from rlrun.sweep.driver import SweepDriver
 from rlrun.sweep.executor import Executor, Heard
 from rlrun.sweep.journal import JOURNAL, read_journal
@@ -76,6 +78,7 @@ class FakeExecutor(Executor):
         self.results: list[tuple[int, int]] = []
         self.running: dict[int, int] = {}
         self.orders: dict[int, str] = {}
+        self.interrupted: list[int] = []
         self.most_at_once = 0
 
     def start(self, start: Start, place: Place) -> None:
@@ -114,6 +117,7 @@ class FakeExecutor(Executor):
         self.orders.setdefault(number, message["answer"])
 
     def interrupt(self, number: int) -> None:
+        self.interrupted.append(number)
         self.orders[number] = "interrupt"
 
     def kill(self, number: int) -> None: ...
@@ -168,6 +172,12 @@ class Scripted(Scheduler):
         self.heard.append(("end", trial.number, trial.status.value))
 
 
+class Deaf(Scripted):
+    """Does not care for ends."""
+
+    on_end = Scheduler.on_end
+
+
 @dataclass
 class Sweep:
     """A sweep that may be killed and started again."""
@@ -177,17 +187,18 @@ class Sweep:
     settings: SweepSettings = field(default_factory=SweepSettings)
     num_trials: int = 3
     cpus: int = 2
+    retry_failed: bool = False
 
     def run(self, **executor: Any) -> tuple[SweepDriver, FakeExecutor]:
         self.folder.mkdir(exist_ok=True)
         fake = FakeExecutor(self.folder, **executor)
         plan = FakePlan(
             folder=self.folder,
-            scheduler=Scripted(self.decide),
+            scheduler=Deaf(self.decide) if self.retry_failed else Scripted(self.decide),
             settings=self.settings,
             num_trials=self.num_trials,
         )
-        driver = SweepDriver(plan, fake, Room(self.cpus))
+        driver = SweepDriver(plan, fake, Room(self.cpus), retry_failed=self.retry_failed)
         try:
             driver.run()
         except Killed:
@@ -361,3 +372,58 @@ def test_a_resumed_sweep_whose_search_gives_other_points_is_refused(sweep):
     sweep.num_trials = 2
     with pytest.raises(Exception, match="this sweep cannot go on"):
         sweep.run()
+
+
+def test_failed_trials_go_on_if_a_resume_is_to_retry_them(sweep):
+    fails = [(0, 3), (1, 1)]
+    driver, _ = sweep.run(checkpoint_freq=1, fails=fails)
+    assert statuses(driver) == ["failed", "failed", "finished"]
+    driver, fake = sweep.run(checkpoint_freq=1)
+    assert (statuses(driver), fake.starts) == (["failed", "failed", "finished"], [])
+    sweep.settings = SweepSettings(max_failures=1)
+    sweep.retry_failed = True
+    driver, fake = sweep.run(checkpoint_freq=1, fails=[(0, 4)])
+    assert statuses(driver) == ["finished"] * 3
+    assert sorted(fake.results) == [(0, 3), (0, 4), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert driver.exit_status == 0
+    sweep.retry_failed = False
+    driver, fake = sweep.run()
+    assert (statuses(driver), fake.starts) == (["finished"] * 3, [])
+
+
+def test_failed_trials_are_not_retried_under_a_scheduler_that_has_let_go_of_them(sweep, tmp_path):
+    plan = FakePlan(folder=tmp_path, scheduler=Scripted())
+    with pytest.raises(ConfigError, match="Scripted has let go of trials that failed"):
+        SweepDriver(plan, FakeExecutor(tmp_path), Room(1), retry_failed=True)
+
+
+def test_a_search_hears_once_how_a_point_ended(sweep, monkeypatch):
+    told: list[tuple[int, float | None]] = []
+    monkeypatch.setattr(ListedJobs, "tell", lambda self, point, value: told.append((point, value)))
+    sweep.run(fails=[(0, 2)])
+    told.clear()
+    sweep.retry_failed = True
+    sweep.run()
+    assert sorted(point for point, _ in told) == [0, 1, 2]
+
+
+def test_two_failures_at_once_interrupt_the_others_once(sweep):
+    sweep.settings = SweepSettings(fail_fast=True)
+    sweep.cpus = 3
+    driver, fake = sweep.run(fails=[(0, 2), (1, 2)])
+    assert statuses(driver) == ["failed", "failed", "interrupted"]
+    assert fake.interrupted == [1, 2]  # Each once: a second time ends it without a checkpoint.
+
+
+def test_trials_of_an_interrupted_sweep_end_though_they_missed_the_signal(sweep, monkeypatch):
+    sweep.settings = SweepSettings(fail_fast=True)
+    monkeypatch.setattr(FakeExecutor, "interrupt", lambda self, number: None)
+    driver, _ = sweep.run(fails=[(0, 2)])
+    assert statuses(driver) == ["failed", "interrupted", "waiting"]
+
+
+def test_a_trial_whose_process_of_before_has_just_ended_is_not_given_up(sweep, monkeypatch):
+    owners = iter(["12 on here"] * 3)
+    monkeypatch.setattr(trial_folder, "owner_of", lambda folder: next(owners, None))
+    driver, _ = sweep.run()
+    assert statuses(driver) == ["finished"] * 3

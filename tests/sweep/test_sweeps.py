@@ -202,6 +202,34 @@ def test_a_resumed_sweep_keeps_its_trials(rlrun, tmp_path):
     assert (tmp_path / "sweep" / "0" / "result.json").stat().st_mtime_ns == before
 
 
+def test_a_resume_from_elsewhere_finds_own_modules_and_retries_what_failed(rlrun, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    modes = ("task_config.mode=dies,counts", "checkpoint_freq=1")
+    assert rlrun(*OWN_TASK, *modes).status == 1
+    folder = tmp_path / "sweep"
+    assert ends(folder) == {0: "failed", 1: "finished"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.chdir(elsewhere)
+    refused = rlrun("resume", str(folder), "sweep.retry_failed=2")
+    assert (refused.status, "must be true or false" in refused.stderr) == (2, True)
+    before = (folder / "1" / "result.json").stat().st_mtime_ns
+    assert rlrun("resume", str(folder), "sweep.retry_failed=true").status == 0
+    assert ends(folder) == {0: "finished", 1: "finished"}
+    assert [each["number"] for each in results_of(folder / "0")] == [1, 2, 3, 4]
+    assert (folder / "1" / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_sweep_whose_directory_has_gone_is_not_resumed(rlrun, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    assert rlrun(*OWN_TASK, "task_config.mode=counts").status == 0
+    request = tmp_path / "sweep" / "sweep.json"
+    request.write_text(request.read_text().replace(f'"{tmp_path}"', '"/no/where"'))
+    refused = rlrun("resume", "sweep")
+    assert refused.status == 2
+    assert "was started in /no/where, which is not there any more" in refused.stderr
+
+
 FOREIGN = """
 from hydra.plugins.sweeper import Sweeper
 
