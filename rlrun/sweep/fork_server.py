@@ -49,7 +49,10 @@ def serve(control: socket.socket) -> tuple[Start, Channel] | None:
                 _tell(control, {"kind": "ended", "number": children.pop(pid), "status": status})
         if control.fileno() not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 1)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 1)
+        except ConnectionError:  # The driver was killed before it had read all.
+            message, descriptors = b"", []
         if not message:
             _end_orphans(children)
             return None
