@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Journal:
 
     def close(self) -> None:
         """Write no more."""
-        self._file.close()
+        with suppress(OSError):  # It is what `write` has raised already.
+            self._file.close()
 
     def _unwritable(self, error: OSError) -> RlrunError:
         return RlrunError(f"The sweep's journal {self._path} cannot be written: {error}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rlrun.core.errors import CheckpointError
+from rlrun.core.errors import CheckpointError, RlrunError
 from rlrun.sweep.journal import JOURNAL, Journal, read_journal
 
 
@@ -35,3 +37,12 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path):
 
 def test_there_are_no_events_before_the_first(tmp_path):
     assert list(read_journal(tmp_path)) == []
+
+
+def test_a_full_disk_is_said_once(tmp_path):
+    journal = Journal(tmp_path)
+    journal._file.close()
+    journal._file = Path("/dev/full").open("ab")
+    with pytest.raises(RlrunError, match="cannot be written"):
+        journal.write("asked")
+    journal.close()
