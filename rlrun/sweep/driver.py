@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlrun.core.errors import ConfigError, RlrunError
-from rlrun.loggers.base import lookup
+from rlrun.loggers.base import lookup, to_json
 from rlrun.sweep import trial_folder
 from rlrun.sweep.channel import Message
 from rlrun.sweep.executor import Executor, Heard
@@ -482,12 +483,12 @@ class SweepDriver:
 
     def _replay_question(self, event: Event) -> None:
         point = self._search.ask()
-        if point != event["values"]:
+        if point is None or json.dumps(to_json(point)) != json.dumps(event["values"]):
             raise RlrunError(
                 f"The search gives {point} as point {event['point']}, and the journal of "
                 f"{self.folder} has {event['values']}: this sweep cannot go on."
             )
-        self._add(event["values"])
+        self._add(point)
 
     def _replay_event(self, trial: Trial, event: Event) -> None:
         for found in (self._decisions, self._undecided):

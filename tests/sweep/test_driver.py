@@ -427,3 +427,24 @@ def test_a_trial_whose_process_of_before_has_just_ended_is_not_given_up(sweep, m
     monkeypatch.setattr(trial_folder, "owner_of", lambda folder: next(owners, None))
     driver, _ = sweep.run()
     assert statuses(driver) == ["finished"] * 3
+
+
+def test_points_that_json_does_not_keep_are_resumed(sweep, monkeypatch):
+    points = [{"x": {1: 2}}, {"x": float("nan")}, {"x": (1, 2)}]
+    ask, asked = ListedJobs.ask, []
+
+    def ask_for_another(self: ListedJobs) -> dict[str, Any] | None:
+        point = ask(self)
+        return None if point is None else points[point["number"]]
+
+    def trials_of(self: FakePlan, number: int, point: dict[str, Any]) -> list[Trial]:
+        asked.append(point)
+        return of_number(self, number, point)
+
+    of_number = FakePlan.trials_of
+    monkeypatch.setattr(ListedJobs, "ask", ask_for_another)
+    monkeypatch.setattr(FakePlan, "trials_of", trials_of)
+    sweep.run(kill_driver_after=2)
+    driver, _ = sweep.run()
+    assert statuses(driver) == ["finished"] * 3
+    assert asked == points * 2
