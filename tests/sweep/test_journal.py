@@ -42,7 +42,7 @@ def test_there_are_no_events_before_the_first(tmp_path):
 def test_a_full_disk_is_said_once(tmp_path):
     journal = Journal(tmp_path)
     journal._file.close()
-    journal._file = Path("/dev/full").open("ab")
+    journal._file = Path("/dev/full").open("ab")  # noqa: SIM115 - the journal closes it
     with pytest.raises(RlrunError, match="cannot be written"):
         journal.write("asked")
     journal.close()
