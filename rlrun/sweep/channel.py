@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 from rlrun.core.errors import RlrunError
@@ -51,6 +52,19 @@ class Channel:
         self._read()
         *lines, self._rest = self._rest.split(b"\n")
         return [dict(json.loads(line)) for line in lines]
+
+    def take_rest(self) -> list[Message]:
+        """What the other side has said before its process ended; it does not say anything more.
+
+        Does not wait: a process that it has left behind may hold the connection open.
+        """
+        self._socket.setblocking(False)
+        messages: list[Message] = []
+        with suppress(BlockingIOError):
+            while self.is_open:
+                messages += self.take()
+        self.is_open = False
+        return messages
 
     def close(self) -> None:
         """Say and hear no more."""

@@ -104,9 +104,19 @@ class LocalExecutor(Executor):
         channel = self._channels[number]
         self._heard += [Heard(number, message) for message in channel.take()]
         if not channel.is_open:
-            self._selector.unregister(channel)
-            channel.close()
-            del self._channels[number]
+            self._forget(number)
+
+    def _hear_rest(self, number: int) -> None:
+        """Hear what a trial said before it ended, which may lie there still."""
+        if number in self._channels:
+            rest = self._channels[number].take_rest()
+            self._heard += [Heard(number, message) for message in rest]
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        channel = self._channels.pop(number)
+        self._selector.unregister(channel)
+        channel.close()
 
     def _hear_server(self) -> None:
         try:
@@ -123,8 +133,7 @@ class LocalExecutor(Executor):
             self._pids[message["number"]] = message["pid"]
         else:
             number = message.pop("number")
-            while number in self._channels:  # What it said before it ended may lie there still.
-                self._hear_trial(number)
+            self._hear_rest(number)
             del self._pids[number]
             self._unended.remove(number)
             self._heard.append(Heard(number, message))
@@ -155,8 +164,7 @@ class LocalExecutor(Executor):
         self._control.close()
         self._server.wait()
         for number in sorted(self._unended):
-            while number in self._channels:
-                self._hear_trial(number)
+            self._hear_rest(number)
             self._heard.append(Heard(number, ended))
         self._unended.clear()
         self._pids.clear()
