@@ -78,8 +78,8 @@ class Range:
             return  # It begins with one that is drawn.
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ConfigError(
-                f"scheduler.hyperparam_mutations.{key} changes a number by factors, and begins with "
-                f"{key}={json.dumps(value)}. Set {key} to a number, or give a range: "
+                f"scheduler.hyperparam_mutations.{key} changes a number by factors, and begins "
+                f"with {key}={json.dumps(value)}. Set {key} to a number, or give a range: "
                 f"{{min: 1e-5, max: 1e-2, log: true}}, or a list."
             )
 
