@@ -171,6 +171,13 @@ def test_retries_without_end_are_many() -> None:
     assert int(values(num_samples=2, max_failures=-1)["sweep.max_failures"]) > 1000
 
 
+def test_targets_that_follow_by_updates_are_named() -> None:
+    config = {"target_network_update_freq": 256}
+    said = "target_network_update_freq=256: targets follow by updates here"
+    assert any(said in note for note in translated("SAC", "Pendulum-v1", config).notes)
+    assert not any(said in note for note in translated("DQN", config=config).notes)
+
+
 def test_a_grid_of_gpus_that_a_learner_can_have_needs_no_note() -> None:
     notes = translated(config={"num_gpus": {"grid_search": [0, 1]}}).notes
     assert not any("num_gpus" in note for note in notes)
