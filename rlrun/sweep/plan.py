@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.key_watch import check_names
 from rlrun.overrides import read
 from rlrun.sweep.names import value_text
 from rlrun.sweep.schedulers.base import Scheduler
@@ -142,8 +143,6 @@ class SweepPlan:
 
     def _read(self, values: Point) -> tuple[dict[str, Any], Parts]:
         """A trial's config and objects, checked as for a run, with what it is judged by."""
-        from rlrun.key_watch import check_names
-
         plain, parts = self.configs.read(values)
         scheduler = self.scheduler
         keys = {
