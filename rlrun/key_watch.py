@@ -54,14 +54,16 @@ def check_names(
     may_add_keys: bool,
     evaluation: Mapping[str, Any],
     keys_of_curriculum: Mapping[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> None:
     """Raise ConfigError for a key that no result of the run can have, as far as that is known.
 
     `may_add_keys`: whether there are callbacks that may. evaluation: the group of that name.
     `keys_of_curriculum`: the result keys that the curriculum looks at, by setting; None: there is
-    no curriculum.
+    no curriculum. `keys`: what others name, by setting; None: what `settings` names.
     """
-    for setting, key in {**keys_of(settings), **(keys_of_curriculum or {})}.items():
+    named = keys_of(settings) if keys is None else keys
+    for setting, key in {**named, **(keys_of_curriculum or {})}.items():
         name = first_part(key)
         if name in CURRICULUM_KEYS and keys_of_curriculum is not None:
             continue

@@ -143,7 +143,8 @@ def trial_of_sweep(folder: Path) -> tuple[Path, RunRecord] | None:
     """(the sweep's folder, the trial) of a trial's folder; None for a run of its own."""
     for sweep in folder.parents[:MAX_DEPTH]:
         for event in read_lines(sweep / JOURNAL):
-            if event.get("event") == "trial" and (trial := _trial(sweep, event)).folder == folder:
+            is_trial = event.get("event") == "trial" and isinstance(event.get("number"), int)
+            if is_trial and (trial := _trial(sweep, event)).folder == folder:
                 return sweep, trial
     return None
 
@@ -179,6 +180,8 @@ def _trials_in(folder: Path) -> list[RunRecord]:
     runs: dict[int, RunRecord] = {}
     for event in read_lines(folder / JOURNAL):
         number, kind = event.get("number"), event.get("event")
+        if not isinstance(number, int):
+            continue  # a question of the search, or damaged
         if kind == "trial":
             trial = _trial(folder, event)
             runs[trial.number] = trial
@@ -224,13 +227,14 @@ def compare(runs: list[RunRecord]) -> None:
     differing = settings_that_differ([without(run.config, *NOT_COMPARED) for run in runs])
     seeds = {json.dumps(run.seed) for run in runs}
     points: dict[str, int] = {}
-    taken: set[tuple[int, Any]] = set()
+    taken: set[tuple[int, str]] = set()
     for number, run in enumerate(runs):
         flat = flatten(run.config, ".")
         run.params = {key: flat[key] for key in differing if key in flat}
         point = points.setdefault(json.dumps(run.params, sort_keys=True), number)
-        run.point = number if (point, run.seed) in taken or not run.config else point
-        taken.add((run.point, run.seed))
+        seed = json.dumps(run.seed)
+        run.point = number if (point, seed) in taken or not run.config else point
+        taken.add((run.point, seed))
         if len(seeds) > 1:
             run.params["seed"] = run.seed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def learner_keys(runs: Iterable[RunRecord]) -> dict[str, str]:
     values: dict[str, set[float]] = {}
     for run in runs:
         for result in run.results:
-            for key, value in finite_scalars(result.get("info") or {}).items():
+            for key, value in _numbers_below(result, "info").items():
                 if key.startswith("learner/") and "/learner_stats/" in key:
                     values.setdefault(f"info/{key}", set()).add(value)
     changing = [key for key, seen in values.items() if len(seen) > 1]
@@ -85,9 +86,9 @@ def seconds_by_phase(runs: Iterable[RunRecord]) -> dict[str, float]:
     seconds: Counter[str] = Counter()
     for run in runs:
         for result in run.results:
-            phases = finite_scalars(result.get("time_by_phase") or {})
+            phases = _numbers_below(result, "time_by_phase")
             if not phases:
-                timers = finite_scalars(result.get("timers") or {})
+                timers = _numbers_below(result, "timers")
                 phases = {
                     _PHASES.get(key, key.removesuffix("_time_ms")): value / 1e3
                     for key, value in timers.items()
@@ -95,3 +96,9 @@ def seconds_by_phase(runs: Iterable[RunRecord]) -> dict[str, float]:
                 }
             seconds.update(phases)
     return {phase: each for phase, each in seconds.most_common() if each > 0}
+
+
+def _numbers_below(result: dict[str, Any], key: str) -> dict[str, float]:
+    """The numbers of a group of a result; none where a training function means something else."""
+    group = result.get(key)
+    return finite_scalars(group) if isinstance(group, dict) else {}

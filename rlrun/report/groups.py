@@ -53,6 +53,7 @@ def read_report(paths: Sequence[Path]) -> Report:
     Raises ConfigError if there is no run, or if sweeps were judged by different metrics.
     """
     experiments = [read_experiment(path.absolute()) for path in paths]
+    _drop_repeated(experiments)
     judged = {(each.metric, each.mode) for each in experiments}
     if len(judged) > 1:
         raise ConfigError(
@@ -72,6 +73,14 @@ def read_report(paths: Sequence[Path]) -> Report:
             Group(label=label, standing=each) for label, each in zip(labels, ranked, strict=True)
         ],
     )
+
+
+def _drop_repeated(experiments: Sequence[Experiment]) -> None:
+    """Leave a run that lies in several of the paths to the first of them."""
+    seen: set[Path] = set()
+    for experiment in experiments:
+        experiment.runs = [run for run in experiment.runs if run.folder.resolve() not in seen]
+        seen |= {run.folder.resolve() for run in experiment.runs}
 
 
 def _together(experiments: Sequence[Experiment]) -> list[RunRecord]:

@@ -148,7 +148,7 @@ def _videos(report: Report, home: Path) -> str:
         path
         for run in report.runs
         for path in run.folder.rglob("*")
-        if path.suffix.lower() in VIDEOS and path.stat().st_size
+        if path.suffix.lower() in VIDEOS and path.is_file() and path.stat().st_size
     ]
     newest = sorted(found, key=lambda path: path.stat().st_mtime)[-MAX_VIDEOS:]
     cells = [

@@ -134,9 +134,13 @@ def _of_any_id(name: str) -> Env:
 
 def _repeat_after_me(env_config: dict[str, Any]) -> Env:
     inner = env_config.get("config", env_config)
-    delay = inner.get("repeat_delay") if isinstance(inner, dict) else None
+    given = dict(inner) if isinstance(inner, dict) else {}
+    delay = given.pop("repeat_delay", None)
     values = {} if delay is None else {"env.env_config.delay": delay}
-    return Env("repeat_after_me", values, ["rlrun.envs.repeat_after_me, which is the same task"])
+    note = "rlrun.envs.repeat_after_me, which is the same task"
+    if given:
+        note += f", and has nothing like {', '.join(given)} of env_config"
+    return Env("repeat_after_me", values, [note])
 
 
 def _atari_choices() -> set[str]:

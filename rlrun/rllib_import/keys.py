@@ -50,6 +50,9 @@ ONE_BUFFER = Left("rlrun has one kind of replay buffer, and prioritized_replay i
 BETA_ANNEALING = Left(
     "RLlib 1.12 does not look at it either; algo.prioritized_replay_beta takes a schedule"
 )
+ENDLESS = 1_000_000
+"""Retries, where Tune's -1 sets no limit to them."""
+
 ALWAYS_IN_CHECKPOINTS = Left("checkpoints always hold the replay buffer")
 
 
@@ -139,6 +142,10 @@ def _shuffle_buffer_size(value: Any, config: Mapping[str, Any]) -> Values:
 def _compressed(value: Any, config: Mapping[str, Any]) -> Values:
     names = {"obs": "obs", "actions": "actions", "rewards": "rewards", "action_logp": "log_probs"}
     return {"output_compress_columns": [names[each] for each in value if each in names]}
+
+
+def _max_failures(value: Any, config: Mapping[str, Any]) -> Values:
+    return {"sweep.max_failures": value if value >= 0 else ENDLESS}
 
 
 def _smoothing(value: Any, config: Mapping[str, Any]) -> Left:
@@ -459,7 +466,7 @@ EXPERIMENT_KEYS: dict[str, Entry] = {
     "keep_checkpoints_num": "keep_checkpoints_num",
     "checkpoint_score_attr": "checkpoint_score_attr",
     "num_samples": Converted(lambda value, _: {"sweep.seeds": value} if value > 1 else {}),
-    "max_failures": "sweep.max_failures",
+    "max_failures": Converted(_max_failures, near="sweep.max_failures"),
     "restore": Refused(
         "RLlib's checkpoints are pickles of its own classes, which rlrun never loads"
     ),

@@ -74,6 +74,9 @@ IN_EVALUATION = ("explore", "env.", "algo.num_envs_per_worker", "exploration")
 REWARDS = ("episode_reward_mean", "evaluation/episode_reward_mean")
 """Stop rules that an experiment is to reach, if another one limits how long it may take."""
 
+GROUPS = ("model", "exploration_config", "evaluation_config", "env_config", "optimizer")
+"""Keys of a config that hold keys themselves."""
+
 OF_AN_EXPERIMENT = {"env", "run", "stop", "config", "local_dir", *EXPERIMENT_KEYS}
 
 
@@ -107,9 +110,11 @@ def translate(name: str, experiment: Mapping[str, Any]) -> Translation:
     unknown = sorted(experiment.keys() - OF_AN_EXPERIMENT)
     if unknown:
         raise _unknown(f"{name}: {unknown[0]}", unknown[0], OF_AN_EXPERIMENT)
-    given = dict(experiment.get("config") or {})
-    env = experiment.get("env", given.get("env"))
     try:
+        given = _mapping("config", experiment.get("config"))
+        groups = {key: _mapping(f"config.{key}", given[key]) for key in GROUPS if key in given}
+        given |= groups
+        env = experiment.get("env", given.get("env"))
         return _Translator(name, _algorithm(experiment), given, env).translate(experiment)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
@@ -122,6 +127,8 @@ class _Translator:
         self.config = merged(defaults_of(algo), self.given)
         self.result = Translation(name)
         self.env_name = env
+        self.asked_by: dict[str, list[str]] = {}
+        """The classic keys that were given, by ours."""
         self.known: dict[str, frozenset[str]] = {}
         """The keys below each group of ours, as far as their choices are known."""
 
@@ -140,7 +147,7 @@ class _Translator:
             self._key(key, value, is_given=_has(self.given, key))
         self._evaluation()
         self._drop_what_has_no_effect()
-        self._stop(experiment.get("stop") or {})
+        self._stop(_mapping("stop", experiment.get("stop")))
         for key in experiment:
             if key in EXPERIMENT_KEYS:
                 self._apply(key, EXPERIMENT_KEYS[key], experiment[key], is_given=True)
@@ -212,14 +219,10 @@ class _Translator:
         config = dict(self.config["exploration_config"])
         kind = str(config.pop("type")).rpartition(".")[2]
         if self.algo in ("es", "ars"):
+            for key in self.given.get("exploration_config", {}):
+                self._note(f"config.exploration_config.{key}", f"algo={self.algo} perturbs weights")
             return
-        if kind not in EXPLORATIONS:
-            raise ConfigError(
-                f"config.exploration_config.type={kind}: there is no such "
-                f"exploration here. There are {', '.join(EXPLORATIONS)}."
-            )
-        choice = EXPLORATIONS[kind]
-        self.result.values["exploration"] = choice
+        self.result.values["exploration"] = choice = self._exploration_choice(kind)
         known = _known_keys("exploration", choice)
         sub = config.pop("sub_exploration", None)
         if isinstance(sub, dict):
@@ -230,8 +233,17 @@ class _Translator:
             else:
                 self._note(f"exploration_config.{key}", f"exploration={choice} has no such key")
 
+    def _exploration_choice(self, kind: str, group: str = "") -> str:
+        if kind not in EXPLORATIONS:
+            raise ConfigError(
+                f"config.exploration_config.{group}type={kind}: there is no such "
+                f"exploration here. There are {', '.join(EXPLORATIONS)}."
+            )
+        return EXPLORATIONS[kind]
+
     def _sub_exploration(self, config: dict[str, Any]) -> None:
-        choice = EXPLORATIONS[str(config.pop("type"))]
+        kind = str(config.pop("type", None)).rpartition(".")[2]
+        choice = self._exploration_choice(kind, "sub_exploration.")
         self.result.values["+exploration@exploration.sub_exploration"] = choice
         for key, value in config.items():
             self._put(f"exploration.sub_exploration.{key}", value)
@@ -278,8 +290,14 @@ class _Translator:
                 self._left(key, "evaluation workers look at no such key", is_given)
             elif is_given or self._of_file(ours) != each:
                 self._put(prefix + ours, each)
-        if key == "num_gpus" and is_given and value != converted["resources.num_gpus"]:
+                if is_given:
+                    self.asked_by.setdefault(prefix + ours, []).append(key)
+        asked = value if (grid := _grid_of(value)) is None else Grid(tuple(grid))
+        if key == "num_gpus" and is_given and asked != converted["resources.num_gpus"]:
             self._note(f"config.num_gpus={value}", "a learner has one GPU at most, so it is 1 here")
+        has_tau = self.config.get("tau", 1.0) != 1.0
+        if key == "target_network_update_freq" and is_given and has_tau and value not in (0, 1):
+            self._note(f"config.{key}={value}", "targets follow by updates here, not by env steps")
 
     def _convert(self, key: str, entry: Entry, value: Any) -> Values | Left | Refused:
         grid = _grid_of(value)
@@ -301,10 +319,15 @@ class _Translator:
         return merged_values
 
     def _convert_one(self, entry: Entry, value: Any) -> Values | Left | Refused:
+        if isinstance(entry, Refused) and not value:
+            return {}  # null, false or {}: nothing is asked for.
         if isinstance(entry, Left | Refused):
             return entry
         if isinstance(entry, Converted):
-            return entry.convert(value, self.config)
+            try:
+                return entry.convert(value, self.config)
+            except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                return Refused(f"it is no value that RLlib takes ({error})")
         if isinstance(entry, tuple):
             has = [key for key in entry if self._has(*key.split(".", 1))]
             entry = (has or entry)[0]
@@ -365,8 +388,7 @@ class _Translator:
                 continue
             if not has_effect(state):
                 del values[key]
-                names = [name for name, _ in _leaves(self.given) if KEYS.get(name) == key]
-                for name in names:
+                for name in self.asked_by.get(key, []):
                     self._note(f"config.{name}", f"it has no effect with {switch}={state}")
 
     # The experiment
@@ -407,10 +429,20 @@ def _algorithm(experiment: Mapping[str, Any]) -> str:
 
 
 def _grid_of(value: Any) -> list[Any] | None:
-    """What `{grid_search: [...]}` lists; None for any other value."""
-    if isinstance(value, Mapping) and value.keys() == {"grid_search"}:
-        return list(value["grid_search"])
-    return None
+    """What `{grid_search: [...]}` lists; None for any other value. Raises ConfigError for none."""
+    if not isinstance(value, Mapping) or value.keys() != {"grid_search"}:
+        return None
+    listed = value["grid_search"]
+    if not isinstance(listed, list) or not listed:
+        raise ConfigError(f"grid_search: {listed!r} must be a list of values.")
+    return listed
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    """A node that holds keys, empty for null. Raises ConfigError for anything else."""
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(f"{key}: {value!r} must hold keys with their values.")
+    return dict(value or {})
 
 
 def _leaves(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.key_watch import check_names
 from rlrun.overrides import read
 from rlrun.sweep.names import value_text
 from rlrun.sweep.schedulers.base import Scheduler
@@ -129,7 +130,7 @@ class SweepPlan:
         try:
             if self.subdir != JOB_NUMBER:
                 trial.folder = self.folder / self.configs.subdir(number, values, self.subdir)
-            plain, parts = self.configs.read(values)
+            plain, parts = self._read(values)
         except RlrunError as error:
             if self.search.lists_all:
                 raise _of_trial(error, trial) from error
@@ -139,6 +140,19 @@ class SweepPlan:
         trial.resources = resources_of(parts)
         self._note_settings(number, plain)
         return trial
+
+    def _read(self, values: Point) -> tuple[dict[str, Any], Parts]:
+        """A trial's config and objects, checked as for a run, with what it is judged by."""
+        plain, parts = self.configs.read(values)
+        scheduler = self.scheduler
+        keys = {
+            "sweep.metric": self.metric,
+            "scheduler.metric": scheduler.metric or self.metric,
+            "scheduler.time_attr": scheduler.time_attr,
+        }
+        if not any(plain.get(key) for key in ("callbacks", "curriculum", "task")):
+            check_names(parts.settings, False, plain["evaluation"], keys=keys)
+        return plain, parts
 
     def _differs(self, key: str) -> bool:
         if key == SEED:
@@ -162,7 +176,7 @@ class SweepPlan:
         refused: list[tuple[Point, RlrunError]] = []
         for point in points or [middle]:
             try:
-                self.configs.read(point)
+                self._read(point)
             except RlrunError as error:
                 refused.append((point, error))
         if refused and len(refused) == len(points or [middle]):

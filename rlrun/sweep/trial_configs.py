@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rlrun.parts import Parts
 
-DECIDES_MORE = frozenset({*MAY_NOT_FIT, "tuned", "tuned_examples"})
+DECIDES_MORE = frozenset({*MAY_NOT_FIT, "tuned", "tuned_examples", "debug"})
 """Keys that change others too, where a run is composed."""
 
 
@@ -43,7 +43,9 @@ class TrialConfigs:
         chosen = tuple(overrides_of({k: v for k, v in values.items() if k not in laid_over}))
         if chosen not in self._composed:
             config = self.compose(chosen)
-            may_lay_over = not _has_references(nodes_of(config, resolve=False))
+            # The debug preset sets sizes by others that were typed.
+            is_settled = config.get("debug") is not True
+            may_lay_over = is_settled and not _has_references(nodes_of(config, resolve=False))
             self._composed[chosen] = _plain(config) if may_lay_over else None
         base = self._composed[chosen]
         if base is None or not all(_holds_value(base, key) for key in laid_over):
@@ -103,8 +105,8 @@ def _is_plain(key: str, value: Any) -> bool:
     is_sure = (key == name or key.startswith("++")) and name not in DECIDES_MORE
     is_key = not name.startswith("hydra.") and not name.endswith("_target_")
     is_group = (conf_dir() / name).is_dir() or "/" in name or "@" in name
-    refers = isinstance(value, str) and "${" in value
-    return is_sure and is_key and not (is_group or refers or isinstance(value, dict))
+    is_more = _has_references(value) or isinstance(value, dict)
+    return is_sure and is_key and not (is_group or is_more)
 
 
 def _holds_value(plain: Mapping[str, Any], key: str) -> bool:

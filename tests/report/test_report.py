@@ -241,3 +241,39 @@ def test_a_browser_shows_the_page_without_scrolling_sideways_on_a_phone(tmp_path
         assert page.locator("figure svg").count() == 2
         assert said == []
         browser.close()
+
+
+def test_a_run_that_lies_in_several_paths_is_counted_once(tmp_path):
+    sweep = write_sweep(tmp_path / "s", REWARDS)
+    once = [(len(group.runs), group.standing.center) for group in read_report([sweep]).groups]
+    for paths in ([sweep, sweep], [sweep, sweep / "0"]):
+        found = read_report(paths)
+        assert [(len(each.runs), each.standing.center) for each in found.groups] == once
+    assert len(read_report([sweep / "0", sweep / "0"]).runs) == 1
+
+
+def test_videos_that_lead_nowhere_are_left_out(tmp_path):
+    sweep = write_sweep(tmp_path / "s", REWARDS)
+    (sweep / "0" / "lost.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert "lost.mp4" not in report_on(sweep, out=tmp_path / "r.html")
+
+
+def test_groups_of_a_result_may_be_numbers_of_a_training_function(tmp_path):
+    odd = {**make_result(1, 5.0), "info": 3, "timers": [1], "time_by_phase": "x"}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(odd))
+    assert learner_keys(read_experiment(folder).runs) == {}
+    assert seconds_by_phase(read_experiment(folder).runs) == {}
+
+
+def test_damaged_settings_and_journals_are_read_as_far_as_they_go(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "params.json").write_text(json.dumps({"seed": [1]}))
+    assert len(read_experiment(tmp_path).runs) == 2
+    sweep = write_sweep(tmp_path / "s", REWARDS)
+    num_runs = len(read_experiment(sweep).runs)
+    with (sweep / "journal.jsonl").open("a") as file:
+        file.write('{"event": "trial"}\n{"event": "end", "number": [1]}\n')
+    assert len(read_experiment(sweep).runs) == num_runs

@@ -140,6 +140,49 @@ def test_values_that_another_one_switches_off_are_left_out_and_named() -> None:
     assert any("config.lambda" in note and "algo.vtrace=True" in note for note in translation.notes)
 
 
+def test_what_a_converted_key_sets_is_named_where_it_has_no_effect() -> None:
+    notes = translated("APPO", config={"use_kl_loss": False, "kl_coeff": 0.5}).notes
+    assert any("config.kl_coeff" in note and "algo.use_kl_loss=False" in note for note in notes)
+    notes = translated(config={"model": {"lstm_use_prev_action_reward": True}}).notes
+    assert any("config.model.lstm_use_prev_action_reward" in note for note in notes)
+
+
+def test_an_exploration_of_evolution_strategies_is_named_as_left_out() -> None:
+    notes = translated("ES", config={"exploration_config": {"type": "Random"}}).notes
+    assert any("config.exploration_config.type is left out" in note for note in notes)
+
+
+def test_keys_of_an_env_that_its_counterpart_has_not_are_named() -> None:
+    config = {"env_config": {"repeat_delay": 2, "size": 5}}
+    translation = translated(env="repeat_after_me", config=config)
+    assert translation.values["env.env_config.delay"] == 2
+    assert any("nothing like size" in note for note in translation.notes)
+
+
+def test_what_is_not_there_may_be_said_to_be_absent() -> None:
+    config = {"multiagent": {}, "callbacks": None, "env_task_fn": None, "fake_sampler": False}
+    assert translated(config=config, restore=None).values == translated().values
+    empty = {"model": None, "exploration_config": None, "evaluation_config": None}
+    assert translated(config=empty).values == translated().values
+
+
+def test_retries_without_end_are_many() -> None:
+    assert values(num_samples=2, max_failures=3)["sweep.max_failures"] == "3"
+    assert int(values(num_samples=2, max_failures=-1)["sweep.max_failures"]) > 1000
+
+
+def test_targets_that_follow_by_updates_are_named() -> None:
+    config = {"target_network_update_freq": 256}
+    said = "target_network_update_freq=256: targets follow by updates here"
+    assert any(said in note for note in translated("SAC", "Pendulum-v1", config).notes)
+    assert not any(said in note for note in translated("DQN", config=config).notes)
+
+
+def test_a_grid_of_gpus_that_a_learner_can_have_needs_no_note() -> None:
+    notes = translated(config={"num_gpus": {"grid_search": [0, 1]}}).notes
+    assert not any("num_gpus" in note for note in notes)
+
+
 def test_data_may_come_from_a_data_set_or_from_several_paths() -> None:
     assert values("BC", config={"input": "/data/out"})["input"] == '"/data/out"'
     config = {"input": "dataset", "input_config": {"format": "json", "paths": "/data/out"}}
@@ -185,6 +228,17 @@ def test_a_learner_has_one_gpu_and_the_note_says_so() -> None:
         ({"stop": {"timesteps_total": "many"}}, r"stop\.timesteps_total='many' must be a number"),
         ({"config": {"exploration_config": {"type": "MBMPOExploration"}}}, r"no such exploration"),
         ({"config": {"model": {"custom_model": "mine"}}}, r"no registry of models"),
+        ({"config": 5}, r"test: config: 5 must hold keys"),
+        ({"stop": [1]}, r"test: stop: \[1\] must hold keys"),
+        ({"config": {"model": "big"}}, r"test: config\.model: 'big' must hold keys"),
+        ({"config": {"lr": {"grid_search": 5}}}, r"test: grid_search: 5 must be a list"),
+        ({"config": {"lr": {"grid_search": []}}}, r"test: grid_search: \[\] must be a list"),
+        ({"config": {"num_gpus": "one"}}, r"config\.num_gpus='one': it is no value that RLlib"),
+        ({"max_failures": "many"}, r"max_failures='many': it is no value that RLlib takes"),
+        (
+            {"config": {"exploration_config": {"sub_exploration": {"type": "Mine"}}}},
+            r"sub_exploration\.type=Mine: there is no such exploration",
+        ),
         ({"env": "ray.rllib.examples.env.x.Y"}, r"RLlib's own, and not part of rlrun"),
     ],
 )

@@ -107,6 +107,23 @@ def test_a_grid_with_one_trial_that_cannot_run_is_refused_and_the_trial_named():
         plan("algo.gamma=0.8,0.9,2").check()
 
 
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("sweep.metric=episode_reward_meen", r"sweep\.metric.*Did you mean episode_reward_mean"),
+        ("scheduler.metric=nonsense", r"scheduler\.metric names the result key 'nonsense'"),
+        ("scheduler.time_attr=timestep_total", r"scheduler\.time_attr.*mean timesteps_total"),
+        ("sweep.metric=evaluation/episode_reward_mean", r"sweep\.metric.*no evaluation runs"),
+    ],
+)
+@pytest.mark.parametrize("search", [["seed=0,1"], ["search=random", "sweep.num_samples=2"]])
+def test_a_key_that_no_result_has_is_refused_before_trials_are_judged_by_it(
+    typed: str, complaint: str, search: list[str]
+):
+    with pytest.raises(ConfigError, match=complaint):
+        plan(*search, "scheduler=asha", typed).check()
+
+
 def test_what_is_wrong_with_every_trial_is_told_without_naming_one():
     with pytest.raises(ConfigError, match=r"Allowed below 'algo': [^()]*$"):
         plan("algo.gama=0.8").check()

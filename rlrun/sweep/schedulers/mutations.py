@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -64,10 +65,23 @@ class Range:
         least."""
         factor = chance.choice(factors)
         moved = value * factor
-        if isinstance(value, int):
-            step = 1 if moved > value else -1
-            moved = round(moved) if round(moved) != value else value + step
+        if not isinstance(value, int):
+            return float(min(max(moved, self.low), self.high))
+        step = 1 if moved > value else -1
+        moved = round(moved) if round(moved) != value else value + step
         return self._clipped(moved)
+
+    def refuse_beginning(self, key: str, value: Any) -> None:
+        """Raise ConfigError if a trial that has `value` (None: the sweep sets none) cannot begin
+        there."""
+        if value is None and math.isfinite(self.low):
+            return  # It begins with one that is drawn.
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(
+                f"scheduler.hyperparam_mutations.{key} changes a number by factors, and begins "
+                f"with {key}={json.dumps(value)}. Set {key} to a number, or give a range: "
+                f"{{min: 1e-5, max: 1e-2, log: true}}, or a list."
+            )
 
     def _clipped(self, value: float) -> float:
         value = min(max(value, self.low), self.high)

@@ -20,7 +20,7 @@ from rlrun.sweep.schedulers.base import (
     at_least,
 )
 from rlrun.sweep.schedulers.changeable import refuse_what_cannot_change, values_of
-from rlrun.sweep.schedulers.mutations import explore, read_mutations
+from rlrun.sweep.schedulers.mutations import Range, explore, read_mutations
 from rlrun.sweep.schedulers.pbt_log import Entry, Log
 from rlrun.sweep.trial import Trial
 
@@ -57,8 +57,9 @@ class PBT(Scheduler):
     """
 
     hyperparam_mutations: dict[str, Any] = field(default_factory=dict)
-    """What is explored, by key: a list of values, a range {min, max, log}, or null for any
-    number."""
+    """What is explored, by key: a list of values, a range {min, max, log} (of whole numbers, if
+    both ends are: {min: 0.0, max: 1.0} has those between them, too), or null for any number, of a
+    key that the sweep sets."""
     perturbation_interval: float = 10
     """Between two judgements of a trial, in units of `time_attr`."""
     burn_in_period: float = 0
@@ -107,6 +108,10 @@ class PBT(Scheduler):
         one goes on with what another had."""
         keys = {**self._mutations, **_without_seed(trial.params)}
         refuse_what_cannot_change(keys, config, "scheduler=pbt")
+        values = trial.params | values_of(trial.overrides, self._mutations)
+        for key, mutation in self._mutations.items():
+            if isinstance(mutation, Range):
+                mutation.refuse_beginning(key, values.get(key))
 
     def on_add(self, trial: Trial) -> None:
         """A mutated key that the trial does not set is drawn, as far as there is a range."""
@@ -182,9 +187,9 @@ class PBT(Scheduler):
                 values=values,
             )
         )
-        reason = (
-            f"{member.score:g} is in the lower quantile, {best.score:g} of {source} in the upper"
-        )
+        sign = -1.0 if self.mode == "min" else 1.0
+        scores = f"{sign * (member.score or 0):g}", f"{sign * (best.score or 0):g}"
+        reason = f"{scores[0]} is in the lower quantile, {scores[1]} of {source} in the upper"
         member.values, member.has_checkpoint = values, False
         member.time = member.last_perturbation = best.last_perturbation
         return Exploit(source, values, reason)

@@ -73,3 +73,9 @@ def test_groups_of_keys_may_be_nested_or_dotted() -> None:
 def test_what_is_no_list_or_range_is_refused(node: Any) -> None:
     with pytest.raises(ConfigError, match=r"scheduler\.hyperparam_mutations\.algo\.lr=.*must be"):
         read_mutations({"algo": {"lr": node}})
+
+
+def test_a_number_between_whole_ends_does_not_jump_to_one_of_them() -> None:
+    mutation = read_mutations({"algo.gamma": {"min": 0, "max": 1}})["algo.gamma"]
+    assert mutation.perturb(0.5, [1.2], random.Random(0)) == pytest.approx(0.6)
+    assert mutation.perturb(0.9, [1.2], random.Random(0)) == 1.0

@@ -234,6 +234,25 @@ def test_values_out_of_range_are_refused(settings: dict[str, Any], complaint: st
         PBT(**{"hyperparam_mutations": {"algo.lr": [1, 2]}, **settings})
 
 
+@pytest.mark.parametrize(
+    ("node", "params"),
+    [(None, {}), (None, {"algo.lr": [[0, 1.0]]}), ({"min": 0.1, "max": 1.0}, {"algo.lr": "auto"})],
+)
+def test_a_number_that_is_changed_by_factors_has_to_begin_somewhere(
+    node: Any, params: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"hyperparam_mutations\.algo\.lr changes a number"):
+        PBT(hyperparam_mutations={"algo.lr": node}).check(make_trial(0, params), DQN)
+    PBT(hyperparam_mutations={"algo.lr": None}).check(make_trial(0, {"algo.lr": 0.1}), DQN)
+
+
+def test_reasons_have_the_scores_that_results_have(tmp_path: Path) -> None:
+    pbt, trials = make_pbt(tmp_path, 4, mode="min")
+    for trial, cost in zip(trials, (1, 2, 3), strict=False):
+        told(pbt, trial, 2, cost)
+    assert told(pbt, trials[3], 2, 4).reason.startswith("4 is in the lower quantile, 1 of 0")
+
+
 def test_a_schedule_goes_through_all_who_were_copied() -> None:
     def exploit(trial: int, source: int, source_time: float, lr: float) -> Entry:
         return Entry(
