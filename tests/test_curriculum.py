@@ -432,6 +432,37 @@ def test_evaluation_plays_the_task_of_training_or_its_own():
     assert rewards == [6.0, 6.0]
 
 
+def test_an_evaluation_says_which_task_it_played():
+    stages = [*BY_REWARD, "curriculum.tasks=[1,5]", "curriculum.threshold=[2]"]
+    with make(*stages, "evaluation.duration=2") as trainer:
+        assert trainer.train()["env_task"] == 1
+        assert trainer.evaluate()["evaluation"]["env_task"] == 5
+    with make("evaluation.duration=2", "evaluation.env_task=3") as trainer:
+        assert trainer.evaluate()["evaluation"]["env_task"] == 3
+
+
+def test_evaluation_may_have_an_env_without_tasks():
+    tasks = ["curriculum=learning_progress", "curriculum.tasks=[1,5]"]
+    evaluation = ["evaluation.interval=1", "evaluation.duration=2"]
+    other = ["evaluation.config.env.id=toy_envs.CountingEnv"]
+    with make(*tasks, *evaluation, *other) as trainer:
+        assert trainer.train()["evaluation"]["episode_reward_mean"] == 3.0
+
+
+def test_a_task_that_evaluation_cannot_play_is_refused_before_training():
+    evaluation = ["evaluation.interval=1", "evaluation.duration=2", "evaluation.env_task=2"]
+    with pytest.raises(ConfigError, match=r"evaluation.env_task=2: The env .* has no method"):
+        make(*evaluation, env="CartPole-v1")
+
+
+def test_an_evaluation_that_is_attached_again_promotes_nobody():
+    overrides = [*BY_REWARD, "curriculum.tasks=[1,2,3]", "curriculum.threshold=2"]
+    overrides += ["curriculum.metric=evaluation/episode_reward_mean", "evaluation.interval=3"]
+    overrides += ["evaluation.duration=2", "evaluation.always_attach_results=true"]
+    with make(*overrides) as trainer:
+        assert [trainer.train()["env_task"] for _ in range(7)] == [1, 1, 1, 2, 2, 2, 3]
+
+
 TO_FIVE = {"initial": 1, "final": 5, "timesteps": 1, "step": 1}
 
 

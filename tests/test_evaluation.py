@@ -479,6 +479,13 @@ def test_an_automatic_duration_ends_with_the_train_step(ray_cluster):
         assert metrics["episodes_this_iter"] == 3 * (num_steps // 4)
 
 
+def test_an_automatic_duration_ends_where_no_train_step_does(ray_cluster):
+    with beside(
+        "evaluation.duration=auto", "evaluation.at_end=true", "env.env_config.terminates_at=2"
+    ) as trainer:
+        assert trainer.evaluate()["evaluation"]["episodes_this_iter"] == 10
+
+
 def test_an_automatic_duration_counts_every_episode_that_has_begun(ray_cluster):
     ends = "env.env_config.terminates_at=[1,2,3,50]"
     with beside("evaluation.duration=auto", ends) as trainer:
