@@ -150,6 +150,9 @@ class Evaluation:
     ) -> None:
         self.config = config
         self.num_rounds = 0
+        self.begun: dict[str, Any] | None = None
+        """What an evaluation beside an iteration that is not over yet is of: the iteration it
+        began at, its env steps and weights. A resumed iteration has other weights by then."""
         self._worker_config = worker_config
         self._resources = resources
         self._workers: WorkerSet | None = None
@@ -201,6 +204,7 @@ class Evaluation:
         is_enough = threading.Event()
         metrics: Future[dict[str, Any]] = Future()
         iteration, workers = self._begin(trainer)
+        self._hold_weights(iteration, workers)
         with ThreadPoolExecutor(1, "rlrun-evaluation") as thread:
             amount = self.config.amount(is_alone=False)
             measured = thread.submit(self._measure, trainer, workers, amount, is_enough.is_set)
@@ -214,6 +218,7 @@ class Evaluation:
             finally:
                 is_enough.set()
         metrics.set_result(self._end(trainer, iteration, measured.result()))
+        self.begun = None
 
     def unknown(self) -> dict[str, Any]:
         """The metrics' names with nan, for results before the first evaluation."""
@@ -246,6 +251,16 @@ class Evaluation:
             raise
         except (TypeError, WorkerError) as error:
             raise ConfigError(f"evaluation.env_task={task!r}: {error}") from error
+
+    def _hold_weights(self, iteration: int, workers: WorkerSet) -> None:
+        """Keep what an evaluation beside the iteration is of, or take it up again."""
+        local = workers.local_worker()
+        if self.begun is None or self.begun["iteration"] != iteration:
+            held = {"timestep": local.timestep, "weights": local.get_weights()}
+            self.begun = {"iteration": iteration, **held}
+            return
+        weights, timestep = self.begun["weights"], self.begun["timestep"]
+        workers.foreach_worker(lambda worker: worker.set_weights(weights, timestep))
 
     def _measure(
         self,

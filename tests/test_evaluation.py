@@ -528,6 +528,27 @@ def test_an_interrupted_iteration_drops_the_evaluation_beside_it(ray_cluster):
     assert result["evaluation"]["episodes_this_iter"] == 2
 
 
+def test_a_resumed_iteration_is_evaluated_as_it_began(tmp_path, ray_cluster):
+    def trainer() -> Trainer:
+        return beside("evaluation.duration=5", env="CartPole-v1")
+
+    def change_weights_and_end(trainer: Trainer) -> None:
+        weights = trainer.get_weights()["default_policy"]
+        trainer.set_weights({"default_policy": {name: -part for name, part in weights.items()}})
+        raise Interrupted("in the middle of the iteration")
+
+    with trainer() as first:
+        with pytest.raises(Interrupted), first.evaluation.beside(first):
+            change_weights_and_end(first)
+        folder = first.save(tmp_path)
+    with trainer() as resumed:
+        resumed.restore(folder)
+        found = [resumed.train()["evaluation"] for _ in range(2)]
+    with trainer() as straight:
+        assert straight.train()["evaluation"] == found[0]
+    assert found[0] != found[1]
+
+
 def test_a_function_of_the_user_may_evaluate_beside_training(ray_cluster):
     with beside(f"evaluation.custom_eval_function={__name__}.count_rows") as trainer:
         evaluation = trainer.train()["evaluation"]
