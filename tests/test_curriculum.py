@@ -14,6 +14,7 @@ from rlrun.core.checkpoint import checkpoint_name
 from rlrun.core.errors import ConfigError
 from rlrun.curriculum.learning_progress import LearningProgress
 from rlrun.curriculum.staged import ByReward, ByTimestep, Linear
+from rlrun.python_api import make_workers
 from rlrun.run import Run, make_trainer
 from rlrun.trainer import Trainer
 
@@ -481,3 +482,10 @@ def test_a_misspelt_metric_ends_a_run_with_its_key(tmp_path):
     run = Run({**plain, "stop": {"training_iteration": 9}}, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"curriculum\.metric names .*custom_metrics/lenght_mean"):
         run.execute()
+
+
+def test_workers_alone_refuse_a_curriculum_that_nobody_would_follow():
+    ramp = ["initial=1", "final=5", "timesteps=9"]
+    overrides = ["curriculum=linear", *(f"curriculum.{each}" for each in ramp)]
+    with pytest.raises(ConfigError, match="curriculum is for trainers, and make_workers makes"):
+        make_workers("ppo", env=TASK_ENV, overrides=overrides)
