@@ -134,7 +134,7 @@ def test_a_wrapper_may_be_what_has_the_tasks():
 
 def test_tasks_by_timestep():
     with make(
-        "curriculum=by_timestep", "curriculum.schedule=[[0,a],[9,b],[16,c]]", env=ANY
+        "curriculum=by_timestep", "curriculum.schedule=[[0,a],[9.0,b],[16,c]]", env=ANY
     ) as made:
         results = [made.train() for _ in range(4)]
     # After 8 and 16 steps; an iteration is played with the task that was due when it began.

@@ -148,12 +148,12 @@ class ByTimestep(Curriculum):
 
     def __post_init__(self) -> None:
         starts = [point[0] for point in self.schedule if len(point) == 2]
-        are_counts = all(isinstance(start, int) for start in starts)
+        are_counts = all(isinstance(start, int | float) and start % 1 == 0 for start in starts)
         is_complete = len(starts) == len(self.schedule) and starts[:1] == [0]
         if not (are_counts and is_complete and starts == sorted(set(starts))):
             raise ConfigError(
                 f"{KEY}.schedule={self.schedule} must be a list of [timestep, task] with rising "
-                f"timesteps, the first one 0."
+                f"timesteps, whole numbers, the first one 0."
             )
         self._starts = starts
 
