@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_envs
+from helpers_cli import results_of, tiny_ppo
 
 from rlrun.core import seeding
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, Interrupted
-from rlrun.run import make_trainer
+from rlrun.run import Run, make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers.evaluate import Amount
 from rlrun.workers.vector_env import env_seeds
@@ -426,6 +427,16 @@ def test_an_interrupted_evaluation_begins_anew_in_the_next_call():
         result = trainer.train()
     assert (result["training_iteration"], result["timesteps_total"]) == (1, 24)
     assert result["evaluation"]["episodes_this_iter"] == 3
+
+
+def test_a_run_goes_on_from_its_end_as_if_it_had_not_been_evaluated_there(tmp_path):
+    plain = tiny_ppo("evaluation.interval=2", "evaluation.duration=2", "evaluation.at_end=true")
+    Run({**plain, "stop": {"training_iteration": 3}}, tmp_path / "a").execute()
+    Run.resume(tmp_path / "a", {"stop.training_iteration": 4}).execute()
+    Run({**plain, "stop": {"training_iteration": 4}}, tmp_path / "b").execute()
+    *_, resumed = results_of(tmp_path / "a")
+    *_, straight = results_of(tmp_path / "b")
+    assert resumed["evaluation"] == straight["evaluation"]
 
 
 # Beside training
