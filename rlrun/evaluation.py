@@ -11,15 +11,18 @@ from typing import Any, Literal, cast
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import call
-from rlrun.core.errors import ConfigError, Interrupted
+from rlrun.core.errors import ConfigError, Interrupted, WorkerDiedError, WorkerError
 from rlrun.core.imports import import_object
 from rlrun.core.metrics import summarize_episodes
 from rlrun.core.resources import Resources
+from rlrun.curriculum.base import shown
 from rlrun.workers.evaluate import Amount
 from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
 
 AUTO = "auto"
+DURATION_ALONE = 10
+"""What an automatic duration is where no train step runs beside it."""
 
 OF_FRAGMENTS = frozenset({"rollout_fragment_length", "batch_mode"})
 """Hyperparameters that only matter where a function of the user's lets workers sample fragments."""
@@ -35,7 +38,7 @@ class EvaluationConfig:
     """Whether a run that has met a stop rule ends with an evaluation of its last weights."""
     duration: int | Literal["auto"] = 10
     """Episodes or env steps of one evaluation, over all its workers, counted exactly; auto: as long
-    as the train step takes beside which it runs."""
+    as the train step takes beside which it runs (10 at the end of a run, where none does)."""
     duration_unit: Literal["episodes", "timesteps"] = "episodes"
     """What `duration` counts."""
     num_workers: int = 0
@@ -47,7 +50,7 @@ class EvaluationConfig:
     """Overrides of the run's config for evaluation workers: env, exploration, explore, callbacks,
     seed, algo.num_envs_per_worker."""
     env_task: Any = None
-    """The task that evaluation plays, where envs play tasks; null: what training plays by then."""
+    """The task that evaluation plays; null: what training plays by then, if its env has tasks."""
     custom_eval_function: str | None = None
     """Import path of a function(trainer, workers) -> metrics that replaces the built-in one."""
     record: int = 0
@@ -121,10 +124,11 @@ class EvaluationConfig:
         """Whether a run evaluates at all."""
         return self.interval is not None or self.at_end
 
-    @property
-    def amount(self) -> Amount:
-        """How long one evaluation lasts."""
-        return Amount(self.duration_unit, None if isinstance(self.duration, str) else self.duration)
+    def amount(self, *, is_alone: bool) -> Amount:
+        """How long one evaluation lasts, beside a train step or alone."""
+        if not isinstance(self.duration, str):
+            return Amount(self.duration_unit, self.duration)
+        return Amount(self.duration_unit, DURATION_ALONE if is_alone else None)
 
     def is_due(self, iteration: int) -> bool:
         """Whether the iteration of that number, counted from 1, evaluates."""
@@ -146,6 +150,9 @@ class Evaluation:
     ) -> None:
         self.config = config
         self.num_rounds = 0
+        self.begun: dict[str, Any] | None = None
+        """What an evaluation beside an iteration that is not over yet is of: the iteration it
+        began at, its env steps and weights. A resumed iteration has other weights by then."""
         self._worker_config = worker_config
         self._resources = resources
         self._workers: WorkerSet | None = None
@@ -154,7 +161,8 @@ class Evaluation:
     def workers(self, algorithms: Mapping[str, Algorithm]) -> WorkerSet:
         """The evaluation workers.
 
-        Raises SpaceError if their env has other spaces than the algorithms' policies.
+        Raises SpaceError if their env has other spaces than the algorithms' policies, ConfigError
+        if it does not take the task that evaluation has of its own.
         """
         if self._workers is None:
             workers = WorkerSet(
@@ -167,6 +175,7 @@ class Evaluation:
                 actor = workers.local_worker().actors[policy_id]
                 actor.check_fit(algorithm.policy, self._worker_config.env.id)
             self._workers = workers
+            self._set_own_task(workers)
         return self._workers
 
     def set_interrupted(self, is_interrupted: bool) -> None:
@@ -185,7 +194,8 @@ class Evaluation:
         Raises ConfigError if a custom function gives no dict, Interrupted.
         """
         iteration, workers = self._begin(trainer)
-        return self._end(trainer, iteration, self._measure(trainer, workers))
+        amount = self.config.amount(is_alone=True)
+        return self._end(trainer, iteration, self._measure(trainer, workers, amount))
 
     @contextmanager
     def beside(self, trainer: Any) -> Iterator[Future[dict[str, Any]]]:
@@ -194,8 +204,10 @@ class Evaluation:
         is_enough = threading.Event()
         metrics: Future[dict[str, Any]] = Future()
         iteration, workers = self._begin(trainer)
+        self._hold_weights(iteration, workers)
         with ThreadPoolExecutor(1, "rlrun-evaluation") as thread:
-            measured = thread.submit(self._measure, trainer, workers, is_enough.is_set)
+            amount = self.config.amount(is_alone=False)
+            measured = thread.submit(self._measure, trainer, workers, amount, is_enough.is_set)
             try:
                 yield metrics
             except BaseException:
@@ -206,6 +218,7 @@ class Evaluation:
             finally:
                 is_enough.set()
         metrics.set_result(self._end(trainer, iteration, measured.result()))
+        self.begun = None
 
     def unknown(self) -> dict[str, Any]:
         """The metrics' names with nan, for results before the first evaluation."""
@@ -221,17 +234,43 @@ class Evaluation:
         workers = self.workers(trainer.algorithms)
         workers.num_env_steps_sampled = trainer.workers.num_env_steps_sampled
         workers.sync_weights(trainer.algorithms)
-        own = self.config.env_task
-        if tasks := (trainer.workers.tasks if own is None else [own]):
+        tasks = trainer.workers.tasks if self.config.env_task is None else []
+        if tasks and workers.plays_tasks:
             workers.set_tasks(tasks)
         call(trainer.callbacks, "on_evaluate_start", trainer=trainer)
         return trainer.iteration, workers
 
+    def _set_own_task(self, workers: WorkerSet) -> None:
+        """Once, before anything is trained that a task could end which the env refuses."""
+        task = self.config.env_task
+        if task is None:
+            return
+        try:
+            workers.set_tasks([task])
+        except WorkerDiedError:
+            raise
+        except (TypeError, WorkerError) as error:
+            raise ConfigError(f"evaluation.env_task={task!r}: {error}") from error
+
+    def _hold_weights(self, iteration: int, workers: WorkerSet) -> None:
+        """Keep what an evaluation beside the iteration is of, or take it up again."""
+        local = workers.local_worker()
+        if self.begun is None or self.begun["iteration"] != iteration:
+            held = {"timestep": local.timestep, "weights": local.get_weights()}
+            self.begun = {"iteration": iteration, **held}
+            return
+        weights, timestep = self.begun["weights"], self.begun["timestep"]
+        workers.foreach_worker(lambda worker: worker.set_weights(weights, timestep))
+
     def _measure(
-        self, trainer: Any, workers: WorkerSet, is_enough: Callable[[], bool] = lambda: False
+        self,
+        trainer: Any,
+        workers: WorkerSet,
+        amount: Amount,
+        is_enough: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
         if self._custom is None:
-            found = workers.run_evaluation(self.num_rounds, self.config.amount, is_enough)
+            found = workers.run_evaluation(self.num_rounds, amount, is_enough)
             if found is None:
                 raise Interrupted("The evaluation was interrupted.")
             episodes = found.episodes
@@ -249,6 +288,8 @@ class Evaluation:
 
     def _end(self, trainer: Any, iteration: int, metrics: dict[str, Any]) -> dict[str, Any]:
         metrics["training_iteration"] = iteration
+        if self._workers is not None and self._workers.tasks:
+            metrics["env_task"] = shown(self._workers.tasks)
         self.num_rounds += 1
         call(trainer.callbacks, "on_evaluate_end", trainer=trainer, evaluation_metrics=metrics)
         return metrics

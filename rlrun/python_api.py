@@ -18,6 +18,12 @@ from rlrun.parts import read_config, with_seed
 from rlrun.trainer import Trainer
 from rlrun.workers.worker_set import WorkerSet
 
+OF_TRAINERS = {
+    "curriculum": "Call workers.set_tasks(tasks) in your loop.",
+    "init_from": "Load the weights into the policy that you learn, and call workers.sync_policy.",
+}
+"""Keys that would have no effect in a loop of one's own, and what does it there."""
+
 
 def make_trainer(
     algo: str, env: str | type | None = None, overrides: list[str] | None = None, **settings: Any
@@ -40,6 +46,9 @@ def make_workers(
     them. Arguments as in `make_trainer`. Raises ConfigError.
     """
     plain = _composed(algo, env, overrides, settings)
+    for key, instead in OF_TRAINERS.items():
+        if plain.get(key):
+            raise ConfigError(f"{key} is for trainers, and make_workers makes none. {instead}")
     config = read_config(plain).trainer
     torch.set_num_threads(config.resources.num_cpus_for_driver)
     seeding.seed_process(config.worker.seed, "driver")

@@ -220,11 +220,14 @@ class Run:
                 logger.error("%s", self._unwritable(error, "on closing"))
 
     def _evaluate_last(self, trainer: Trainer) -> None:
-        """Put an evaluation of the last weights into the last result, if it has none."""
+        """Put an evaluation of the last weights into the last result, if it has none. A run that is
+        resumed goes on without it, as if it never had been at its end."""
         if self.result.get("evaluation", {}).get("training_iteration") == trainer.iteration:
             return
+        num_rounds, metrics = trainer.evaluation.num_rounds, trainer.evaluation_metrics
         try:
             self.result |= trainer.evaluate()
+            trainer.evaluation.num_rounds, trainer.evaluation_metrics = num_rounds, metrics
         except Interrupted:
             logger.warning("The evaluation at the end (evaluation.at_end) was interrupted.")
 

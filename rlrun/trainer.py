@@ -476,6 +476,7 @@ class Trainer:
                 "progress": self.progress.state_dict(),
                 "episodes": self.episodes.state_dict(),
                 "evaluation_rounds": self.evaluation.num_rounds,
+                "evaluation_begun": self.evaluation.begun,
                 "evaluation_metrics": _plain(self.evaluation_metrics | {"episode_media": {}}),
                 "process_rng": seeding.process_rng_state(),
                 "shared": shared.state_dict(),
@@ -521,6 +522,7 @@ class Trainer:
         self.episodes.load_state_dict(state["episodes"])
         self.progress.load_state_dict(state["progress"])
         self.evaluation.num_rounds = int(state["evaluation_rounds"])
+        self.evaluation.begun = state.get("evaluation_begun")
         self.evaluation_metrics = state["evaluation_metrics"]
         seeding.restore_process_rng_state(state["process_rng"])
         shared.load_state_dict(state["shared"])

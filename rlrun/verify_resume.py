@@ -52,6 +52,8 @@ def verify(config: Any, num_iterations: int) -> str:
     refuse_early(plain)
     plain |= {"logger": {}, "pass_mark": {}, "output": None, "checkpoint_at_end": True}
     plain |= {"checkpoint_freq": 0, "keep_checkpoints_num": None}
+    # Of the two runs only one ends after the first half.
+    plain["evaluation"] = {**plain["evaluation"], "at_end": False}
     with tempfile.TemporaryDirectory(prefix="rlrun_verify_resume_") as name:
         folder = Path(name)
         _train(folder, STRAIGHT, plain, 2 * num_iterations)

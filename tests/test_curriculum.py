@@ -14,6 +14,7 @@ from rlrun.core.checkpoint import checkpoint_name
 from rlrun.core.errors import ConfigError
 from rlrun.curriculum.learning_progress import LearningProgress
 from rlrun.curriculum.staged import ByReward, ByTimestep, Linear
+from rlrun.python_api import make_workers
 from rlrun.run import Run, make_trainer
 from rlrun.trainer import Trainer
 
@@ -133,7 +134,7 @@ def test_a_wrapper_may_be_what_has_the_tasks():
 
 def test_tasks_by_timestep():
     with make(
-        "curriculum=by_timestep", "curriculum.schedule=[[0,a],[9,b],[16,c]]", env=ANY
+        "curriculum=by_timestep", "curriculum.schedule=[[0,a],[9.0,b],[16,c]]", env=ANY
     ) as made:
         results = [made.train() for _ in range(4)]
     # After 8 and 16 steps; an iteration is played with the task that was due when it began.
@@ -432,6 +433,37 @@ def test_evaluation_plays_the_task_of_training_or_its_own():
     assert rewards == [6.0, 6.0]
 
 
+def test_an_evaluation_says_which_task_it_played():
+    stages = [*BY_REWARD, "curriculum.tasks=[1,5]", "curriculum.threshold=[2]"]
+    with make(*stages, "evaluation.duration=2") as trainer:
+        assert trainer.train()["env_task"] == 1
+        assert trainer.evaluate()["evaluation"]["env_task"] == 5
+    with make("evaluation.duration=2", "evaluation.env_task=3") as trainer:
+        assert trainer.evaluate()["evaluation"]["env_task"] == 3
+
+
+def test_evaluation_may_have_an_env_without_tasks():
+    tasks = ["curriculum=learning_progress", "curriculum.tasks=[1,5]"]
+    evaluation = ["evaluation.interval=1", "evaluation.duration=2"]
+    other = ["evaluation.config.env.id=toy_envs.CountingEnv"]
+    with make(*tasks, *evaluation, *other) as trainer:
+        assert trainer.train()["evaluation"]["episode_reward_mean"] == 3.0
+
+
+def test_a_task_that_evaluation_cannot_play_is_refused_before_training():
+    evaluation = ["evaluation.interval=1", "evaluation.duration=2", "evaluation.env_task=2"]
+    with pytest.raises(ConfigError, match=r"evaluation.env_task=2: The env .* has no method"):
+        make(*evaluation, env="CartPole-v1")
+
+
+def test_an_evaluation_that_is_attached_again_promotes_nobody():
+    overrides = [*BY_REWARD, "curriculum.tasks=[1,2,3]", "curriculum.threshold=2"]
+    overrides += ["curriculum.metric=evaluation/episode_reward_mean", "evaluation.interval=3"]
+    overrides += ["evaluation.duration=2", "evaluation.always_attach_results=true"]
+    with make(*overrides) as trainer:
+        assert [trainer.train()["env_task"] for _ in range(7)] == [1, 1, 1, 2, 2, 2, 3]
+
+
 TO_FIVE = {"initial": 1, "final": 5, "timesteps": 1, "step": 1}
 
 
@@ -450,3 +482,10 @@ def test_a_misspelt_metric_ends_a_run_with_its_key(tmp_path):
     run = Run({**plain, "stop": {"training_iteration": 9}}, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"curriculum\.metric names .*custom_metrics/lenght_mean"):
         run.execute()
+
+
+def test_workers_alone_refuse_a_curriculum_that_nobody_would_follow():
+    ramp = ["initial=1", "final=5", "timesteps=9"]
+    overrides = ["curriculum=linear", *(f"curriculum.{each}" for each in ramp)]
+    with pytest.raises(ConfigError, match="curriculum is for trainers, and make_workers makes"):
+        make_workers("ppo", env=TASK_ENV, overrides=overrides)

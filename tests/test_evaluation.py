@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_envs
+from helpers_cli import results_of, tiny_ppo
 
 from rlrun.core import seeding
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, Interrupted
-from rlrun.run import make_trainer
+from rlrun.run import Run, make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers.evaluate import Amount
 from rlrun.workers.vector_env import env_seeds
@@ -428,6 +429,16 @@ def test_an_interrupted_evaluation_begins_anew_in_the_next_call():
     assert result["evaluation"]["episodes_this_iter"] == 3
 
 
+def test_a_run_goes_on_from_its_end_as_if_it_had_not_been_evaluated_there(tmp_path):
+    plain = tiny_ppo("evaluation.interval=2", "evaluation.duration=2", "evaluation.at_end=true")
+    Run({**plain, "stop": {"training_iteration": 3}}, tmp_path / "a").execute()
+    Run.resume(tmp_path / "a", {"stop.training_iteration": 4}).execute()
+    Run({**plain, "stop": {"training_iteration": 4}}, tmp_path / "b").execute()
+    *_, resumed = results_of(tmp_path / "a")
+    *_, straight = results_of(tmp_path / "b")
+    assert resumed["evaluation"] == straight["evaluation"]
+
+
 # Beside training
 
 
@@ -479,6 +490,13 @@ def test_an_automatic_duration_ends_with_the_train_step(ray_cluster):
         assert metrics["episodes_this_iter"] == 3 * (num_steps // 4)
 
 
+def test_an_automatic_duration_ends_where_no_train_step_does(ray_cluster):
+    with beside(
+        "evaluation.duration=auto", "evaluation.at_end=true", "env.env_config.terminates_at=2"
+    ) as trainer:
+        assert trainer.evaluate()["evaluation"]["episodes_this_iter"] == 10
+
+
 def test_an_automatic_duration_counts_every_episode_that_has_begun(ray_cluster):
     ends = "env.env_config.terminates_at=[1,2,3,50]"
     with beside("evaluation.duration=auto", ends) as trainer:
@@ -519,6 +537,27 @@ def test_an_interrupted_iteration_drops_the_evaluation_beside_it(ray_cluster):
         result = trainer.train()
     assert (result["training_iteration"], result["timesteps_total"]) == (1, 96)
     assert result["evaluation"]["episodes_this_iter"] == 2
+
+
+def test_a_resumed_iteration_is_evaluated_as_it_began(tmp_path, ray_cluster):
+    def trainer() -> Trainer:
+        return beside("evaluation.duration=5", env="CartPole-v1")
+
+    def change_weights_and_end(trainer: Trainer) -> None:
+        weights = trainer.get_weights()["default_policy"]
+        trainer.set_weights({"default_policy": {name: -part for name, part in weights.items()}})
+        raise Interrupted("in the middle of the iteration")
+
+    with trainer() as first:
+        with pytest.raises(Interrupted), first.evaluation.beside(first):
+            change_weights_and_end(first)
+        folder = first.save(tmp_path)
+    with trainer() as resumed:
+        resumed.restore(folder)
+        found = [resumed.train()["evaluation"] for _ in range(2)]
+    with trainer() as straight:
+        assert straight.train()["evaluation"] == found[0]
+    assert found[0] != found[1]
 
 
 def test_a_function_of_the_user_may_evaluate_beside_training(ray_cluster):

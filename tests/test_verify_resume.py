@@ -49,6 +49,12 @@ def test_an_exact_run_is_confirmed(rlrun):
     assert "(seed=3)" in outcome.stdout
 
 
+def test_an_evaluation_at_the_end_is_no_difference(rlrun):
+    at_end = ("evaluation.at_end=true", "evaluation.duration=1")
+    outcome = rlrun("verify-resume", *TINY, *at_end, "--iterations", "1", "seed=3")
+    assert outcome.status == 0, outcome.stderr
+
+
 def test_an_env_that_is_not_determined_by_the_seed_is_found(rlrun, tmp_path):
     (tmp_path / "my_env.py").write_text(FORGETFUL.replace("COUNTS", "True"))
     own = ("env=gym", "env.id=my_env.Env", "--iterations", "1")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrun.core.errors import CallbackError, RlrunError
-from rlrun.core.process import process_name
+from rlrun.core.processes import process_name
 
 
 class Callbacks:

@@ -22,6 +22,7 @@ class Episode:
     """
 
     episode_id: int
+    """From 1 on in each worker, and in each of its evaluations."""
     env_index: int
     worker_index: int
     worker: Any = field(default=None, repr=False, compare=False)

@@ -10,19 +10,6 @@ from typing import Any
 from rlrun.core import finite, seeding
 from rlrun.core.errors import ConfigError
 
-_name = "the driver"
-
-
-def process_name() -> str:
-    """What this process is called in messages."""
-    return _name
-
-
-def set_process_name(name: str) -> None:
-    """Call this process so from now on."""
-    global _name
-    _name = name
-
 
 class ProcessState:
     """Random generators and thread counts of the process, as they were when this was made.

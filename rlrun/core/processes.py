@@ -27,6 +27,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a process write its stacks down, in C, so that one that hangs does it too."""
 
+_name = f"the {DRIVER}"
 _home: Path | None = None
 """The folder `logs` of the run that this process belongs to."""
 
@@ -58,6 +59,11 @@ class Place:
 
     folder: str
     level: int
+
+
+def process_name() -> str:
+    """What this process is called in messages."""
+    return _name
 
 
 def list_processes(run: Path) -> list[Process]:
@@ -104,7 +110,8 @@ def enter(place: Place | None, name: str) -> None:
 
     On another machine that has no such folder everything stays where it would go.
     """
-    global _home
+    global _home, _name
+    _name = name.replace("_", " ")
     if place is None or not os.path.isdir(place.folder):
         return
     _home = Path(place.folder)

@@ -54,11 +54,12 @@ class LearningProgress(Curriculum):
     # In the workers
 
     def on_episode_start(self, *, worker: Any, episode: Any, env_index: int, **kwargs: Any) -> None:
-        tasks = worker.get_tasks()
-        episode.user_data["env_task"] = tasks[env_index % len(tasks)]
+        if tasks := worker.get_tasks():  # Evaluation may have an env without.
+            episode.user_data["env_task"] = tasks[env_index % len(tasks)]
 
     def on_episode_end(self, *, episode: Any, **kwargs: Any) -> None:
-        episode.custom_metrics[_metric(episode.user_data["env_task"])] = episode.total_reward
+        if "env_task" in episode.user_data:
+            episode.custom_metrics[_metric(episode.user_data["env_task"])] = episode.total_reward
 
     # In the driver
 

@@ -88,7 +88,7 @@ class ByReward(Curriculum):
     def next_tasks(self, trainer: Any, result: dict[str, Any]) -> Sequence[Any]:
         before = self.stage
         self._num_episodes += result["episodes_this_iter"]
-        value = lookup(result, self.metric.removeprefix("min-"))
+        value = self._news(trainer, result)
         is_known = isinstance(value, int | float) and not math.isnan(value)
         if is_known and self._num_episodes >= self.min_episodes:
             self._judge(self._sign * value)
@@ -96,6 +96,14 @@ class ByReward(Curriculum):
             self._num_reached = self._num_fallen = self._num_episodes = 0
             trainer.episodes.forget()
         return [self.tasks[self.stage]]
+
+    def _news(self, trainer: Any, result: dict[str, Any]) -> Any:
+        """What the metric has become in this result."""
+        key = self.metric.removeprefix("min-")
+        is_of_evaluation = key.startswith("evaluation/")
+        if is_of_evaluation and not trainer.config.evaluation.is_due(result["training_iteration"]):
+            return None  # An evaluation of before, maybe of another task, is attached again.
+        return lookup(result, key)
 
     def _judge(self, value: float) -> None:
         """Count a value (higher is better), and change the stage if that is due."""
@@ -140,12 +148,12 @@ class ByTimestep(Curriculum):
 
     def __post_init__(self) -> None:
         starts = [point[0] for point in self.schedule if len(point) == 2]
-        are_counts = all(isinstance(start, int) for start in starts)
+        are_counts = all(isinstance(start, int | float) and start % 1 == 0 for start in starts)
         is_complete = len(starts) == len(self.schedule) and starts[:1] == [0]
         if not (are_counts and is_complete and starts == sorted(set(starts))):
             raise ConfigError(
                 f"{KEY}.schedule={self.schedule} must be a list of [timestep, task] with rising "
-                f"timesteps, the first one 0."
+                f"timesteps, whole numbers, the first one 0."
             )
         self._starts = starts
 

@@ -107,7 +107,7 @@ class EpisodeTracker:
                 facts[name], left_out = pack_entries(getattr(episode, name))
                 self._warn_of(name, left_out)
             last_step, _ = pack_entries({name: getattr(episode, name) for name in LAST_STEP})
-            saved["episodes"].append({**facts, "last_step": last_step})
+            saved["episodes"].append({"id": episode.episode_id, **facts, "last_step": last_step})
         return saved
 
     def resume(
@@ -120,6 +120,7 @@ class EpisodeTracker:
             if cut[i] or not state["episodes"]:
                 continue
             saved = state["episodes"][i]
+            episode.episode_id = int(saved["id"])
             for name in SURVIVORS:
                 getattr(episode, name).update(unpack_entries(saved[name]))
             for name, value in unpack_entries(saved["last_step"]).items():

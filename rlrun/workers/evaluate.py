@@ -62,6 +62,7 @@ class EvaluationRound:
         ).bit_generator.state
         with self._own_streams():
             sampler.take_finished()
+            sampler.episodes.num_started = 0
             sampler.restart(env_seeds(seed, sampler.worker_index, num_envs))
 
     @property

@@ -23,7 +23,6 @@ from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
-from rlrun.core.process import set_process_name
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
@@ -120,7 +119,6 @@ class RolloutWorker:
         if generation:
             self.seed = seeding.integer_seed(config.seed, "generation", generation)
         if worker_index > 0:
-            set_process_name(self.name)
             seeding.seed_process(self.seed, "worker", int(config.in_evaluation), worker_index)
             if config.debug:
                 finite.check_everywhere(True)

@@ -941,6 +941,35 @@ def test_notes_on_running_episodes_outlive_a_resume(num_workers, tmp_path, caplo
         assert other["hist_stats"] == result["hist_stats"]
 
 
+class Ids(Callbacks):
+    def on_episode_end(self, *, episode, **kwargs):
+        episode.hist_data["ids"] = [episode.episode_id]
+
+
+def test_episodes_have_their_ids_again_after_a_resume(tmp_path):
+    def trainer() -> Trainer:
+        return make(
+            "algo.num_envs_per_worker=2",
+            "algo.train_batch_size=10",
+            "algo.minibatch_size=10",
+            "env.env_config.terminates_at=[4,3]",
+            "evaluation.interval=1",
+            "evaluation.duration=3",
+            callbacks=named(Ids),
+        )
+
+    def ids(result: dict[str, Any]) -> tuple[Any, Any]:
+        return result["hist_stats"]["ids"], result["evaluation"]["hist_stats"]["ids"]
+
+    with trainer() as first:
+        first.train()
+        folder = first.save(tmp_path)
+        expected = [ids(first.train()) for _ in range(2)]
+    with trainer() as second:
+        second.restore(folder)
+        assert [ids(second.train()) for _ in range(2)] == expected
+
+
 def test_infos_of_steps_that_wait_outlive_a_resume(tmp_path):
     def trainer() -> Trainer:
         return make(
