@@ -65,13 +65,13 @@ def _of_checkpoint(path: Path, policy_id: str) -> Weights:
 
 def _read_safetensors(path: Path) -> Weights:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     try:
         found = load_file(path)
     except (SafetensorError, *checkpoint.UNEXPECTED_CONTENT) as error:
         raise ConfigError(f"{path} is no file of safetensors: {error}") from error
-    return {name: found[name] for name in in_order(found)}
+    return {name: _as_array(found[name], name, path) for name in in_order(found)}
 
 
 def _read_torch(path: Path) -> Weights:
@@ -94,14 +94,19 @@ def _read_torch(path: Path) -> Weights:
             found = found[name]
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds a {type(found).__name__}; tensors by name are expected.")
-    tensors = {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
-    return {name: part.to(_numpy_dtype(part)).numpy() for name, part in tensors.items()}
+    tensors = {str(name): part for name, part in found.items() if isinstance(part, torch.Tensor)}
+    return {name: _as_array(part, name, path) for name, part in tensors.items()}
 
 
-def _numpy_dtype(tensor: Any) -> Any:
-    import torch
-
-    return torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+def _as_array(tensor: Any, name: str, path: Path) -> np.ndarray:
+    """A tensor of any kind; NumPy has no floats like bfloat16."""
+    try:
+        tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+        if tensor.is_floating_point() and tensor.itemsize < 4:
+            tensor = tensor.float()
+        return tensor.resolve_conj().numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ConfigError(f"{path}: {name} cannot be read: {error}") from error
 
 
 def _read_hdf5(path: Path) -> Weights:
