@@ -226,6 +226,7 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path):
     assert missing.status == 2
     assert "nothing.pt: there is no such file" in missing.stderr
     assert not (tmp_path / "fourth").exists()
+    assert not (tmp_path / "fourth").exists()
 
 
 def test_a_resumed_run_does_not_load_again(tmp_path, other_weights):

@@ -26,9 +26,20 @@ def read_weights(path: str | Path, policy_id: str) -> Weights:
     Arrays of Keras (.h5) are given in torch's order of axes. Raises ConfigError, CheckpointError,
     MissingExtraError.
     """
-    path = Path(path).expanduser()
+    path = require_source(path)
     if path.is_dir():
         return _of_checkpoint(path, policy_id)
+    found = READERS[path.suffix](path)
+    if not found:
+        raise ConfigError(f"{path} holds no arrays.")
+    return found
+
+
+def require_source(path: str | Path) -> Path:
+    """The path of a file or folder that weights may be in. Raises ConfigError."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
     if path.suffix not in READERS:
         raise ConfigError(
             f"{path} must be a file that ends in {', '.join(READERS)}, or the folder of a "
@@ -36,10 +47,7 @@ def read_weights(path: str | Path, policy_id: str) -> Weights:
         )
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file.")
-    found = READERS[path.suffix](path)
-    if not found:
-        raise ConfigError(f"{path} holds no arrays.")
-    return found
+    return path
 
 
 def in_order(names: Any) -> list[str]:
