@@ -525,7 +525,7 @@ def test_a_stop_rule_that_could_never_be_met_is_refused(value):
         ("algo.clip_param", "algo.clip_range"),
         ("algo.train_batchsize", "algo.train_batch_size"),
         ("algo.num_workers", "resources.num_workers"),
-        ("algo.model", "model"),
+        ("algo.model", "model=<choice> (rlrun list model)"),
         ("resources.num_envs_per_worker", "algo.num_envs_per_worker"),
         ("env.max_episode_steps", "env.horizon"),
         ("num_workers", "resources.num_workers"),
@@ -544,8 +544,8 @@ def test_a_wrong_key_is_answered_with_the_nearest_valid_one(key, meant):
         ("algo=dqnn", "dqn"),
         ("env=cart_pole", "cartpole"),
         ("exploration=epsilongreedy", "epsilon_greedy"),
-        ("algoo=dqn", "algo"),
-        ("algo.model=lstm", "model"),
+        ("algoo=dqn", "algo=<choice> (rlrun list algo)"),
+        ("algo.model=lstm", "model=<choice> (rlrun list model)"),
     ],
 )
 def test_a_wrong_choice_is_answered_with_the_nearest_valid_one(override, meant):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,21 @@ RECURRENT: dict[str, tuple[str, str, list[str]]] = {
     "r2d2": ("r2d2", "StatelessCartPole", ["tuned=none", "algo.timesteps_per_iteration=10"]),
     "gtrxl": ("ppo", "StatelessCartPole", [*PPO[1:], "model=gtrxl"]),
 }
+
+
+QUICK = {"ppo discrete", "sac", "cnn", "dict", "lstm"}
+"""What CI exports in both formats: both are made of the same program, and take seconds each."""
+
+
+def in_both_formats(names: Iterable[str]) -> list[Any]:
+    """Each name with each format, what is not QUICK as ONNX in slow tests."""
+    return [
+        pytest.param(
+            name, suffix, marks=() if name in QUICK or suffix == "pt2" else pytest.mark.slow
+        )
+        for name in names
+        for suffix in ("pt2", "onnx")
+    ]
 
 
 def trained(case: tuple[str, str, list[str]]) -> Trainer:
@@ -135,8 +151,7 @@ class Program:
         return dict(zip(self.facts["outputs"], found, strict=True))
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "suffix"), in_both_formats(CASES))
 def test_an_export_chooses_what_compute_action_chooses(name, suffix, tmp_path):
     with trained(CASES[name]) as trainer:
         spaces_ = trainer.workers.local_worker().get_spaces()
@@ -151,8 +166,7 @@ def test_an_export_chooses_what_compute_action_chooses(name, suffix, tmp_path):
         np.testing.assert_allclose(found[key], column, rtol=1e-4, atol=1e-4, err_msg=key)
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(("name", "suffix"), in_both_formats(RECURRENT))
 def test_an_export_with_memory_takes_and_gives_its_state(name, suffix, tmp_path):
     with trained(RECURRENT[name]) as trainer:
         spaces_ = trainer.workers.local_worker().get_spaces()

@@ -44,7 +44,9 @@ def first_losses(name: str, *overrides: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "switch"),
     [
-        *(("cnn", "compile"), ("dqn", "compile"), ("sac", "compile"), ("lstm", "compile")),
+        ("cnn", "compile"),
+        # Compiling takes most of a minute each.
+        *(pytest.param(name, "compile", marks=pytest.mark.slow) for name in ("dqn", "sac", "lstm")),
         *(("ppo", "amp"), ("cnn", "amp"), ("dqn", "amp"), ("rainbow", "amp"), ("lstm", "amp")),
     ],
 )
@@ -57,7 +59,7 @@ def test_losses_stay_close_to_those_without(name, switch):
         assert fast[key] == pytest.approx(value, rel=tolerance, abs=tolerance), key
 
 
-@pytest.mark.parametrize("switch", ["compile", "amp"])
+@pytest.mark.parametrize("switch", [pytest.param("compile", marks=pytest.mark.slow), "amp"])
 def test_a_resume_stays_exact(switch, tmp_path):
     with trainer_of("ppo", f"model.{switch}=true") as trainer:
         trainer.train()
