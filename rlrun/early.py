@@ -34,11 +34,14 @@ CLASSES = {
 }
 """What is made of a group's node, which is looked at in its source; None: its `_target_`."""
 
+OF_MANY = ("logger", "callbacks", "curriculum")
+"""Groups that may hold one class, several by name or in a list, or none."""
+
 
 def refuse_early(plain: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key without a value, for what is wrong with the keys of no group or
     with the resources, and for what the sources of our classes refuse."""
-    for group in sorted(GROUPS - {"logger", "callbacks", "curriculum"}):
+    for group in sorted(GROUPS - set(OF_MANY)):
         if not isinstance(plain.get(group), Mapping):
             raise ConfigError(
                 f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
@@ -52,6 +55,10 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         node = plain[group]
         if signature := signature_of(path or str(node.get("_target_"))):
             signature.check(node, group)
+    for group in OF_MANY:
+        for key, node in _nodes(plain.get(group), group):
+            if signature := signature_of(str(node.get("_target_"))):
+                signature.check(node, key)
     if not (plain.get("callbacks") or plain.get("curriculum") or plain.get("task")):
         check_names(settings, False, plain["evaluation"])
 
@@ -60,6 +67,20 @@ def read_settings(plain: Mapping[str, Any]) -> RunSettings:
     """The keys of no group. Raises ConfigError."""
     rest = {key: value for key, value in plain.items() if key not in GROUPS}
     return build(rest, "", target=RunSettings)
+
+
+def _nodes(tree: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(key, node) of the classes in a group, as `build_all` finds them."""
+    if isinstance(tree, Mapping) and "_target_" in tree:
+        yield key, tree
+    elif isinstance(tree, Mapping):
+        for name, child in tree.items():
+            if isinstance(child, Mapping):
+                yield f"{key}.{name}", child
+    elif isinstance(tree, list):
+        for index, child in enumerate(tree):
+            if isinstance(child, Mapping):
+                yield f"{key}[{index}]", child
 
 
 def _missing(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

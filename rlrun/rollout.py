@@ -12,6 +12,7 @@ import numpy as np
 from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError, RlrunError
+from rlrun.core.export_formats import format_of
 from rlrun.run_folder import VIDEOS, modules_from_where_it_was_started
 from rlrun.saved import find_checkpoint
 
@@ -79,11 +80,10 @@ def export_checkpoint(path: Path, out: Path, kind: str | None) -> int:
     `kind`, or that of its ending. Returns the exit status. Raises CheckpointError, ConfigError,
     MissingExtraError, RlrunError."""
     find_checkpoint(path)
+    chosen = format_of(out, kind)
     # Only now torch is imported.
-    from rlrun.core.export import format_of
     from rlrun.workers.actor import DEFAULT_POLICY_ID
 
-    chosen = format_of(out, kind)
     worker = load_worker(path, {})
     try:
         worker.actors[DEFAULT_POLICY_ID].export(out, chosen)

@@ -28,7 +28,7 @@ from rlrun.core.checkpoint import (
     save_checkpoint,
 )
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
-from rlrun.core.export import format_of
+from rlrun.core.export_formats import format_of
 from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
 from rlrun.core.phases import bottleneck, time_by_phase

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rlrun.compose import plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
+from rlrun.core.weight_files import require_source
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.examples import file_that_sets
@@ -93,6 +94,8 @@ def _settled(config: DictConfig, hydra: Any) -> dict[str, Any]:
         raise ConfigError(str(error).splitlines()[0]) from error
     with _naming_origins(plain, hydra):
         refuse_early(plain)
+    if plain.get("init_from") is not None:
+        require_source(plain["init_from"])
     return plain
 
 

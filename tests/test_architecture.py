@@ -102,7 +102,6 @@ IMPORTS_IN_FUNCTIONS = {
     "sweep.trial_configs": {"hydra", "omegaconf.errors", "rlrun.parts"},
     "settle": {"hydra"},
     "rollout": {
-        "rlrun.core.export",
         "rlrun.parts",
         "rlrun.workers.actor",
         "rlrun.workers.atari",
@@ -129,7 +128,7 @@ IMPORTS_IN_FUNCTIONS = {
     "training_function": {"torch"},
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
     "core.export": {"onnxscript", "safetensors.torch"},
-    "core.weight_files": {"h5py", "pickle", "safetensors", "safetensors.numpy", "torch"},
+    "core.weight_files": {"h5py", "pickle", "safetensors", "safetensors.torch", "torch"},
     "core.networks": {"rlrun.core.imports"},
     "core.peers": {"torch.distributed"},
     "core.finite": {"torch"},

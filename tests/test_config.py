@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -704,6 +705,22 @@ def test_settings_without_effect_are_refused():
         resources__ray_address="auto", resources__ray_num_cpus=2, resources__num_workers=1
     )
     assert "resources.ray_num_cpus=2 is for a local Ray" in words
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["logger=wandb", "logger.wandb.mode=ofline"], "logger.wandb.mode=ofline must be one of"),
+        (["+logger.tensorboard.prefix=x"], "no key 'logger.tensorboard.prefix'"),
+        (
+            ["curriculum=by_reward", "curriculum.tasks=[1]", "curriculum.threshold=much"],
+            "curriculum.threshold=much must be",
+        ),
+    ],
+)
+def test_loggers_and_curricula_are_checked_before_torch_is_there(overrides, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        refuse_early(plain_config(compose(["algo=ppo", "logger=default", *overrides])))
 
 
 @pytest.mark.parametrize(

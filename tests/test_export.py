@@ -260,3 +260,15 @@ def test_the_command_exports_a_checkpoint(tmp_path):
     outcome = python_process(tmp_path, "-m", "rlrun", "export", "nothing", "--out", "c.onnx")
     assert outcome.status == 2
     assert "there is no such checkpoint" in outcome.stderr
+
+
+def test_an_unknown_format_is_refused_before_torch_is_there(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from rlrun import rollout\n"
+        "rollout.find_checkpoint = lambda path: path\n"
+        "try: rollout.export_checkpoint(Path('run'), Path('policy.tflite'), None)\n"
+        "except ValueError as error: print(error, 'torch' in sys.modules)"
+    )
+    found = python_process(tmp_path, "-c", code)
+    assert "policy.tflite tells no format" in found.stdout
+    assert found.stdout.strip().endswith("False")

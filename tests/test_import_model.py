@@ -8,11 +8,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from helpers_cli import python_process
 from safetensors.numpy import save_file
 
 from rlrun.core.errors import ConfigError
+from rlrun.core.weight_files import read_weights
 from rlrun.python_api import make_trainer
 from rlrun.run import Run
 from rlrun.trainer import Trainer
@@ -149,6 +151,21 @@ def test_a_model_of_ones_own_says_what_goes_where(tmp_path):
         trainer.import_model(path)
 
 
+def test_parameters_and_halved_floats_are_read_as_float32(tmp_path):
+    half = torch.full((2,), 1.5, dtype=torch.bfloat16)
+    torch.save({"w": torch.nn.Parameter(half), 0: torch.eye(2).to_sparse()}, tmp_path / "a.pt")
+    torch.save({"w": half.to(torch.float8_e4m3fn)}, tmp_path / "b.pt")
+    safetensors.torch.save_file({"w": half}, tmp_path / "c.safetensors")
+    for name in ("a.pt", "b.pt", "c.safetensors"):
+        found = read_weights(tmp_path / name, "default_policy")
+        assert found["w"].dtype == np.float32
+        assert found["w"].tolist() == [1.5, 1.5]
+    np.testing.assert_array_equal(read_weights(tmp_path / "a.pt", "")["0"], np.eye(2))
+    torch.save({"w": torch.ones(2, device="meta")}, tmp_path / "d.pt")
+    with pytest.raises(ConfigError, match=r"d\.pt: w cannot be read"):
+        read_weights(tmp_path / "d.pt", "")
+
+
 def test_a_file_that_does_not_fit_or_could_run_code_is_refused(tmp_path):
     torch.save(torch.nn.Linear(4, 8), tmp_path / "module.pt")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
@@ -208,6 +225,7 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path):
     missing = python_process(tmp_path, *run, stop, "hydra.run.dir=fourth", "init_from=nothing.pt")
     assert missing.status == 2
     assert "nothing.pt: there is no such file" in missing.stderr
+    assert not (tmp_path / "fourth").exists()
     assert not (tmp_path / "fourth").exists()
 
 

@@ -256,3 +256,22 @@ def test_a_killed_run_leaves_no_half_video(tmp_path):
     visible = [name for name in names(tmp_path) if not name.startswith(".")]
     assert len(visible) == 1
     assert num_frames(tmp_path / "videos" / visible[0]) == 201
+
+
+def test_a_file_that_the_encoder_could_not_complete_is_no_video(tmp_path, monkeypatch, caplog):
+    whole = tmp_path / "whole"
+    execute(whole, "env=cartpole", "stop.training_iteration=1", "env.record_env=true")
+    video = next((whole / "videos").iterdir())
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:-100])
+    encoder = tmp_path / "ffmpeg"
+    encoder.write_text(
+        f'#!/bin/sh\ncat > /dev/null\nfor out; do :; done\ncp {cut} "$out"\nexit 1\n'
+    )
+    encoder.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg._io, "get_ffmpeg_exe", lambda: str(encoder))
+    folder = tmp_path / "run"
+    found = execute(folder, "env=cartpole", "stop.training_iteration=1", "env.record_env=true")
+    assert not names(folder)
+    assert found[-1]["videos"] == []
+    assert "could not be written: the encoder left an incomplete file" in caplog.text

@@ -9,37 +9,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-from rlrun.core.errors import ConfigError, RlrunError, missing_extra
+from rlrun.core.errors import RlrunError, missing_extra
+from rlrun.core.export_formats import ExportFormat
 from rlrun.core.portable import PortablePolicy
-
-ExportFormat = Literal["safetensors", "torch", "onnx"]
-"""The weights alone; a program of torch.export; a graph of ONNX."""
-
-SUFFIXES: dict[str, ExportFormat] = {
-    ".safetensors": "safetensors",
-    ".pt2": "torch",
-    ".onnx": "onnx",
-}
 
 FACTS = "rlrun"
 """Under which name files hold, as JSON, what they say of themselves."""
-
-
-def format_of(path: Path, given: str | None = None) -> ExportFormat:
-    """The format that is given, or that a file's name tells. Raises ConfigError."""
-    known = get_args(ExportFormat)
-    if given is not None and given not in known:
-        raise ConfigError(f"format={given} must be one of {', '.join(known)}.")
-    if given is None and path.suffix not in SUFFIXES:
-        raise ConfigError(
-            f"{path} tells no format: let it end in {', '.join(SUFFIXES)}, or give the format: "
-            f"{', '.join(known)}."
-        )
-    return given or SUFFIXES[path.suffix]  # type: ignore[return-value]
 
 
 def export(portable: PortablePolicy, path: Path, kind: ExportFormat, facts: dict[str, Any]) -> Path:

@@ -26,9 +26,20 @@ def read_weights(path: str | Path, policy_id: str) -> Weights:
     Arrays of Keras (.h5) are given in torch's order of axes. Raises ConfigError, CheckpointError,
     MissingExtraError.
     """
-    path = Path(path).expanduser()
+    path = require_source(path)
     if path.is_dir():
         return _of_checkpoint(path, policy_id)
+    found = READERS[path.suffix](path)
+    if not found:
+        raise ConfigError(f"{path} holds no arrays.")
+    return found
+
+
+def require_source(path: str | Path) -> Path:
+    """The path of a file or folder that weights may be in. Raises ConfigError."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
     if path.suffix not in READERS:
         raise ConfigError(
             f"{path} must be a file that ends in {', '.join(READERS)}, or the folder of a "
@@ -36,10 +47,7 @@ def read_weights(path: str | Path, policy_id: str) -> Weights:
         )
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file.")
-    found = READERS[path.suffix](path)
-    if not found:
-        raise ConfigError(f"{path} holds no arrays.")
-    return found
+    return path
 
 
 def in_order(names: Any) -> list[str]:
@@ -65,13 +73,13 @@ def _of_checkpoint(path: Path, policy_id: str) -> Weights:
 
 def _read_safetensors(path: Path) -> Weights:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     try:
         found = load_file(path)
     except (SafetensorError, *checkpoint.UNEXPECTED_CONTENT) as error:
         raise ConfigError(f"{path} is no file of safetensors: {error}") from error
-    return {name: found[name] for name in in_order(found)}
+    return {name: _as_array(found[name], name, path) for name in in_order(found)}
 
 
 def _read_torch(path: Path) -> Weights:
@@ -94,14 +102,19 @@ def _read_torch(path: Path) -> Weights:
             found = found[name]
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds a {type(found).__name__}; tensors by name are expected.")
-    tensors = {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
-    return {name: part.to(_numpy_dtype(part)).numpy() for name, part in tensors.items()}
+    tensors = {str(name): part for name, part in found.items() if isinstance(part, torch.Tensor)}
+    return {name: _as_array(part, name, path) for name, part in tensors.items()}
 
 
-def _numpy_dtype(tensor: Any) -> Any:
-    import torch
-
-    return torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+def _as_array(tensor: Any, name: str, path: Path) -> np.ndarray:
+    """A tensor of any kind; NumPy has no floats like bfloat16."""
+    try:
+        tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+        if tensor.is_floating_point() and tensor.itemsize < 4:
+            tensor = tensor.float()
+        return tensor.resolve_conj().numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ConfigError(f"{path}: {name} cannot be read: {error}") from error
 
 
 def _read_hdf5(path: Path) -> Weights:

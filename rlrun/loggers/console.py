@@ -42,6 +42,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _PLAIN_SPARKS = "_.-=+*#@"
 """For outputs that cannot show the others."""
 _SPARKLINE_WIDTH = 40
+_LARGEST_SPARK = 1e300  # sums and differences of larger numbers are infinite
 _HISTORY_ITERATIONS = 4000
 
 _MAIN_NUMBERS = (
@@ -319,7 +320,7 @@ def sparkline(values: Sequence[float], sparks: str = _SPARKS) -> str:
     """Values as a row of bars, the last one on the right; of several that share a bar, the mean."""
     count = min(len(values), _SPARKLINE_WIDTH)
     bounds = [round(index * len(values) / count) for index in range(count + 1)]
-    known = list(values)
+    known = [min(max(value, -_LARGEST_SPARK), _LARGEST_SPARK) for value in values]
     bars = [fmean(known[low:high]) for low, high in pairwise(bounds)]
     lowest, highest = min(bars), max(bars)
     scale = (len(sparks) - 1) / (highest - lowest) if highest > lowest else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _FOREVER_S = 1e9  # a stop rule that is never to be met shows no time
+_LARGEST_IN_FULL = 1e12  # what has diverged would fill the screen with digits
 
 
 def number(value: float | None, kind: str = "") -> str:
     """A number in few letters, "-" for none; kind "d": without decimals."""
     if value is None or math.isnan(value):
         return "-"
+    if abs(value) >= _LARGEST_IN_FULL:
+        return f"{value:.3g}"
     if kind == "d":
         return f"{value:,.0f}"
     return f"{value:,.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
@@ -56,9 +60,14 @@ def is_terminal() -> bool:
 
 
 def steady_console() -> Console:
-    """A Rich console on stdout that raises BrokenPipeError if that goes away, and does not ask
-    again whether it is a terminal."""
+    """A Rich console on stdout that raises BrokenPipeError if that goes away, does not ask again
+    whether it is a terminal, and shows "?" for what the terminal's encoding lacks."""
     from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith(
+        "utf"
+    ):
+        sys.stdout.reconfigure(errors="replace")
 
     class SteadyConsole(Console):
         def on_broken_pipe(self) -> None:

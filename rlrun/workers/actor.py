@@ -18,7 +18,8 @@ from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration
 from rlrun.core.exploration.base import Acts
-from rlrun.core.export import ExportFormat, export
+from rlrun.core.export import export
+from rlrun.core.export_formats import ExportFormat
 from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model

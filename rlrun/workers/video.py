@@ -192,8 +192,11 @@ class _Video:
         with self._tolerant():
             if self._writer is not None and not self._is_broken:
                 self._writer.close()
+                _require_whole(self._temporary)
                 self._temporary.replace(self.folder / name)
                 logger.info("Wrote %s", self.folder / name)
+        if self._is_broken:
+            self.drop()
 
     def drop(self) -> None:
         """Leave nothing behind."""
@@ -226,3 +229,22 @@ class _Video:
         writer.send(None)
         writer.send(np.ascontiguousarray(first))
         return writer
+
+
+def _require_whole(path: Path) -> None:
+    """Raise OSError unless the file has all boxes of an mp4: the encoder does not tell its caller
+    when a full disk refused what it wrote at the end.
+
+    Source: ISO/IEC 14496-12, 4.2: each box begins with its size (1: that is in 8 bytes behind the
+    type) and its type.
+    """
+    size, place, kinds = path.stat().st_size, 0, []
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            kinds.append(header[4:8])
+            place += int.from_bytes(header[8:], "big") if length == 1 else max(length, 8)
+    if place != size or b"moov" not in kinds:
+        raise OSError("the encoder left an incomplete file; is the disk full?")

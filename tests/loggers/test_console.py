@@ -13,6 +13,7 @@ import pytest
 
 from rlrun.loggers import console
 from rlrun.loggers.console import ConsoleLogger
+from rlrun.loggers.terminal import number
 
 PHASES = {"env": 0.25, "learning": 0.15, "inference": 0.099, "other": 0.001}
 
@@ -202,6 +203,7 @@ import sys
 from pathlib import Path
 from rlrun.loggers.base import RunInfo
 from rlrun.loggers.console import ConsoleLogger
+from rlrun.loggers.terminal import number
 logger = ConsoleLogger()
 logger.start(RunInfo(folder=Path("."), name="x", config={}, stop={}, start_iteration=0))
 logger.log_result({"training_iteration": 1, "timesteps_total": 10})
@@ -361,6 +363,7 @@ import sys
 from pathlib import Path
 from rlrun.loggers.base import RunInfo
 from rlrun.loggers.console import ConsoleLogger
+from rlrun.loggers.terminal import number
 logger = ConsoleLogger(plain_interval_s=0.0)
 logger.start(RunInfo(folder=Path("."), name="x", config={}, stop={}, start_iteration=0))
 for i in range(1, 1000):
@@ -448,6 +451,22 @@ def test_live_display_fits_into_the_window(make_run, make_result, clock, monkeyp
     assert len(re.findall(r"^(trend|evaluation|task|time|learner|video) ", text, re.M)) == 6
 
 
+def test_a_terminal_without_the_letters_gets_others(make_run, make_result, clock, monkeypatch):
+    terminal = Terminal(monkeypatch, 24)
+    terminal.stdout.reconfigure(encoding="ascii")
+    logger = ConsoleLogger()
+    logger.start(make_run(name="längster_von_allen_läufen"))
+    logger.log_result(busy_result(make_result, 5))
+    logger.close("finished")
+    assert "l?ngster_von_allen" in visible(terminal.output())
+
+
+def test_large_numbers_are_short():
+    assert number(-1e300) == "-1e+300"
+    assert number(1.5e12, "d") == "1.5e+12"
+    assert number(123_456_789_012.0, "d") == "123,456,789,012"
+
+
 def test_live_display_is_cut_in_a_low_window(make_run, make_result, clock, monkeypatch):
     terminal = show_run(make_run, make_result, monkeypatch, 80, lines=6)
     text = visible(terminal.output())
@@ -490,6 +509,8 @@ def test_plain_lines_have_task_and_bottleneck_and_no_sparkline(
         ([5.0, 5.0], "▁▁"),
         ([-2.0, 0.0], "▁█"),
         ([0.0, 0.0, 7.0, 7.0] * 20, "▁█" * 20),  # 80 values, two to a bar
+        ([-1e308, 1e308], "▁█"),  # their difference is infinite
+        ([1e308] * 80, "▁" * 40),
     ],
 )
 def test_sparkline(values, line):
