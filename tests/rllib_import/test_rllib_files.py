@@ -73,7 +73,10 @@ OF_FILES: dict[str, tuple[str, ...]] = {
     "pendulum-apex-ddpg": ("evaluation.interval=null",),
     **dict.fromkeys(
         ("cartpole-bc", "cartpole-marwil", "pendulum-cql"),
-        ("evaluation.num_workers=0", "evaluation.duration=1"),
+        (
+            *("evaluation.num_workers=0", "evaluation.duration=1"),
+            "evaluation.parallel_to_training=false",
+        ),
     ),
 }
 """What else is made smaller for a file."""
