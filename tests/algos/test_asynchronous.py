@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrun.core.callbacks import Callbacks
-from rlrun.core.errors import Interrupted, WorkerError
+from rlrun.core.errors import CallbackError, Interrupted, WorkerError
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers.rollout_worker import get_global_worker
@@ -91,9 +91,12 @@ def test_what_is_under_way_is_neither_lost_nor_doubled(counting, tmp_path):
 def test_messages_are_confirmed_on_the_way(counting):
     for _ in range(60):
         counting.workers.sync_weights(counting.algorithms, to=0)
-        steps_seen(counting, 1)
-    # But for those to a worker that has not got round to them.
-    assert len(counting.workers._pool._unconfirmed) < 40
+    pool = counting.workers._pool
+    # However far behind a worker is, it gets round to all of them while others bring samples.
+    for _ in range(2000):
+        if pool._unconfirmed:
+            steps_seen(counting, 1)
+    assert pool._unconfirmed == []
 
 
 # Runs
@@ -173,7 +176,7 @@ def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_pat
 
 
 def test_an_error_in_the_thread_ends_the_run_as_itself():
-    failure = pytest.raises(FloatingPointError, match="in the learner's thread")
+    failure = pytest.raises(CallbackError, match="FloatingPointError: in the learner's thread")
     with make("CartPole-v1", *interrupt_at(3, raises=True)) as trainer, failure:
         train_long(trainer)
     assert own_threads() == []
