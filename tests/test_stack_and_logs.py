@@ -186,7 +186,8 @@ def test_taking_logs_back_leaves_files_of_others(tmp_path):
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["notes.txt"]
 
 
-def test_a_process_without_the_runs_folder_keeps_its_output(tmp_path):
+def test_a_process_without_the_runs_folder_keeps_its_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_name", processes.process_name())
     handlers = list(logging.getLogger().handlers)
     processes.enter(processes.Place(str(tmp_path / "not there"), logging.INFO), "worker_1")
     processes.enter(None, "worker_1")

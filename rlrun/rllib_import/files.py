@@ -103,8 +103,9 @@ def _take_file(arguments: list[str]) -> tuple[str | None, list[str]]:
             return value, [*before, *after]
         if name in FILE and after:
             return after[0], [*before, *after[1:]]
-        if argument.startswith(FILE[1]) and not argument.startswith("--"):
-            return argument.removeprefix(FILE[1]), [*before, *after]
+        glued = argument.removeprefix(FILE[1])
+        if glued and glued != argument:
+            return glued, [*before, *after]
     return None, arguments
 
 
