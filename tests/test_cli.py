@@ -724,7 +724,7 @@ def test_help_shows_the_keys_of_what_was_chosen(rlrun):
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("resum", "Did you mean resume?"), ("start", "Commands: resume, rollout, list")],
+    [("resum", "Did you mean resume?"), ("start", "Commands: resume, rollout, export, list")],
 )
 def test_an_unknown_command_is_refused_with_those_that_there_are(rlrun, command, words):
     assert_refused(rlrun(command, "results/x"), 2, f"no command '{command}'", words)
