@@ -56,6 +56,7 @@ def test_a_run_leaves_its_config_results_versions_log_and_checkpoints(finished):
         "progress.csv",
         "versions.json",
         "rlrun.log",
+        "logs",
         "checkpoint_000001",
         "checkpoint_000002",
     }
