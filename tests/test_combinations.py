@@ -142,7 +142,11 @@ PAIRS += [(model, env) for model in ("lstm", "gtrxl") for env in ENVS]
 @pytest.mark.parametrize(
     ("algo", "model", "env"),
     [
-        (algo, model, env)
+        pytest.param(
+            *(algo, model, env),
+            # What an env gives is the same for both memories.
+            marks=pytest.mark.slow if model == "gtrxl" and env != next(iter(ENVS)) else (),
+        )
         for algo in SIZES
         for model, env in PAIRS
         if not {(algo, model), (algo, env)} & REFUSED

@@ -389,7 +389,9 @@ def test_a_run_that_is_resumed_in_mid_stage_equals_an_uninterrupted_one(tmp_path
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("form", ["by_reward", "learning_progress"])
+@pytest.mark.parametrize(
+    "form", ["by_reward", pytest.param("learning_progress", marks=pytest.mark.slow)]
+)
 def test_the_same_holds_with_two_workers(tmp_path, form):
     plain = corridor(*FORMS[form], *TWO_WORKERS)
     assert_resumed_equals_uninterrupted(tmp_path, plain)

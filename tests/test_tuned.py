@@ -53,12 +53,21 @@ def write_tuned(folder: Path, name: str, text: str) -> None:
 # The shipped files
 
 
+def one_of_each_algorithm(names: list[str]) -> list[Any]:
+    """All names, but those after the first of their algorithm for slow tests."""
+    firsts = {name.rpartition("/")[0]: name for name in reversed(names)}
+    return [
+        pytest.param(name, marks=() if name in firsts.values() else pytest.mark.slow)
+        for name in names
+    ]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_tuned_values_is_laid_over_the_whole_config(name):
     assert (TUNED / f"{name}.yaml").read_text().startswith("# @package _global_\n")
 
 
-@pytest.mark.parametrize("name", OF_ONE_ENV)
+@pytest.mark.parametrize("name", one_of_each_algorithm(OF_ONE_ENV))
 def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
     algo, _, env = name.rpartition("/")
     plain = composed(f"algo={algo}", f"env={env}", *DATA.get(name, []))

@@ -49,6 +49,7 @@ def test_an_exact_run_is_confirmed(rlrun):
     assert "(seed=3)" in outcome.stdout
 
 
+@pytest.mark.slow
 def test_an_evaluation_at_the_end_is_no_difference(rlrun):
     at_end = ("evaluation.at_end=true", "evaluation.duration=1")
     outcome = rlrun("verify-resume", *TINY, *at_end, "--iterations", "1", "seed=3")

@@ -140,7 +140,7 @@ def test_ctrl_c_ends_all_trials_with_a_checkpoint_and_a_resume_goes_on(rlrun, tm
         assert [lasting(each) for each in resumed] == [lasting(each) for each in whole]
 
 
-@pytest.mark.parametrize("is_group", [False, True])
+@pytest.mark.parametrize("is_group", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_sweep_goes_on_and_its_orphans_end_by_themselves(rlrun, tmp_path, is_group):
     (tmp_path / "own.py").write_text(OWN)
     child = Child(

@@ -859,7 +859,7 @@ class NoteFailures(Callbacks):
         self.told.append((worker_index, in_evaluation, str(error)))
 
 
-@pytest.mark.parametrize("in_evaluation", [False, True])
+@pytest.mark.parametrize("in_evaluation", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_callbacks_hear_of_a_worker_whose_process_is_killed(in_evaluation, ray_cluster):
     NoteFailures.told.clear()
     with make(
