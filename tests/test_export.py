@@ -70,19 +70,17 @@ RECURRENT: dict[str, tuple[str, str, list[str]]] = {
 }
 
 
-QUICK = {"ppo discrete", "sac", "cnn", "dict", "lstm"}
-"""What CI exports in both formats: both are made of the same program, and take seconds each."""
+QUICK = {"ppo discrete", "ppo beta", "dqn", "sac", "cnn", "dict", "masked", "lstm"}
+"""What CI exports; each takes seconds."""
 
 
 def in_both_formats(names: Iterable[str]) -> list[Any]:
-    """Each name with each format, what is not QUICK as ONNX in slow tests."""
-    return [
-        pytest.param(
-            name, suffix, marks=() if name in QUICK or suffix == "pt2" else pytest.mark.slow
-        )
-        for name in names
-        for suffix in ("pt2", "onnx")
-    ]
+    """Each name with each format, what is not QUICK for slow tests."""
+    found = []
+    for name in names:
+        slow = () if name in QUICK else pytest.mark.slow
+        found += [pytest.param(name, suffix, marks=slow) for suffix in ("pt2", "onnx")]
+    return found
 
 
 def trained(case: tuple[str, str, list[str]]) -> Trainer:

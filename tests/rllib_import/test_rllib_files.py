@@ -105,7 +105,14 @@ def first_of_each_grid(arguments: list[str]) -> list[str]:
     return overrides
 
 
-@pytest.mark.parametrize("name", sorted(FILES.keys() - REFUSED.keys()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # What runs below builds.
+        pytest.param(name, marks=pytest.mark.slow if name in RUNNABLE else ())
+        for name in sorted(FILES.keys() - REFUSED.keys())
+    ],
+)
 def test_every_file_translates_into_a_config_that_builds(name: str) -> None:
     data = [each for each in SMALLER[algorithm_of(name)] if each.startswith(("input=", "actions"))]
     experiments = experiments_of(FILES[name], data)
