@@ -129,17 +129,18 @@ class Child:
 
     def wait_for_result(self, run_dir: Path, iteration: int) -> None:
         """Return as soon as result.json holds the result of `iteration`."""
-        self._wait_until(lambda: num_lines(run_dir / "result.json") >= iteration)
+        self.wait_until(lambda: num_lines(run_dir / "result.json") >= iteration)
 
     def wait_for_file(self, path: Path) -> None:
         """Return as soon as `path` exists."""
-        self._wait_until(path.exists)
+        self.wait_until(path.exists)
 
     def wait_for_text(self, text: str) -> None:
         """Return as soon as stderr has `text`."""
-        self._wait_until(lambda: text in self.stderr)
+        self.wait_until(lambda: text in self.stderr)
 
-    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Return as soon as it is so; the process must not end before."""
         while not is_so():
             assert self._process.is_alive(), self.stderr
             self._process.join(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import secrets
@@ -16,7 +17,6 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from rlrun.core.errors import ResourceError
 from rlrun.core.resources import Resources
 from rlrun.sweep.channel import Channel, ChannelClosedError, Message
 from rlrun.sweep.executor import Executor, Heard
@@ -27,13 +27,15 @@ from rlrun.sweep.trial import TrialResources
 from rlrun.sweep.trial_process import Start, write_into
 from rlrun.workers import pool
 
-PLACE_TIMEOUT_S = 60.0
-"""How long Ray may take to reserve what it has free."""
+WARN_AFTER_S = 30.0
+"""How long Ray may take to reserve what it has free before the user is told."""
 
 LOOK_INTERVAL_S = 0.2
 """Time between two looks at whether tasks have ended."""
 
 TOKEN_BYTES = 16
+
+logger = logging.getLogger("rlrun")
 
 
 class SharedRayExecutor(LocalExecutor):
@@ -86,6 +88,8 @@ class ClusterExecutor(Executor):
         self._channels: dict[int, Channel] = {}
         self._unknown: list[Channel] = []
         self._interrupted: set[int] = set()
+        self._warn_at: dict[int, float] = {}
+        """When to say that a trial has not begun yet."""
 
     def room(self) -> Room:
         """What the whole cluster has."""
@@ -112,6 +116,7 @@ class ClusterExecutor(Executor):
             scheduling_strategy=strategy,
         )(_run_trial)
         self._groups[start.number] = group
+        self._warn_at[start.number] = time.monotonic() + WARN_AFTER_S
         self._tasks[start.number] = task.remote(
             replace(start, environ={}).to_message(),
             self._server.getsockname(),
@@ -131,6 +136,7 @@ class ClusterExecutor(Executor):
                 else:
                     heard += self._hear_channel(key.data)
             heard += self._ended()
+            self._warn_of_those_that_wait()
             if time.monotonic() >= deadline:
                 break
         return heard
@@ -173,6 +179,7 @@ class ClusterExecutor(Executor):
             hello = messages.pop(0)
             if hello.get("token") == self._token:
                 self._channels[hello["number"]] = channel
+                self._warn_at.pop(hello["number"], None)
                 if hello["number"] in self._interrupted:
                     channel.send({"interrupt": True})
             else:
@@ -194,10 +201,22 @@ class ClusterExecutor(Executor):
         for number in [n for n, ref in self._tasks.items() if ref in done]:
             while (channel := self._channels.get(number)) is not None:
                 heard += self._hear_channel(channel)  # What it said before it ended.
+            self._warn_at.pop(number, None)
             status = self._status_of(self._tasks.pop(number))
             self._ray.util.remove_placement_group(self._groups.pop(number))
             heard.append(Heard(number, {"kind": "ended", "status": status}))
         return heard
+
+    def _warn_of_those_that_wait(self) -> None:
+        for number, warn_at in list(self._warn_at.items()):
+            if time.monotonic() > warn_at and not self._groups[number].wait(0):
+                del self._warn_at[number]
+                logger.warning(
+                    "Trial %d waits for Ray, which has not reserved %s yet: its machines have this "
+                    "only in parts, or others use it. See `ray status`.",
+                    number,
+                    self._groups[number].bundle_specs,
+                )
 
     def _status_of(self, task: Any) -> int:
         try:
@@ -215,17 +234,10 @@ def _bundles(need: TrialResources) -> list[dict[str, float]]:
 
 
 def _reserve(ray: Any, bundles: list[dict[str, float]], name: str) -> Any:
-    """A placement group in which there is room. Raises ResourceError."""
-    group = ray.util.placement_group(
+    """A placement group: what is to run in it waits until Ray has room for all of it."""
+    return ray.util.placement_group(
         [{k: v for k, v in bundle.items() if v} for bundle in bundles], name=name
     )
-    if not group.wait(PLACE_TIMEOUT_S):
-        ray.util.remove_placement_group(group)
-        raise ResourceError(
-            f"Ray has not reserved {bundles} within {PLACE_TIMEOUT_S:.0f} s: its machines have "
-            f"this only in parts, or others use it. See `ray status`."
-        )
-    return group
 
 
 def _run_trial(
