@@ -26,7 +26,7 @@ from rlrun.arguments import (
     CommandLine,
     read_command_line,
 )
-from rlrun.compose import compose, explain, register_resolvers
+from rlrun.compose import compose, explain, plain_config, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
 from rlrun.early import refuse_early
@@ -63,6 +63,7 @@ HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
   rlrun report RUN_OR_SWEEP ...             curves, ranking and settings as a page of HTML
   rlrun list [GROUP]                        the choices of each group, one line each
   rlrun options [key=value ...] [GROUP]     every key: its value, what it may be, what it does
+  rlrun autotune [key=value ...]            which settings train fastest on this machine
   rlrun verify-resume [key=value ...]       whether a resumed run gives the same, bit for bit
   rlrun stack RUN_DIR                       what every process of a run is doing at the moment
   rlrun logs RUN_DIR [-f] [--worker N]      what they have logged
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         "options": show_options,
         "stack": stack,
         "logs": logs,
+        "autotune": autotune,
         "verify-resume": verify_resume,
     }
     try:
@@ -370,6 +372,30 @@ def logs(arguments: list[str]) -> int:
         print_logs(Path(rest[0]), worker=worker if worker >= 0 else None, follow=follow)
     except KeyboardInterrupt:  # how one leaves -f
         return 0
+    return 0
+
+
+def autotune(arguments: list[str]) -> int:
+    """rlrun autotune [key=value ...] [-f EXAMPLE] [--seconds N] [--compile]
+
+    Measure which numbers of envs, workers and torch threads, and which env.vectorization, train
+    fastest on this machine, within about N seconds (60), and print the command line to use. Keys
+    that you give stay as they are. --compile: try model.compile too, which takes half a minute
+    more. Nothing is written.
+    """
+    seconds, rest = _take_number("--seconds", arguments, 60)
+    compiles, rest = "--compile" in rest, [each for each in rest if each != "--compile"]
+    line = read_command_line(rest)
+    if line.has(CONFIG_NAME) or line.has(MULTIRUN):
+        raise ConfigError("rlrun autotune takes the keys and tuned examples of a single run.")
+    config = compose([*line.search_path, *line.overrides])
+    refuse_early(plain_config(config))
+    typed = {
+        each.lstrip("+").partition("=")[0] for each in line.overrides if each not in line.of_files
+    }
+    from rlrun.autotune import autotune as measure
+
+    measure(config, rest, typed, seconds=seconds, compiles=compiles)
     return 0
 
 
