@@ -91,10 +91,23 @@ def test_one_that_ends_by_itself_is_not_waited_for() -> None:
     assert asha.choose(trials[:1]) is trials[0]
 
 
+def test_the_next_best_goes_on_in_the_place_of_one_that_failed() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 3)
+    assert [run_to(asha, trial, 1, trial.number) for trial in trials] == [
+        "Pause",
+        "Pause",
+        "Continue",
+    ]
+    assert asha.choose(trials[:2]) is None
+    trials[2].status = Status.FAILED
+    assert asha.choose(trials[:2]) is trials[1]
+
+
 def test_where_the_search_learns_losers_stop_at_once() -> None:
     asha = ASHA(max_t=9, reduction_factor=3)
     asha.search_learns = True
-    set_up(asha)
+    added(asha, 6)
     # One of three passes: 5 comes first, 4 is worse, 6 better than all.
     assert told(asha, 0, 1, 5.0) == "Continue"
     assert told(asha, 1, 1, 4.0) == "Stop"
@@ -121,9 +134,9 @@ def test_a_trial_is_judged_once_at_each_rung_and_ends_at_max_t() -> None:
 
 def test_one_that_jumps_over_a_rung_is_judged_at_the_last_it_reached() -> None:
     asha = ASHA(max_t=1000, grace_period=10, reduction_factor=10, time_attr="steps")
-    set_up(asha)
+    (trial,) = added(asha, 1)
     result = {"steps": 450, "reward": 1.0}
-    assert isinstance(asha.on_result(make_trial(0, {}), result), Pause)
+    assert isinstance(asha.on_result(trial, result), Pause)
     assert [rung.scores for rung in asha._brackets[0]] == [{}, {0: 1.0}]
 
 
