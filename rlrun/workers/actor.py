@@ -184,8 +184,9 @@ class Actor:
     ) -> Decision:
         """What `act` does for raw observations, for the user: it draws from a stream of its own.
 
-        `policy` is one of the same make, None the actor's own; `state` None is that of an episode's start; `prev_actions` are as the env takes them. Raises
-        ValueError if there are such for a policy that does not look at them.
+        `policy` is one of the same make, None the actor's own; `state` None is that of an episode's
+        start; `prev_actions` are as the env takes them. Raises ValueError if there are such for a
+        policy that does not look at them.
         """
         obs = np.concatenate([self.preprocessor.single(raw) for raw in observations])
         if state is None:
