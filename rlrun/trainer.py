@@ -323,7 +323,8 @@ class Trainer:
         full_fetch: bool = False,
         explore: bool | None = None,
     ) -> Any:
-        """The env action for one raw observation, preprocessed and filtered as in training.
+        """The env action for one raw observation, preprocessed and filtered as in training, by the
+        weights that the learner has now.
 
         `explore` null means the run's own setting. `state` is what the call before returned, or
         what `policy.get_initial_state()` gives; with it, or with `full_fetch`, returns
@@ -392,6 +393,7 @@ class Trainer:
                 prev_rewards=prev_rewards,
                 explore=self.config.worker.explore if explore is None else explore,
                 timestep=self.workers.num_env_steps_sampled,
+                policy=self.workers.newest_policy(policy_id),
             )
         )
 
@@ -454,7 +456,8 @@ class Trainer:
         Raises ConfigError, MissingExtraError, RlrunError, KeyError.
         """
         actor = self.workers.local_worker().actors[policy_id]
-        return actor.export(Path(path), format_of(Path(path), format))
+        policy = self.workers.newest_policy(policy_id)
+        return actor.export(Path(path), format_of(Path(path), format), policy)
 
     # Checkpoints
 

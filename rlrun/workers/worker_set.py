@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections import deque
@@ -276,6 +277,16 @@ class WorkerSet:
     def make_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy:
         """A policy for a loop of one's own to learn, with the weights that workers begin with."""
         return self._local.actors[policy_id].make_policy()
+
+    def newest_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy:
+        """What acts as workers do, by the weights that the learner has now: those that workers have
+        may be older. For users who look on."""
+        policy, learner = self._local.actors[policy_id].policy, self.learners[policy_id]
+        if self._local.num_updates[policy_id] == learner.num_updates_to_give:
+            return policy
+        newest = copy.deepcopy(policy)
+        learner.give_weights(newest)
+        return newest
 
     def sync_policy(self, policy: Policy, policy_id: str = DEFAULT_POLICY_ID) -> None:
         """After such a loop's update: count in the policy's filter what workers gathered, and give
