@@ -121,6 +121,41 @@ def test_the_two_ways_of_ones_own_reach_every_env(kind):
         assert trainer.workers.get_tasks() == [7] * num_envs(kind)
 
 
+def test_a_task_that_a_user_sets_in_between_is_known():
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    with make(*stages, env=ANY) as trainer:
+        assert trainer.train()["env_task"] == "a"
+        trainer.workers.foreach_env(lambda env: env.set_task("mine"))
+        assert trainer.workers.tasks == ["mine", "mine"]
+        assert trainer.train()["env_task"] == "mine"
+        assert trainer.workers.get_tasks() == ["a", "a"], "the curriculum's turn again"
+        assert trainer.train()["env_task"] == "a"
+
+
+class SetsTasks(Callbacks):
+    def on_train_result(self, *, trainer: Any, **kwargs: Any) -> None:
+        trainer.workers.foreach_env(lambda env: env.set_task("mine"))
+
+
+def test_a_curriculum_has_the_last_word_after_callbacks():
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    setter = {"x": {"_target_": f"{__name__}.SetsTasks"}}
+    with make(*stages, env=ANY, callbacks=setter) as trainer:
+        assert trainer.train()["env_task"] == "a", "no episode had the other one"
+        assert trainer.workers.get_tasks() == ["a", "a"]
+
+
+def test_tasks_that_a_user_has_set_are_known_after_a_resume(tmp_path):
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    with make(*stages, env=ANY) as trainer:
+        trainer.train()
+        trainer.workers.local_worker().env.call_each("set_task", [("a",), ("mine",)])
+        folder = trainer.save(tmp_path)
+    with make(*stages, env=ANY) as trainer:
+        trainer.restore(folder)
+        assert trainer.train()["env_task"] == ["a", "mine"]
+
+
 def test_a_wrapper_may_be_what_has_the_tasks():
     wrapped = "env.wrappers=[{_target_: toy_envs.ScaledRewards}]"
     with make(

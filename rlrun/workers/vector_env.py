@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -186,8 +187,15 @@ class AsyncVectorEnv(VectorEnv):
         return results_of(found, name, self.env_id)
 
     def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        try:
+            sent = pickle.dumps(CloudpickleWrapper(function))  # type: ignore[arg-type]
+        except Exception as error:
+            raise WorkerError(
+                f"Worker {self.worker_index} has something that cannot be sent to its envs of "
+                f"{self.env_id!r}, which live in processes of their own: {type(error).__name__}: "
+                f"{error}. With env.vectorization=sync it need not be."
+            ) from error
         with self._watched():
-            sent = CloudpickleWrapper(function)  # type: ignore[arg-type]
             return [found.fn for found in self.vector_env.call("apply_sent", sent)]
 
     def episode_starts(self) -> list[dict[str, Any]]:
