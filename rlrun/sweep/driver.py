@@ -124,6 +124,7 @@ class SweepDriver:
         self._signals = Signals()
         self._kill_at: float | None = None
         self.scheduler.seed, self.scheduler.folder = plan.seed, plan.folder
+        self.scheduler.search_learns = plan.search.learns
         self.scheduler.metric = self.scheduler.metric or self.metric
         self.scheduler.mode = self.scheduler.mode or self.settings.mode
 

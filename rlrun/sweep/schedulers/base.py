@@ -69,9 +69,11 @@ class Scheduler:
     time_attr: str = "training_iteration"
     """The result key that tells how far a trial is."""
     seed: int = field(default=0, init=False)
-    """Set by the driver before the first trial, as is `folder`."""
+    """Set by the driver before the first trial, as are `folder` and `search_learns`."""
     folder: Path = field(default=Path(), init=False)
     """The sweep's, where it may write a log."""
+    search_learns: bool = field(default=False, init=False)
+    """Whether the search waits to hear how trials end before it asks for others."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""

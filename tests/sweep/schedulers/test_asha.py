@@ -10,7 +10,8 @@ from simulated_sweep import SimulatedSweep, make_trial, set_up
 
 from rlrun.core.errors import ConfigError
 from rlrun.sweep.schedulers.asha import ASHA
-from rlrun.sweep.schedulers.base import Continue, Scheduler, Stop
+from rlrun.sweep.schedulers.base import Pause, Scheduler, Stop
+from rlrun.sweep.trial import Status, Trial
 
 
 def told(scheduler: ASHA, number: int, time: float, reward: float) -> str:
@@ -30,9 +31,83 @@ def test_each_further_bracket_begins_one_rung_later() -> None:
     assert milestones == [[1, 3, 9, 27], [3, 9, 27], [9, 27]]
 
 
-def test_who_is_among_the_best_third_so_far_goes_on() -> None:
-    asha = ASHA(max_t=9, reduction_factor=3)
+def added(asha: ASHA, num_trials: int) -> list[Trial]:
+    """The scheduler set up, with so many trials that wait."""
     set_up(asha)
+    trials = [make_trial(number, {}) for number in range(num_trials)]
+    for trial in trials:
+        asha.on_add(trial)
+    return trials
+
+
+def run_to(asha: ASHA, trial: Trial, time: float, reward: float) -> str:
+    """Let it run to a rung; the name of what is decided, which is done."""
+    trial.status = Status.RUNNING
+    decision = asha.on_result(trial, {"training_iteration": time, "reward": reward})
+    if isinstance(decision, Pause):
+        trial.status = Status.PAUSED
+    return type(decision).__name__
+
+
+def test_all_begin_before_the_best_third_goes_on() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 6)
+    # From bad to good, two at once: the worst comes first, and the first five wait.
+    assert [run_to(asha, trial, 1, trial.number) for trial in trials[:5]] == ["Pause"] * 5
+    assert asha.choose(trials) is trials[5]
+    # Of six two go on: the last is one of them, and does not pause.
+    assert run_to(asha, trials[5], 1, 5.0) == "Continue"
+    waiting = trials[:5]
+    assert asha.choose(waiting) is trials[4]
+    assert [asha.gives_up(trial) is None for trial in waiting] == [False] * 4 + [True]
+    # Of two at the second rung none is a third, and one goes on when no other comes any more.
+    assert run_to(asha, trials[4], 3, 7.0) == "Pause"
+    assert asha.choose(trials[:5]) is None
+    assert run_to(asha, trials[5], 3, 6.0) == "Pause"
+    assert asha.choose(trials) is trials[4]
+    stop = asha.gives_up(trials[5])
+    assert stop is not None
+    assert stop.reason == "not among the best 1/3 of 2 at training_iteration=3"
+
+
+def test_of_equals_a_third_goes_on_too() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 9)
+    for trial in trials:
+        trial.status = Status.RUNNING
+    # All at once: the third and the sixth find that one, and that two, may go on.
+    found = [run_to(asha, trial, 1, 500.0) for trial in trials]
+    assert found.count("Continue") == 0
+    assert [asha.choose([trial]) for trial in trials] == [*trials[:3], *[None] * 6]
+
+
+def test_one_that_ends_by_itself_is_not_waited_for() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 2)
+    assert run_to(asha, trials[0], 1, 1.0) == "Pause"
+    assert asha.choose(trials[:1]) is None
+    trials[1].status = Status.FAILED
+    asha.on_end(trials[1])
+    assert asha.choose(trials[:1]) is trials[0]
+
+
+def test_the_next_best_goes_on_in_the_place_of_one_that_failed() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 3)
+    assert [run_to(asha, trial, 1, trial.number) for trial in trials] == [
+        "Pause",
+        "Pause",
+        "Continue",
+    ]
+    assert asha.choose(trials[:2]) is None
+    trials[2].status = Status.FAILED
+    assert asha.choose(trials[:2]) is trials[1]
+
+
+def test_where_the_search_learns_losers_stop_at_once() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    asha.search_learns = True
+    added(asha, 6)
     # One of three passes: 5 comes first, 4 is worse, 6 better than all.
     assert told(asha, 0, 1, 5.0) == "Continue"
     assert told(asha, 1, 1, 4.0) == "Stop"
@@ -48,9 +123,9 @@ def test_who_is_among_the_best_third_so_far_goes_on() -> None:
 
 def test_a_trial_is_judged_once_at_each_rung_and_ends_at_max_t() -> None:
     asha = ASHA(max_t=9, reduction_factor=3)
-    set_up(asha)
-    assert told(asha, 0, 1, 5.0) == "Continue"
-    assert told(asha, 1, 1, 6.0) == "Continue"
+    added(asha, 2)
+    assert told(asha, 0, 1, 5.0) == "Pause"
+    assert told(asha, 1, 1, 6.0) == "Pause"
     assert told(asha, 0, 2, -1.0) == "Continue"
     assert asha.on_result(make_trial(1, {}), {"training_iteration": 9, "reward": 9.0}) == Stop(
         "training_iteration is 9"
@@ -59,9 +134,9 @@ def test_a_trial_is_judged_once_at_each_rung_and_ends_at_max_t() -> None:
 
 def test_one_that_jumps_over_a_rung_is_judged_at_the_last_it_reached() -> None:
     asha = ASHA(max_t=1000, grace_period=10, reduction_factor=10, time_attr="steps")
-    set_up(asha)
+    (trial,) = added(asha, 1)
     result = {"steps": 450, "reward": 1.0}
-    assert asha.on_result(make_trial(0, {}), result) == Continue()
+    assert isinstance(asha.on_result(trial, result), Pause)
     assert [rung.scores for rung in asha._brackets[0]] == [{}, {0: 1.0}]
 
 
@@ -93,12 +168,14 @@ class Curves:
 
 
 @pytest.mark.parametrize("max_concurrent", [1, 4, 9])
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1, 2, "from bad to good"])
 def test_asha_over_27_curves_finds_fifos_best_with_40_percent_of_its_steps(
-    max_concurrent: int, order: int
+    max_concurrent: int, order: int | str
 ) -> None:
     params = [{"algo.lr": lr, "seed": seed} for lr in range(9) for seed in range(3)]
     random.Random(order).shuffle(params)
+    if isinstance(order, str):
+        params.sort(key=lambda each: -abs(each["algo.lr"] - 5))
 
     def sweep(scheduler: Scheduler) -> SimulatedSweep:
         return SimulatedSweep(

@@ -27,17 +27,20 @@ def journal(folder: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
-def test_asha_stops_trials_at_rungs(rlrun: Any, tmp_path: Path) -> None:
+def test_asha_lets_the_best_go_on_from_rungs(rlrun: Any, tmp_path: Path) -> None:
     outcome = rlrun(
         *("-m", *TINY, "algo.lr=1e-3,1e-4,1e-5", "hydra.sweep.dir=out", "sweep.max_concurrent=1"),
         *("scheduler=asha", "scheduler.reduction_factor=2", "scheduler.max_t=4", "seed=1"),
         *("scheduler.mode=max", "scheduler.metric=timesteps_total"),
     )
     assert outcome.status == 0, outcome.stderr
-    ends = journal(tmp_path / "out", "end")
-    assert [end["status"] for end in ends] == ["pruned"] * 3
+    ends = [(end["number"], end["status"]) for end in journal(tmp_path / "out", "end")]
+    # All are equal, so that the first one goes on, from its checkpoint.
+    assert ends[:2] == [(0, "paused"), (1, "paused")]
+    assert dict(ends) == {0: "pruned", 1: "pruned", 2: "pruned"}
     results = journal(tmp_path / "out", "result")
-    assert max(result["iteration"] for result in results) == 4
+    assert [each["iteration"] for each in results if each["number"] == 0] == [1, 2, 3, 4]
+    assert max(each["iteration"] for each in results if each["number"] > 0) == 1
 
 
 def test_pbt_copies_checkpoints_and_its_log_replays(rlrun: Any, tmp_path: Path) -> None:
