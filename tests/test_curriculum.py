@@ -559,6 +559,10 @@ FORMS = {
 }
 
 
+CHOOSING = ["learning_progress", "prioritized_levels"]
+"""Those that choose among tasks."""
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_run_that_is_resumed_in_mid_stage_equals_an_uninterrupted_one(tmp_path, form):
     plain = corridor(*FORMS[form])
@@ -569,7 +573,8 @@ def test_a_run_that_is_resumed_in_mid_stage_equals_an_uninterrupted_one(tmp_path
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    "form", ["by_reward", pytest.param("learning_progress", marks=pytest.mark.slow)]
+    "form",
+    ["by_reward", *(pytest.param(f, marks=pytest.mark.slow) for f in CHOOSING)],
 )
 def test_the_same_holds_with_two_workers(tmp_path, form):
     plain = corridor(*FORMS[form], *TWO_WORKERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -190,10 +189,9 @@ class SubEnv(gym.Wrapper):
         except Exception as error:
             raise self.failure("foreach_env", error) from error
 
-    def apply_sent(self, sent: bytes) -> CloudpickleWrapper:
-        """The same with a function that comes, pickled, from another process, where what it gives
-        goes."""
-        return CloudpickleWrapper(self.apply(pickle.loads(sent).fn))  # type: ignore[arg-type]
+    def apply_sent(self, sent: CloudpickleWrapper) -> CloudpickleWrapper:
+        """The same with a function that comes from another process, where what it gives goes."""
+        return CloudpickleWrapper(self.apply(sent.fn))  # type: ignore[arg-type]
 
     def _play(self, observation: Any, actions: Any) -> tuple[Any, float] | None:
         total_reward = 0.0
