@@ -27,7 +27,10 @@ from typing import Any
 ORPHANS_MAY_LIVE_S = 30.0
 """Twice what is promised, as the machine may be busy."""
 
-TIME_LIKE = ("time", "timers", "date", "pid", "experiment_id", "trial_id", "perf", "since_restore")
+TIME_LIKE = (
+    *("time", "timers", "date", "pid", "experiment_id", "trial_id", "perf", "since_restore"),
+    *("bottleneck", "hostname", "node_ip"),
+)
 """Parts of the keys that no two runs have in common."""
 
 
@@ -141,11 +144,20 @@ def lasting(result: dict[str, Any]) -> dict[str, Any]:
 
 def compare(expected: list[list[Any]], found: list[list[Any]]) -> list[str]:
     """In what trials differ from those of the undisturbed sweep."""
-    return [
-        f"trial {number} has {len(its)} results that are not the {len(right)} of the undisturbed"
-        for number, (right, its) in enumerate(zip(expected, found, strict=True))
-        if right != its
-    ]
+    problems = []
+    for number, (right, its) in enumerate(zip(expected, found, strict=True)):
+        if len(right) != len(its):
+            problems.append(f"trial {number} has {len(its)} results, not {len(right)}")
+        keys = {
+            key for one, other in zip(right, its, strict=False) for key in differing(one, other)
+        }
+        if keys:
+            problems.append(f"trial {number} has other values of {', '.join(sorted(keys))}")
+    return problems
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def descendants_of(pid: int) -> list[int]:

@@ -109,6 +109,8 @@ class Trainer:
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
             self.progress = Progress(seed)
+            self.env_tasks: list[Any] = []
+            """What `workers.tasks` were when the last iteration began."""
             self._is_stopped = False
             self.init_report: LoadReport | None = None
             """What was taken over from `init_from`."""
@@ -274,6 +276,7 @@ class Trainer:
 
     def _run_loop(self) -> None:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
+        self.env_tasks = self.workers.tasks
         some_algorithm = next(iter(self.algorithms.values()))
         if self.progress.began_at is None:
             self.progress.began_at = self.workers.num_env_steps_sampled
@@ -323,7 +326,8 @@ class Trainer:
         full_fetch: bool = False,
         explore: bool | None = None,
     ) -> Any:
-        """The env action for one raw observation, preprocessed and filtered as in training.
+        """The env action for one raw observation, preprocessed and filtered as in training, by the
+        weights that the learner has now.
 
         `explore` null means the run's own setting. `state` is what the call before returned, or
         what `policy.get_initial_state()` gives; with it, or with `full_fetch`, returns
@@ -392,6 +396,7 @@ class Trainer:
                 prev_rewards=prev_rewards,
                 explore=self.config.worker.explore if explore is None else explore,
                 timestep=self.workers.num_env_steps_sampled,
+                policy=self.workers.newest_policy(policy_id),
             )
         )
 
@@ -454,7 +459,8 @@ class Trainer:
         Raises ConfigError, MissingExtraError, RlrunError, KeyError.
         """
         actor = self.workers.local_worker().actors[policy_id]
-        return actor.export(Path(path), format_of(Path(path), format))
+        policy = self.workers.newest_policy(policy_id)
+        return actor.export(Path(path), format_of(Path(path), format), policy)
 
     # Checkpoints
 

@@ -206,8 +206,7 @@ def test_an_algorithm_brings_its_natural_exploration():
         assert brought == composed(f"exploration/{exploration}")["exploration"]
 
 
-# TD3 is a preset of DDPG's class, which has its own.
-@pytest.mark.parametrize("algo", sorted({*choices("algo")} - {"algo/td3"}))
+@pytest.mark.parametrize("algo", choices("algo"))
 def test_what_explorations_nest_by_themselves_is_the_algorithms_natural_one(algo):
     plain = composed(algo, "tuned=none")
     natural = import_object(plain["algo"]["_target_"], "algo")(
@@ -223,7 +222,6 @@ PRESETS = {
     "algo/qr_dqn",
     "algo/rainbow",
     "algo/simple_q",
-    "algo/td3",
     "exploration/constant_gaussian_noise",
     "exploration/greedy",
     "model/custom",
@@ -285,6 +283,7 @@ def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():
     td3, ddpg = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("td3", "ddpg"))
     # Fujimoto et al. (2018), section 6.1; its targets follow with the delayed actor (algorithm 1).
     assert {key: value for key, value in td3.items() if value != ddpg[key]} == {
+        "_target_": "rlrun.algos.td3.TD3",
         "twin_q": True,
         "policy_delay": 2,
         "smooth_target_policy": True,

@@ -196,9 +196,11 @@ class CQL(OffPolicyActorCritic):
             log_sums = conservative.exact_log_sum(q_values, self.temperature)
             return q_values.gather(2, chosen).squeeze(2), log_sums
         proposals = conservative.propose(network, obs, next_obs, self.num_actions, self.rng)
-        values = conservative.proposal_values(network, obs, proposals)
+        # Once for all actions: an encoder of images takes most of the time.
+        features = network.critics.encode(obs)
+        values = conservative.proposal_values(network, features, proposals)
         log_sums = conservative.sampled_log_sum(values, proposals.log_probs, self.temperature)
-        return self.q_of(obs, actions), log_sums
+        return network.critics.values(features, actions), log_sums
 
     def _weight_of(self, gaps: torch.Tensor) -> tuple[torch.Tensor | float, dict[str, Any]]:
         """The weight of the conservative terms [critics], which then follows them by one step."""

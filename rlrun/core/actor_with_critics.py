@@ -50,7 +50,16 @@ class Critics(nn.Module):
     ) -> torch.Tensor:
         """Filtered observations [N, *shape] and actions [N, d] -> values [critics, N]; without
         actions the values of all of them, [critics, N, n]."""
-        features = self.encoder_stack(obs)
+        return self.values(self.encode(obs), actions, learns)
+
+    def encode(self, obs: torch.Tensor) -> torch.Tensor:
+        """What the encoder makes of filtered observations, [N, size]."""
+        return self.encoder_stack(obs)
+
+    def values(
+        self, features: torch.Tensor, actions: torch.Tensor | None = None, learns: bool = True
+    ) -> torch.Tensor:
+        """The values of what `encode` gave, for many actions in one state."""
         if actions is None:
             return self.layers(features, learns)
         return self.layers(torch.cat([features, actions], -1), learns).squeeze(-1)
@@ -61,7 +70,7 @@ class Critics(nn.Module):
 
     def first(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """The first critic alone as judge of an actor, [N]."""
-        inputs = torch.cat([self.encoder_stack(obs), actions], -1)
+        inputs = torch.cat([self.encode(obs), actions], -1)
         return self.layers(inputs, learns=False, num_members=1)[0, :, 0]
 
 

@@ -40,11 +40,12 @@ def propose(
     return Proposals(*(torch.cat(parts, 1) for parts in zip(*drawn, strict=True)))
 
 
-def proposal_values(policy: ActorWithCritics, obs: Tensor, proposals: Proposals) -> Tensor:
-    """The critics' values of all proposals at `obs` [N, *shape], [critics, N, K]."""
+def proposal_values(policy: ActorWithCritics, features: Tensor, proposals: Proposals) -> Tensor:
+    """The critics' values of all proposals where their encoder gives `features` [N, size],
+    [critics, N, K]."""
     num_rows, num_proposals, width = proposals.actions.shape
-    repeated = obs.repeat_interleave(num_proposals, 0)
-    q_values = policy.critics(repeated, proposals.actions.reshape(-1, width))
+    repeated = features.repeat_interleave(num_proposals, 0)
+    q_values = policy.critics.values(repeated, proposals.actions.reshape(-1, width))
     return q_values.view(len(q_values), num_rows, num_proposals)
 
 

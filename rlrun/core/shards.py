@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,14 @@ class ReplayShard(PrioritizedReplayBuffer):
         if is_there.any():
             self.update_priorities(slots[is_there], errors[is_there])
 
+    def machine(self) -> str:
+        """Where its memory is."""
+        return platform.node()
+
+    def check_room_for(self, num_rows: int) -> None:
+        """Look whether there is room for so many rows when the first ones come."""
+        self.storage.num_rows_to_check = num_rows
+
     def stats(self) -> dict[str, Any]:
         return {**super().stats(), "num_late_priorities": self.num_late}
 
@@ -100,6 +109,17 @@ class ShardPlan:
             eps=self.eps,
         )
 
+    def rows_to_check(self, machines: list[str]) -> list[int]:
+        """For how many rows each shard is to look whether there is room: the first one on each of
+        the `machines`, where they are, for all that are there."""
+        capacities = np.diff(self.first_indexes)
+        return [
+            sum(int(c) for c, there in zip(capacities, machines, strict=True) if there == machine)
+            if machine not in machines[:number]
+            else 0
+            for number, machine in enumerate(machines)
+        ]
+
     def shard_of(self, index: int) -> int:
         """The number of the shard that has the slot `index`."""
         return int(np.searchsorted(self.first_indexes, index, side="right")) - 1
@@ -116,6 +136,9 @@ class Shards:
     def __init__(self, plan: ShardPlan) -> None:
         self.plan = plan
         self.shards = [plan.make(number) for number in range(plan.num_shards)]
+        machines = [shard.machine() for shard in self.shards]
+        for shard, num_rows in zip(self.shards, plan.rows_to_check(machines), strict=True):
+            shard.check_room_for(num_rows)
         self.next_to_add = 0
         self.next_to_sample = 0
 

@@ -92,6 +92,9 @@ class Storage:
     def __init__(self, capacity: int, place: Memory | None = None) -> None:
         self.capacity = capacity
         self.place = place or Memory()
+        self.num_rows_to_check = capacity
+        """Rows for which there must be room when the first ones come: of several storages on one
+        machine, one looks for all of them."""
         self.columns: dict[str, np.ndarray] = {}
 
     def write(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
@@ -134,7 +137,8 @@ class Storage:
     def _make_columns(self, batch: Mapping[str, np.ndarray], other_bytes: int = 0) -> None:
         """Make columns like those of `batch`; a row takes `other_bytes` elsewhere."""
         row_bytes = sum(column[:1].nbytes for column in batch.values())
-        self.place.check(self.capacity, row_bytes + other_bytes)
+        if self.num_rows_to_check:
+            self.place.check(self.num_rows_to_check, row_bytes + other_bytes)
         self.columns = {
             name: self.place.zeros((self.capacity, *column.shape[1:]), column.dtype)
             for name, column in batch.items()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.loggers.base import lookup, to_json
@@ -61,6 +61,13 @@ class Plan(Protocol):
     def num_trials(self) -> int | None: ...
 
     def trials_of(self, number: int, point: dict[str, Any]) -> list[Trial]: ...
+
+
+@runtime_checkable
+class NotesCopies(Protocol):
+    """A scheduler that is to know which checkpoint a trial goes on from that copies another."""
+
+    def on_copied(self, trial: Trial, source_time: float) -> None: ...
 
 
 class SweepDriver:
@@ -113,6 +120,10 @@ class SweepDriver:
         self._places: dict[int, Place] = {}
         self._told: dict[int, int] = {}
         """The last iteration of each trial that scheduler and search have heard of."""
+        self._times: dict[int, dict[int, float]] = {}
+        """How far each trial was at its iterations, in units of the scheduler's `time_attr`."""
+        self._judged: dict[int, int] = {}
+        """The iteration of which the scheduler last wanted a trial's checkpoint."""
         self._decisions: dict[int, Decision] = {}
         """What is being done with a trial whose process has not ended yet."""
         self._undecided: dict[int, Decision] = {}
@@ -318,7 +329,7 @@ class SweepDriver:
         elif message["kind"] == "end":
             self._ends[trial.number] = message
         else:
-            self._note_end(trial, message["status"])
+            self._note_end(trial, message["status"], is_lost=message.get("is_lost", False))
 
     def _answer(self, trial: Trial, result: dict[str, Any]) -> str:
         if result["training_iteration"] <= self._told.get(trial.number, 0):
@@ -350,7 +361,8 @@ class SweepDriver:
             facts["iteration"] = result["training_iteration"]
         elif isinstance(decision, Exploit):
             source = self.trials[decision.source]
-            copied = trial_folder.copy_checkpoint(source.folder, trial.folder)
+            judged = self._judged.get(source.number)
+            copied = trial_folder.copy_checkpoint(source.folder, trial.folder, judged)
             if copied is None:
                 logger.warning(
                     "Trial %d does not go on from %d, which has no checkpoint.",
@@ -372,7 +384,14 @@ class SweepDriver:
         self._told[trial.number] = result["training_iteration"]
         if value is not None and trial.point not in self._told_points:
             self._search.report(trial.point, self.scheduler.time_of(result), value)
-        return self.scheduler.on_result(trial, result)
+        iteration = result["training_iteration"]
+        if isinstance(self.scheduler, NotesCopies):
+            times = self._times.setdefault(trial.number, {})
+            times[iteration] = self.scheduler.time_of(result)
+        decision = self.scheduler.on_result(trial, result)
+        if isinstance(decision, Pause) or (isinstance(decision, Continue) and decision.checkpoint):
+            self._judged[trial.number] = iteration
+        return decision
 
     def _take_up(self, trial: Trial, facts: dict[str, Any]) -> None:
         """A decision that is in the journal holds from now on."""
@@ -381,15 +400,28 @@ class SweepDriver:
                 **self._new_values.get(trial.number, {}),
                 **facts["overrides"],
             }
-            self._told[trial.number] = facts["iteration"]
+            iteration = self._told[trial.number] = facts["iteration"]
+            if facts["source"] != trial.number and isinstance(self.scheduler, NotesCopies):
+                self._note_copy(self.scheduler, trial, facts["source"], iteration)
+
+    def _note_copy(self, scheduler: NotesCopies, trial: Trial, source: int, iteration: int) -> None:
+        """A trial goes on from the checkpoint that another made after that iteration; it need not
+        be the judged one."""
+        known = self._times[source].get(iteration)
+        if known is not None:  # Else it was made while nobody heard of it.
+            self._times[trial.number][iteration] = known
+            scheduler.on_copied(trial, known)
 
     # Ends
 
-    def _note_end(self, trial: Trial, exit_status: int) -> None:
+    def _note_end(self, trial: Trial, exit_status: int, *, is_lost: bool) -> None:
+        """is_lost: whether its process was ended from without, through no fault of the trial."""
         self.room.give_back(self._places.pop(trial.number))
         end = self._ends.pop(trial.number, None)
         decision = self._decisions.pop(trial.number, None)
-        if end is None:
+        if end is None and is_lost and not self.is_interrupted:
+            self._note_loss(trial, decision)
+        elif end is None:
             self._note_failure(trial, exit_status)
         elif end["status"] == "finished":
             self._end(trial, Status.FINISHED, "" if end["passed"] else "below its pass mark")
@@ -406,6 +438,14 @@ class SweepDriver:
             trial.status = Status.WAITING
         else:
             self._end(trial, Status.PRUNED if isinstance(decision, Stop) else Status.PAUSED)
+
+    def _note_loss(self, trial: Trial, decision: Decision | None) -> None:
+        """It goes on from its checkpoint, and this is no failure."""
+        if decision is not None:
+            self._carry_out(trial, decision)
+            return
+        trial.status = Status.WAITING
+        self._journal.write("lost", number=trial.number)
 
     def _note_failure(self, trial: Trial, exit_status: int) -> None:
         error = trial_folder.last_words(trial.folder, exit_status)
@@ -439,9 +479,9 @@ class SweepDriver:
 
     def _give_up(self) -> None:
         """End paused trials that the scheduler does not want any more."""
-        for trial in self.trials:
-            if trial.status is Status.PAUSED and self.scheduler.gives_up(trial) is not None:
-                self._end(trial, Status.PRUNED)
+        paused = [trial for trial in self.trials if trial.status is Status.PAUSED]
+        for trial in self.scheduler.gives_up(paused):
+            self._end(trial, Status.PRUNED)
 
     def _end_those_nobody_chooses(self) -> bool:
         """Nothing runs: end the paused trials that nobody will ever choose. Returns whether

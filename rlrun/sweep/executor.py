@@ -29,7 +29,8 @@ class Executor(ABC):
     @abstractmethod
     def hear(self, timeout_s: float) -> list[Heard]:
         """What has come, or comes first within the time. A trial's last is {"kind": "ended",
-        "status": exit status, or minus a signal's number}."""
+        "status": exit status, or minus a signal's number}; with "is_lost": True where its process
+        was ended through no fault of its own."""
 
     @abstractmethod
     def answer(self, number: int, message: Message) -> None:

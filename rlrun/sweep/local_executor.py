@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import selectors
 import signal
@@ -18,6 +19,8 @@ from rlrun.sweep.fork_server import REQUEST_BYTES
 from rlrun.sweep.packing import Place
 from rlrun.sweep.trial_process import Start
 
+logger = logging.getLogger("rlrun")
+
 SERVER = """
 import sys
 sys.path[:] = {path!r}
@@ -28,6 +31,10 @@ main({socket})
 
 START_TIMEOUT_S = 300.0
 """How long the process from which trials are forked may import."""
+
+MAX_LOSSES = 3
+"""How often the process from which trials are forked may be killed and trials go on all the same;
+more often, and something is wrong, such as too little memory."""
 
 CLOSE_TIMEOUT_S = 15.0
 """How long it may take to end."""
@@ -43,6 +50,8 @@ class LocalExecutor(Executor):
         self._channels: dict[int, Channel] = {}
         self._pids: dict[int, int] = {}
         self._selector = selectors.DefaultSelector()
+        self._num_losses = 0
+        self._was_killed_importing = False
         self._start_server()
 
     def _start_server(self) -> None:
@@ -139,9 +148,9 @@ class LocalExecutor(Executor):
             self._heard.append(Heard(number, message))
 
     def _wait_until_ready(self) -> None:
-        self._control.settimeout(START_TIMEOUT_S)
         try:
             while not self._is_ready:
+                self._control.settimeout(START_TIMEOUT_S)
                 self._hear_server()
         except TimeoutError as error:
             raise RlrunError(
@@ -156,13 +165,24 @@ class LocalExecutor(Executor):
             os.kill(self._pids[number], what)
 
     def _replace_server(self) -> None:
-        """It was killed, and all trials with it: they are heard of, and another takes its place."""
-        if not self._is_ready:
-            raise RlrunError("The process from which trials are started failed; see above.")
-        ended = {"kind": "ended", "status": -signal.SIGKILL}
+        """It was killed, and all trials with it: they are heard of, and another takes its place.
+        One that is killed while it imports, which harms no trial, is started once more."""
         self._selector.unregister(self._control)
         self._control.close()
-        self._server.wait()
+        was_killed = self._server.wait() < 0
+        if self._is_ready:
+            self._num_losses += 1
+            logger.warning(
+                "The process from which trials are forked was killed (%d), and %d trials with it.",
+                self._num_losses,
+                len(self._unended),
+            )
+        elif was_killed and not self._was_killed_importing:
+            self._was_killed_importing = True
+        else:
+            raise RlrunError("The process from which trials are started failed; see above.")
+        is_lost = self._num_losses <= MAX_LOSSES
+        ended = {"kind": "ended", "status": -signal.SIGKILL, "is_lost": is_lost}
         for number in sorted(self._unended):
             self._hear_rest(number)
             self._heard.append(Heard(number, ended))

@@ -63,24 +63,26 @@ def results_of(folder: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def copy_checkpoint(source: Path, target: Path) -> int | None:
-    """Copy the newest checkpoint of one trial for another, whose process takes it over when it
-    starts again; returns its iteration, or None if there is none. Raises RlrunError."""
+def copy_checkpoint(source: Path, target: Path, iteration: int | None = None) -> int | None:
+    """Copy the checkpoint of one trial that is of `iteration`, or else its newest one, for another,
+    whose process takes it over when it starts again; returns the iteration of what was copied, or
+    None if there is none. Raises RlrunError."""
     half_done, copied = target / f"{COPIED}.tmp", target / COPIED
     # The source may be running: a newer checkpoint takes the place of the one that is copied.
     while checkpoints := checkpoint.complete_checkpoints(source):
-        newest = checkpoints[-1]
+        wanted = [path for path in checkpoints if checkpoint.iteration_of(path) == iteration]
+        chosen = (wanted or checkpoints)[-1]
         try:
             for path in (half_done, copied):
                 shutil.rmtree(path, ignore_errors=True)
             half_done.mkdir()
-            shutil.copytree(newest, half_done / newest.name)
+            shutil.copytree(chosen, half_done / chosen.name)
             half_done.replace(copied)
         except OSError as error:
-            if not (newest / checkpoint.MANIFEST).exists():
+            if not (chosen / checkpoint.MANIFEST).exists():
                 continue
-            raise RlrunError(f"{newest} cannot be copied to {target}: {error}") from error
-        return checkpoint.iteration_of(newest)
+            raise RlrunError(f"{chosen} cannot be copied to {target}: {error}") from error
+        return checkpoint.iteration_of(chosen)
     return None
 
 

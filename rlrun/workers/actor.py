@@ -149,13 +149,13 @@ class Actor:
         previous: Previous | None,
         timestep: int,
         explore: bool,
-        exploration: Exploration | None = None,
+        looked_at: Policy | None = None,
     ) -> Decision:
-        """Choose actions at preprocessed observations [N, *shape]."""
-        policy = self.policy
-        acting: Acts = policy
-        if exploration is None:
-            exploration, acting = self.exploration, self._acting
+        """Choose actions at preprocessed observations [N, *shape]; for users who look on, as the
+        policy `looked_at` does."""
+        policy = looked_at or self.policy
+        acting: Acts = looked_at or self._acting
+        exploration = self._onlooker if looked_at else self.exploration
         if policy.noisy_layers:
             if explore:
                 policy.draw_noise(exploration.rng, len(obs))
@@ -168,7 +168,7 @@ class Actor:
         if "dist_inputs" in self.algorithm.rollout_columns or "dist_inputs" in extra:
             columns["dist_inputs"] = dist.inputs
         if self._wants_check:
-            self._check_filter()
+            self._check_filter(policy)
         return Decision(actions, self.converter(actions), columns, state)
 
     def compute_actions(
@@ -180,17 +180,19 @@ class Actor:
         prev_rewards: Any = None,
         explore: bool,
         timestep: int,
+        policy: Policy | None = None,
     ) -> Decision:
         """What `act` does for raw observations, for the user: it draws from a stream of its own.
 
-        `state` None is that of an episode's start; `prev_actions` are as the env takes them. Raises
-        ValueError if there are such for a policy that does not look at them.
+        `policy` is one of the same make, None the actor's own; `state` None is that of an episode's
+        start; `prev_actions` are as the env takes them. Raises ValueError if there are such for a
+        policy that does not look at them.
         """
         obs = np.concatenate([self.preprocessor.single(raw) for raw in observations])
         if state is None:
             state = self.policy.initial_state(len(obs))
         previous = self._previous(len(obs), prev_actions, prev_rewards)
-        decision = self.act(obs, state, previous, timestep, explore, self._onlooker)
+        decision = self.act(obs, state, previous, timestep, explore, policy or self.policy)
         decision.columns["actions"] = decision.actions
         return decision
 
@@ -243,9 +245,10 @@ class Actor:
         gathered, self.gathered = self.gathered, self.policy.observation_filter.moments()
         return gathered
 
-    def export(self, path: Path, kind: ExportFormat) -> Path:
-        """Write the policy with all that stands around it for other programs; see `export`."""
-        portable = PortablePolicy(self.policy, self.preprocessor, self.converter)
+    def export(self, path: Path, kind: ExportFormat, policy: Policy | None = None) -> Path:
+        """Write the policy, or another one of the same make, with all that stands around it for
+        other programs; see `export`."""
+        portable = PortablePolicy(policy or self.policy, self.preprocessor, self.converter)
         facts = {
             "algorithm": type(self.algorithm).__name__,
             "observation_space": str(self.original_observation_space),
@@ -301,13 +304,13 @@ class Actor:
             natural=self.algorithm.natural_exploration(),
         )
 
-    def _check_filter(self) -> None:
+    def _check_filter(self, policy: Policy) -> None:
         self._wants_check = False
-        found = self.policy.observation_filter
+        found = policy.observation_filter
         if isinstance(found, MeanStdFilter) and not found.was_applied:
             raise ConfigError(
                 f"env.observation_filter=MeanStdFilter has no effect: "
-                f"{type(self.policy).__name__}.act does not apply self.observation_filter."
+                f"{type(policy).__name__}.act does not apply self.observation_filter."
             )
 
 

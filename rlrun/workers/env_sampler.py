@@ -328,7 +328,10 @@ class EnvSampler:
 
     def _forget(self, envs: np.ndarray) -> None:
         """The policy's memory of the envs in the mask [B] begins anew, and exploration's."""
-        self.actor.exploration.reset(envs)
+        # Of envs that reset themselves by a step of their own once, not also before that step.
+        begun = self._void_rows if self.env.skips_reset_rows else envs
+        if np.count_nonzero(begun):
+            self.actor.exploration.reset(begun)
         if self.state:
             fresh = self.actor.policy.initial_state(self.env.num_envs)
             for name, part in self.state.items():

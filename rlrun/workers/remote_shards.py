@@ -40,6 +40,8 @@ class RemoteShards:
         self._pool = RemotePool(
             _MakeShard(plan), plan.num_shards, _of_shards(resources), name="Replay shard"
         )
+        to_check = plan.rows_to_check(self._pool.map("machine"))
+        self._pool.map_each("check_room_for", [(num_rows,) for num_rows in to_check])
         self._asked_of_each = -(-queue_size // plan.num_shards)
         self._asked: dict[Any, int] = {}
         """Shards by the references of batches that they get ready."""

@@ -31,6 +31,7 @@ from rlrun.core.errors import (
     WorkerDiedError,
 )
 from rlrun.core.networks import MLP
+from rlrun.core.weight_files import read_weights
 from rlrun.run import Run, make_trainer
 from rlrun.trainer import Trainer
 from rlrun.workers.sample import RowsElsewhere
@@ -370,6 +371,29 @@ def test_a_worker_gets_weights_when_it_is_further_behind_than_allowed():
     told = [algorithm.is_behind(0, 50) for _ in range(6)]
     assert told == [False, False, True, False, False, True]
     assert [algorithm.is_behind(1, 101), algorithm.is_behind(0, 50)] == [True, False]
+
+
+def test_users_see_the_newest_weights_and_the_worker_keeps_its_older_ones(tmp_path):
+    settings = ("algo.max_weight_sync_delay=100000", "algo.learning_starts=20")
+    with make(ECHO, 0, *settings, "algo.lr=0.02") as trainer:
+        first = trainer.workers.local_worker().get_weights()[ID]
+        trainer.train()
+        obs = np.eye(2, dtype=np.float32)[0]
+        found = trainer.compute_action(obs, explore=False, full_fetch=True)
+        exported = trainer.export_model(tmp_path / "policy.safetensors")
+        newest = trainer.get_policy()
+        newest.eval()
+        dist, _, _ = newest.act(obs[None])
+        assert found[0] == dist.mode()[0]
+        acting = trainer.workers.newest_policy()
+        np.testing.assert_allclose(acting.act(obs[None])[0].inputs, dist.inputs, rtol=1e-5)
+        learned = trainer.get_weights()[ID]
+        written = read_weights(exported, ID)
+        own = trainer.workers.local_worker().get_weights()[ID]
+        assert any((learned[name] != first[name]).any() for name in first)
+        for name in first:
+            np.testing.assert_array_equal(written[name], learned[name])
+            np.testing.assert_array_equal(own[name], first[name])
 
 
 # Ends

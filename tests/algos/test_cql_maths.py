@@ -27,7 +27,7 @@ from torch import distributions
 from rlrun.algos.cql import CQL
 from rlrun.core import conservative, seeding
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.networks import MLP
+from rlrun.core.networks import CNN, MLP
 from rlrun.run import make_trainer
 
 OBS_SPACE = spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32)
@@ -87,7 +87,7 @@ def test_the_sampled_log_sum_is_the_integral_over_all_actions(temperature):
     num_actions = 5000
     proposals = conservative.propose(network, obs, rows["next_obs"], num_actions, rng)
     with torch.no_grad():
-        values = conservative.proposal_values(network, obs, proposals)
+        values = conservative.proposal_values(network, network.critics.encode(obs), proposals)
     found = conservative.sampled_log_sum(values, proposals.log_probs, temperature)
     expected = temperature * (integral.log() + math.log(3 * num_actions))
     errors = (found.double() - expected).abs()
@@ -261,6 +261,30 @@ def test_discrete_actions_are_summed_exactly():
         torch.testing.assert_close(log_sums[i], q.logsumexp(-1), rtol=1e-4, atol=1e-5)
         chosen = q[torch.arange(NUM_ROWS), rows["actions"]]
         torch.testing.assert_close(q_values[i], chosen, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_encoded_once_for_all_actions_and_their_values_are_the_same():
+    images = spaces.Box(0, 255, (42, 42, 1), np.uint8)
+    algo = CQL(num_actions=2, critic_hiddens=[8], actor_hiddens=[8], buffer_size=256)
+    policy = algo.make_policy(images, BOX, CNN(vf_share_layers=False))
+    algo.setup(policy, torch.device("cpu"), SEED)
+    rng = np.random.default_rng(0)
+    obs, next_obs = torch.from_numpy(rng.integers(256, size=(2, 3, *images.shape), dtype=np.uint8))
+    actions = torch.zeros(3, 2)
+    critics, sizes = algo.network.critics, []
+    critics.encoder.register_forward_hook(lambda *given: sizes.append(len(given[2])))
+    algo.rng = np.random.default_rng(1)
+    q_values, log_sums = algo._values_and_log_sums(actions, obs, next_obs)
+    assert sizes == [3]
+    found = torch.autograd.grad(log_sums.sum(), list(critics.parameters()))
+    # The same actions once more, each with an image of its own.
+    proposals = conservative.propose(algo.network, obs, next_obs, 2, np.random.default_rng(1))
+    values = torch.stack([critics(obs, proposals.actions[:, k]) for k in range(6)], -1)
+    expected = conservative.sampled_log_sum(values, proposals.log_probs, 1.0)
+    torch.testing.assert_close(log_sums, expected)
+    torch.testing.assert_close(q_values, critics(obs, actions))
+    by_hand = torch.autograd.grad(expected.sum(), list(critics.parameters()))
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_conservative_critics_value_the_datas_actions_above_others():

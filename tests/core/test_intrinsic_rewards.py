@@ -145,8 +145,23 @@ def test_continuous_actions_differ_by_the_root_of_their_mean_square():
     plain, own_extras, _ = policy.act(obs)
     assert_array_equal(extras["values"], own_extras["values"])
     expected = math.sqrt(np.square(found.mode() - plain.mode()).mean())
-    numbers = noise.postprocess(fragment(), 0)
+    numbers = noise.postprocess(fragment(1), 0)
     assert numbers["action_distance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_that_only_reset_say_nothing_of_the_scale_of_noise():
+    noise = at_work(ParameterNoise(target_distance=100.0))
+    batch = fragment(2)
+    batch["valid"] = np.array([[True, True], [False, True]])
+    noise.before_fragment()
+    for obs in batch["obs"]:
+        act(noise, obs)
+    numbers = noise.postprocess(batch, 0)
+    each = [distance_by_hand(noise, obs[None]) for obs in batch["obs"][batch["valid"]]]
+    assert numbers["action_distance"] == pytest.approx(np.mean(each), rel=1e-4)
+    assert numbers["parameter_noise_stddev"] == pytest.approx(1.01 ** (3 / 50))
+    batch["valid"][:] = False
+    assert noise.postprocess(batch, 0) == {}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from rlrun.core.batch import Batch
 from rlrun.core.schedules import make_schedule
 from rlrun.core.shards import ReplayShard, ShardedReplaySide, ShardPlan, Shards
+from rlrun.core.storage import Memory, Storage
 
 
 def rows(*numbers: int, priority: float = 1.0) -> Batch:
@@ -169,3 +172,29 @@ def test_restored_shards_go_on_bit_for_bit_and_others_are_refused():
     fewer = Shards(plan(3, 9))
     fewer.load_state_dict(lost)
     assert [each.size for each in fewer.shards] == [0, 3, 2]
+
+
+# Room
+
+
+def test_one_shard_of_each_machine_looks_for_room_for_all_that_are_there():
+    parted = plan(4, 10)  # of 2, 3, 2 and 3 rows
+    assert parted.rows_to_check(["a"] * 4) == [10, 0, 0, 0]
+    assert parted.rows_to_check(["a", "b", "a", "c"]) == [4, 3, 0, 3]
+
+
+def test_shards_in_one_process_need_room_for_all_of_their_rows_together():
+    asked = []
+
+    class Room(Memory):
+        def check(self, capacity: int, row_bytes: int) -> None:
+            asked.append((capacity, row_bytes))
+
+    make_storage = partial(Storage, place=Room())
+    of_one = ShardPlan(
+        num_shards=3, capacity=10, alpha=1.0, eps=0.5, seed=1, make_storage=make_storage
+    )
+    shards = Shards(of_one)
+    for number in range(6):
+        shards.add(rows(number))
+    assert asked == [(10, 4)]

@@ -60,8 +60,8 @@ class FakePlan:
 class FakeExecutor(Executor):
     """A result of each running trial at a time, in their order.
 
-    checkpoint_freq: as in a run. fails: (number, iteration) before which a trial dies, once.
-    kill_driver_after: so many results.
+    checkpoint_freq: as in a run. fails: (number, iteration) before which a trial dies, once;
+    is_lost: through no fault of its own. kill_driver_after: so many results.
     """
 
     def __init__(
@@ -70,9 +70,11 @@ class FakeExecutor(Executor):
         checkpoint_freq: int = 0,
         fails: Sequence[tuple[int, int]] = (),
         kill_driver_after: int | None = None,
+        is_lost: bool = False,
     ) -> None:
         self.folder, self.checkpoint_freq = folder, checkpoint_freq
         self.fails = list(fails)
+        self.is_lost = is_lost
         self.kill_driver_after = kill_driver_after
         self.starts: list[Start] = []
         self.results: list[tuple[int, int]] = []
@@ -147,6 +149,7 @@ class FakeExecutor(Executor):
         ended = Heard(number, {"kind": "ended", "status": 0 if status else 1})
         if status is None:
             (self.folder / str(number) / "trial.log").write_text("Traceback\nrlrun: no luck\n")
+            ended.message["is_lost"] = self.is_lost
             return [ended]
         return [Heard(number, {"kind": "end", "status": status, "passed": True}), ended]
 
@@ -247,6 +250,17 @@ def test_a_failed_trial_ends_nothing_else(sweep):
     assert driver.exit_status == 1
 
 
+def test_a_trial_whose_process_was_lost_goes_on_from_its_checkpoint_without_a_failure(sweep):
+    driver, fake = sweep.run(fails=[(1, 1), (2, 3)], checkpoint_freq=1, is_lost=True)
+    assert statuses(driver) == ["finished"] * 3
+    assert [trial.num_failures for trial in driver.trials] == [0, 0, 0]
+    assert driver.exit_status == 0
+    assert [each.resumes for each in fake.starts if each.number == 2] == [False, True]
+    assert [place for place in fake.results if place[0] == 2] == [(2, n) for n in (1, 2, 3, 4)]
+    resumed, _ = sweep.run()  # All is over, and no failure is counted then either.
+    assert [trial.num_failures for trial in resumed.trials] == [0, 0, 0]
+
+
 def test_a_failed_trial_begins_again_from_its_checkpoint(sweep):
     sweep.settings = SweepSettings(max_failures=1)
     driver, fake = sweep.run(fails=[(1, 4)], checkpoint_freq=2)
@@ -325,6 +339,19 @@ def test_a_trial_goes_on_from_the_checkpoint_of_another_with_other_values(sweep)
     told = [each[1] for each in heard(driver) if each[0] == 0]
     assert told == [1, 2, 3, 3, 4]
     assert [path.name for path in (sweep.folder / "0").glob("superseded_*")] != []
+
+
+def exploits_the_first(number: int, iteration: int) -> Decision:
+    """Trial 0 goes on from trial 1, which was judged at its first iteration, after its third."""
+    if iteration == 1:
+        return Continue(checkpoint=True)
+    return Exploit(1, {}, "is worse") if (number, iteration) == (0, 3) else Continue()
+
+
+def test_the_checkpoint_of_the_judged_iteration_is_copied_though_there_are_newer_ones(sweep):
+    sweep.decide, sweep.num_trials = exploits_the_first, 2
+    driver, _ = sweep.run(checkpoint_freq=1)
+    assert [each[1] for each in heard(driver) if each[0] == 0] == [1, 2, 3, 2, 3, 4]
 
 
 @pytest.mark.parametrize("checkpoint_freq", [0, 1, 2])

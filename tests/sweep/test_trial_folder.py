@@ -41,6 +41,15 @@ def test_a_copy_takes_what_replaces_a_checkpoint_that_vanishes_meanwhile(folders
     assert [path.name for path in (target / trial_folder.COPIED).iterdir()] == ["checkpoint_000002"]
 
 
+def test_the_checkpoint_that_was_asked_for_is_copied_or_else_the_newest(folders):
+    source, target = folders
+    for iteration in (1, 2, 3):
+        add_checkpoint(source, iteration)
+    assert trial_folder.copy_checkpoint(source, target, 2) == 2
+    assert [path.name for path in (target / trial_folder.COPIED).iterdir()] == ["checkpoint_000002"]
+    assert trial_folder.copy_checkpoint(source, target, 7) == 3
+
+
 def test_a_copy_that_the_disk_refuses_is_an_error(folders):
     source, target = folders
     add_checkpoint(source, 1)

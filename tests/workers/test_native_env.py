@@ -7,6 +7,7 @@ import pytest
 from toy_envs import ResetsAllEnv, make_native
 
 from rlrun.core.errors import WorkerError
+from rlrun.core.exploration import StochasticSampling
 from rlrun.workers.native_env import NativeVectorEnv
 
 MODES = ["NextStep", "SameStep", "Disabled"]
@@ -39,6 +40,34 @@ def test_every_kind_of_autoreset_gives_the_rows_of_the_envs_one_by_one(
         np.testing.assert_array_equal(columns[name][valid], expected[name][: valid.sum()], name)
     lengths = [(report.length, report.total_reward) for report in native.take_metrics()]
     assert lengths == [(r.length, r.total_reward) for r in alone.take_metrics()][: len(lengths)]
+
+
+class CountsEnds(StochasticSampling):
+    """Counts the episodes of each env whose end it hears of."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.num_ended = np.zeros(2, int)
+
+    def reset(self, envs):
+        self.num_ended += envs
+
+
+@pytest.mark.parametrize(("mode", "num_episodes"), [("NextStep", 6), ("SameStep", 8)])
+def test_exploration_hears_of_the_end_of_each_episode_once(
+    make_worker, sample_columns, mode, num_episodes
+):
+    exploration = CountsEnds()
+    worker = make_worker(
+        "toy/Native-v0",
+        num_envs=2,
+        exploration=exploration,
+        vectorization="native",
+        env_config={"env": "CountingEnv", "autoreset_mode": mode, "terminates_at": 3},
+    )
+    exploration.num_ended[:] = -1  # The first reset ends none.
+    sample_columns(worker, 24)
+    assert exploration.num_ended.tolist() == [num_episodes, num_episodes]
 
 
 def test_a_reset_by_mask_that_resets_others_is_an_error():

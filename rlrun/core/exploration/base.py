@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from rlrun.core.policy import Extras, Policy, Previous, State
 
 
+def valid_steps(fragment: Batch) -> np.ndarray:
+    """A mask [T, B] of the rows of a fragment that are steps."""
+    valid = fragment.get("valid")
+    return np.ones(fragment["rewards"].shape, bool) if valid is None else valid
+
+
 class Acts(Protocol):
     """What may act in a policy's place."""
 

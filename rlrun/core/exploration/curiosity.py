@@ -15,6 +15,7 @@ from rlrun.core.actions import Simplex
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import DistributionFamily
 from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core.exploration.base import valid_steps
 from rlrun.core.exploration.features import check_encoder, feature_net
 from rlrun.core.exploration.intrinsic import IntrinsicReward, Learned
 from rlrun.core.networks import Activation, Layers, Model, linear, mlp
@@ -89,7 +90,7 @@ class Curiosity(IntrinsicReward):
         self.learned = Learned(modules, self.lr)
 
     def rewards(self, fragment: Batch, timestep: int) -> tuple[np.ndarray, dict[str, Any]]:
-        valid = fragment.get("valid", np.ones(fragment["rewards"].shape, bool))
+        valid = valid_steps(fragment)
         columns = (
             self.seen(fragment, "obs"),
             self.seen(fragment, "next_obs"),

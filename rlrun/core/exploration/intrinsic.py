@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlrun.core.batch import ACTING_REWARDS, Batch
+from rlrun.core.exploration.base import valid_steps
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.flat import FlatParameters
 from rlrun.core.optim import FlatAdam
@@ -53,24 +54,24 @@ class IntrinsicReward(NestedExploration):
         if "prev_rewards" in fragment:
             fragment.setdefault(ACTING_REWARDS, fragment["rewards"])
         numbers = super().postprocess(fragment, timestep)
-        if not _valid(fragment).any():
+        if not valid_steps(fragment).any():
             return numbers
         intrinsic, own_numbers = self.rewards(fragment, timestep)
-        intrinsic = np.where(_valid(fragment), intrinsic, 0.0).astype(np.float32)
+        intrinsic = np.where(valid_steps(fragment), intrinsic, 0.0).astype(np.float32)
         fragment["rewards"] = fragment["rewards"] + intrinsic
-        own_numbers["intrinsic_reward_mean"] = float(intrinsic[_valid(fragment)].mean())
+        own_numbers["intrinsic_reward_mean"] = float(intrinsic[valid_steps(fragment)].mean())
         return numbers | own_numbers
 
     def seen(self, fragment: Batch, name: str) -> torch.Tensor:
         """Observations of the steps that are valid, as the policy's network sees them, [N, ...]."""
         assert self.policy is not None
-        rows = np.ascontiguousarray(fragment[name][_valid(fragment)])
+        rows = np.ascontiguousarray(fragment[name][valid_steps(fragment)])
         return torch.from_numpy(self.policy.observation_filter.act(rows))
 
     def spread(self, fragment: Batch, values: torch.Tensor) -> np.ndarray:
         """Numbers of the valid steps [N] in their places [T, B]; 0 elsewhere."""
         found = np.zeros(fragment["rewards"].shape, np.float32)
-        found[_valid(fragment)] = values.numpy()
+        found[valid_steps(fragment)] = values.numpy()
         return found
 
 
@@ -109,9 +110,3 @@ class Learned:
         """Put back what `state_dict` gave."""
         self.flat.values.copy_(torch.as_tensor(state["weights"]))
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def _valid(fragment: Batch) -> np.ndarray:
-    """Which steps are some, [T, B]."""
-    valid = fragment.get("valid")
-    return np.ones(fragment["rewards"].shape, bool) if valid is None else valid

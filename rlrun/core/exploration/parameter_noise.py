@@ -14,7 +14,7 @@ from gymnasium import spaces
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
 from rlrun.core.errors import ConfigError
-from rlrun.core.exploration.base import Acts, Exploration
+from rlrun.core.exploration.base import Acts, Exploration, valid_steps
 from rlrun.core.exploration.epsilon_greedy import EpsilonGreedy
 from rlrun.core.exploration.gaussian_noise import GaussianNoise
 from rlrun.core.exploration.nested import NestedExploration
@@ -82,7 +82,8 @@ class ParameterNoise(NestedExploration):
         self.num_ended = 0
         """Episodes that ended since it was drawn."""
         self._perturbed: Policy
-        self._distances: list[float] = []
+        self._distances: list[np.ndarray] = []
+        """Of the actions of each step of the fragment, [B]."""
         self._is_stale = True
 
     def usual(self) -> Exploration:
@@ -110,6 +111,7 @@ class ParameterNoise(NestedExploration):
 
     def before_fragment(self) -> None:
         super().before_fragment()
+        self._distances = []
         self._is_stale = True
 
     def reset(self, envs: np.ndarray) -> None:
@@ -130,17 +132,20 @@ class ParameterNoise(NestedExploration):
             self._perturb()
         dist, extras, _ = self.policy.act(obs, state, previous, explore)
         noisy_dist, _, noisy_state = self._perturbed.act(obs, state, previous, explore)
-        self._distances.append(self._square_of_distance(dist, noisy_dist))
+        self._distances.append(self._squares_of_distances(dist, noisy_dist))
         return noisy_dist, extras, noisy_state
 
     def postprocess(self, fragment: Batch, timestep: int) -> dict[str, Any]:
         numbers = super().postprocess(fragment, timestep)
-        distance = float(np.mean(self._distances))
-        self._distances = []
+        valid = valid_steps(fragment)
+        num_steps = int(np.count_nonzero(valid))
+        if not num_steps:
+            return numbers
+        distance = float(np.stack(self._distances)[valid].mean())
         if not self._is_discrete:
             distance = math.sqrt(distance)
         is_near = distance <= self._target(timestep, fragment["rewards"].shape[1])
-        times = fragment["rewards"].size / ADAPTATION_STEPS
+        times = num_steps / ADAPTATION_STEPS
         self.stddev *= self.adaptation_coeff ** (times if is_near else -times)
         return numbers | {"parameter_noise_stddev": self.stddev, "action_distance": distance}
 
@@ -161,11 +166,11 @@ class ParameterNoise(NestedExploration):
     def _is_discrete(self) -> bool:
         return not isinstance(self.action_space, spaces.Box)
 
-    def _square_of_distance(self, dist: Distribution, noisy_dist: Distribution) -> float:
-        """Of discrete actions the KL divergence itself; the mean over rows."""
+    def _squares_of_distances(self, dist: Distribution, noisy_dist: Distribution) -> np.ndarray:
+        """Of each row [N]; of discrete actions the KL divergences themselves."""
         if self._is_discrete:
-            return float(dist.kl(noisy_dist).mean())
-        return float(np.square(dist.mode() - noisy_dist.mode()).mean())
+            return np.asarray(dist.kl(noisy_dist))
+        return np.square(dist.mode() - noisy_dist.mode()).mean(-1)  # type: ignore[no-any-return]
 
     def _target(self, timestep: int, num_envs: int) -> float:
         if self.target_distance is not None:

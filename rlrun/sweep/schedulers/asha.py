@@ -12,18 +12,13 @@ from rlrun.sweep.schedulers.base import Continue, Decision, Pause, Scheduler, St
 from rlrun.sweep.trial import Status, Trial
 
 
-@dataclass(eq=False)
+@dataclass
 class Rung:
     """A time at which trials are compared with the others that have come there."""
 
     milestone: float
     scores: dict[int, float] = field(default_factory=dict)
     """By trial number, in the order in which they came."""
-
-    def best(self, reduction_factor: float, *, at_least: int = 0) -> list[int]:
-        """The best 1/reduction_factor of those that are there; of equals those that came first."""
-        ranked = sorted(self.scores, key=lambda number: self.scores[number], reverse=True)
-        return ranked[: max(at_least, int(len(ranked) / reduction_factor))]
 
 
 @dataclass(kw_only=True)
@@ -73,15 +68,14 @@ class ASHA(Scheduler):
         ]
         self._bracket_of: dict[int, list[Rung]] = {}
         self._trials: dict[int, Trial] = {}
-        self._silent: set[int] = set()
-        """Numbers of trials that have neither given a result nor ended."""
+        self._heard: set[int] = set()
+        """Numbers of trials that have given a result."""
 
     def on_add(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
-        self._silent.add(trial.number)
 
     def on_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
-        self._silent.discard(trial.number)
+        self._heard.add(trial.number)
         time, score = self.time_of(result), self.score_of(result)
         if time >= self.max_t:
             return Stop(f"{self.time_attr} is {self.max_t:g}")
@@ -92,16 +86,12 @@ class ASHA(Scheduler):
         rung.scores[trial.number] = score
         where = f"{self.time_attr}={rung.milestone:g}"
         if self.search_learns:
-            if trial.number in rung.best(self.reduction_factor, at_least=1):
+            if trial.number in self._best(rung, at_least=1):
                 return Continue()
             return Stop(f"not among the best {self._share} of {len(rung.scores)} at {where}")
-        if not self._silent and trial.number in rung.best(self.reduction_factor):
+        if self._have_all_begun and trial.number in self._best(rung):
             return Continue()
         return Pause(f"goes on if it is among the best {self._share} at {where}")
-
-    def on_end(self, trial: Trial) -> None:
-        if trial.status.is_final:
-            self._silent.discard(trial.number)
 
     def choose(self, startable: Sequence[Trial]) -> Trial | None:
         """Whoever is not paused; then the best paused one, of the last rung that has any."""
@@ -112,22 +102,36 @@ class ASHA(Scheduler):
         found = [trial for trial in startable if trial.number in promotable]
         return max(found, key=self._milestone_and_score, default=None)
 
-    def gives_up(self, trial: Trial) -> Stop | None:
-        if self._silent:
-            return None
-        rungs = self._rungs_of(trial)
-        promotable, closed = self._promotable(rungs)
-        rung = _last_rung(trial.number, rungs)
-        if rung not in closed or trial.number in promotable:
-            return None
-        return Stop(
-            f"not among the best {self._share} of {len(rung.scores)} at "
-            f"{self.time_attr}={rung.milestone:g}"
-        )
+    def gives_up(self, paused: Sequence[Trial]) -> Sequence[Trial]:
+        if not self._have_all_begun:
+            return ()
+        found: list[Trial] = []
+        for rungs in self._brackets:
+            promotable, closed = self._promotable(rungs)
+            found += [
+                trial
+                for trial in paused
+                if self._rungs_of(trial) is rungs
+                and _last_rung(trial.number, rungs) in closed
+                and trial.number not in promotable
+            ]
+        return found
 
     @property
     def _share(self) -> str:
         return f"1/{self.reduction_factor:g}"
+
+    @property
+    def _have_all_begun(self) -> bool:
+        trials = self._trials.values()
+        return all(trial.number in self._heard or trial.status.is_final for trial in trials)
+
+    def _best(self, rung: Rung, *, at_least: int = 0) -> list[int]:
+        """Of those at a rung that have not failed the best 1/reduction_factor; of equals those that
+        came first."""
+        numbers = [n for n in rung.scores if self._trials[n].status is not Status.FAILED]
+        ranked = sorted(numbers, key=lambda number: rung.scores[number], reverse=True)
+        return ranked[: max(at_least, int(len(ranked) / self.reduction_factor))]
 
     def _promotable(self, rungs: list[Rung]) -> tuple[set[int], list[Rung]]:
         """(paused trials of a bracket that may go on, the rungs to which no other comes any more).
@@ -146,7 +150,7 @@ class ASHA(Scheduler):
             been = {number for each in rungs[index:] for number in each.scores}
             if under_way | promotable <= been:
                 closed.append(rung)
-            best = rung.best(self.reduction_factor, at_least=1 if rung in closed else 0)
+            best = self._best(rung, at_least=1 if rung in closed else 0)
             promotable |= {
                 number
                 for number in best

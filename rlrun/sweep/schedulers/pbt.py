@@ -141,6 +141,14 @@ class PBT(Scheduler):
         self._log.write(self.folder)
         return decision
 
+    def on_copied(self, trial: Trial, source_time: float) -> None:
+        """Where the judged checkpoint was gone, the log tells of the one that was copied."""
+        member = self._members[trial.number]
+        if source_time != member.time:
+            member.time = member.last_perturbation = source_time
+            self._log.correct(trial.number, source_time)
+            self._log.write(self.folder)
+
     def on_end(self, trial: Trial) -> None:
         """It leaves the population."""
         if trial.status.is_final and (member := self._members.pop(trial.number, None)):

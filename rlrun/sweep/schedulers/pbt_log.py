@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,16 @@ class Log:
     def add(self, entry: Entry) -> None:
         """To be written with the next `write`."""
         self.entries.append(entry)
+
+    def correct(self, trial: int, source_time: float) -> None:
+        """What a trial copied last is of that time; the next `write` writes all anew."""
+        index = max(
+            at
+            for at, entry in enumerate(self.entries)
+            if entry.event == "exploit" and entry.trial == trial
+        )
+        self.entries[index] = replace(self.entries[index], source_time=source_time)
+        self.num_written = 0
 
     def write(self, folder: Path) -> None:
         """Add what is new to the file in the sweep's folder, which the first call begins."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,14 @@ from rlrun.workers.offline.config import OutputConfig
 from rlrun.workers.offline.episode_files import EpisodeFiles
 from rlrun.workers.offline.episode_lines import Origin, RecordedEpisode
 
+logger = logging.getLogger("rlrun.workers")
+
+ARRAY_BYTES = 128
+"""What an array takes beside its numbers."""
+
+MAX_BYTES = 1 << 28
+"""What an episode may take in memory before it is written in pieces."""
+
 
 @dataclass
 class _Open:
@@ -25,10 +34,21 @@ class _Open:
     actions: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    num_bytes: int = 0
+    """What its steps take in memory."""
+
+    def add(self, obs: Any, action: Any, reward: float, log_prob: float) -> None:
+        """A step, which led to `obs`."""
+        self.obs.append(obs)
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.log_probs.append(log_prob)
+        self.num_bytes += _bytes_of(obs) + _bytes_of(action)
 
 
 class EpisodeRecorder:
-    """Collects the episodes of a vector of envs, and writes each when it has ended.
+    """Collects the episodes of a vector of envs, and writes each when it has ended. One that grows
+    too large for memory is written in pieces, which are truncated and follow each other.
 
     Observations are those of the env, neither preprocessed nor filtered, rewards are not clipped,
     and actions are what the env took.
@@ -41,6 +61,7 @@ class EpisodeRecorder:
         """None: it began before anybody recorded it."""
         self._cut: dict[int, _Open] = {}
         """What a restart cut off, by env, until the next step writes it."""
+        self._has_warned = False
 
     def start_all(self, raw: Any) -> None:
         """All envs were reset; `raw` are their observations."""
@@ -69,13 +90,15 @@ class EpisodeRecorder:
         for i, running in enumerate(self._open):
             if running is None or void_rows[i]:
                 continue
-            running.obs.append(copied(row_of(raw, i)))
-            running.actions.append(copied(row_of(env_actions, i)))
-            running.rewards.append(float(rewards[i]))
-            running.log_probs.append(float(log_probs[i]))
+            obs, action = copied(row_of(raw, i)), copied(row_of(env_actions, i))
+            running.add(obs, action, float(rewards[i]), float(log_probs[i]))
             if terminated[i] or truncated[i]:
                 self._write(running, is_terminated=bool(terminated[i]))
                 self._open[i] = None
+            elif running.num_bytes > MAX_BYTES:
+                self._warn_of_pieces(len(running.rewards))
+                self._write(running, is_terminated=False)
+                self._open[i] = _Open([obs])
 
     def state_dict(self) -> dict[str, Any]:
         """The running episodes, and how far the files go."""
@@ -97,6 +120,18 @@ class EpisodeRecorder:
     def close(self) -> None:
         """Close the files; episodes that still run are not whole, and are not written."""
         self.files.close()
+
+    def _warn_of_pieces(self, num_steps: int) -> None:
+        if not self._has_warned:
+            logger.warning(
+                "An episode of %r goes on after %d steps, which take %d MB: it is written to "
+                "output=%s in truncated pieces. Does env.horizon end its episodes?",
+                self.origin.env,
+                num_steps,
+                MAX_BYTES // 10**6,
+                self.files.folder,
+            )
+            self._has_warned = True
 
     def _write(self, episode: _Open, *, is_terminated: bool) -> None:
         log_probs = np.array(episode.log_probs, np.float32)
@@ -123,12 +158,11 @@ class EpisodeRecorder:
         length = len(plain["rewards"])
         obs = _as_of_space(self.origin.observation_space, plain["obs"])
         actions = _as_of_space(self.origin.action_space, plain["actions"])
-        return _Open(
-            obs=[row_of(obs, t) for t in range(length + 1)],
-            actions=[row_of(actions, t) for t in range(length)],
-            rewards=np.asarray(plain["rewards"]).tolist(),
-            log_probs=np.asarray(plain["log_probs"]).tolist(),
-        )
+        episode = _Open([row_of(obs, 0)])
+        rewards, log_probs = (np.asarray(plain[name]).tolist() for name in ("rewards", "log_probs"))
+        for t in range(length):
+            episode.add(row_of(obs, t + 1), row_of(actions, t), rewards[t], log_probs[t])
+        return episode
 
 
 def make_recorder(
@@ -141,6 +175,15 @@ def make_recorder(
         env=env_id, observation_space=env.observation_space, action_space=env.action_space
     )
     return EpisodeRecorder(EpisodeFiles(config, origin, worker_index), origin, env.num_envs)
+
+
+def _bytes_of(row: Any) -> int:
+    """What a value of a space takes in memory."""
+    if isinstance(row, dict):
+        return sum(map(_bytes_of, row.values()))
+    if isinstance(row, tuple):
+        return sum(map(_bytes_of, row))
+    return ARRAY_BYTES + int(np.asarray(row).nbytes)
 
 
 def _as_of_space(space: spaces.Space, column: Any) -> Any:

@@ -59,15 +59,13 @@ def test_all_begin_before_the_best_third_goes_on() -> None:
     assert run_to(asha, trials[5], 1, 5.0) == "Continue"
     waiting = trials[:5]
     assert asha.choose(waiting) is trials[4]
-    assert [asha.gives_up(trial) is None for trial in waiting] == [False] * 4 + [True]
+    assert asha.gives_up(waiting) == waiting[:4]
     # Of two at the second rung none is a third, and one goes on when no other comes any more.
     assert run_to(asha, trials[4], 3, 7.0) == "Pause"
     assert asha.choose(trials[:5]) is None
     assert run_to(asha, trials[5], 3, 6.0) == "Pause"
     assert asha.choose(trials) is trials[4]
-    stop = asha.gives_up(trials[5])
-    assert stop is not None
-    assert stop.reason == "not among the best 1/3 of 2 at training_iteration=3"
+    assert asha.gives_up(trials[4:]) == [trials[5]]
 
 
 def test_of_equals_a_third_goes_on_too() -> None:
@@ -91,10 +89,23 @@ def test_one_that_ends_by_itself_is_not_waited_for() -> None:
     assert asha.choose(trials[:1]) is trials[0]
 
 
+def test_the_next_best_goes_on_in_the_place_of_one_that_failed() -> None:
+    asha = ASHA(max_t=9, reduction_factor=3)
+    trials = added(asha, 3)
+    assert [run_to(asha, trial, 1, trial.number) for trial in trials] == [
+        "Pause",
+        "Pause",
+        "Continue",
+    ]
+    assert asha.choose(trials[:2]) is None
+    trials[2].status = Status.FAILED
+    assert asha.choose(trials[:2]) is trials[1]
+
+
 def test_where_the_search_learns_losers_stop_at_once() -> None:
     asha = ASHA(max_t=9, reduction_factor=3)
     asha.search_learns = True
-    set_up(asha)
+    added(asha, 6)
     # One of three passes: 5 comes first, 4 is worse, 6 better than all.
     assert told(asha, 0, 1, 5.0) == "Continue"
     assert told(asha, 1, 1, 4.0) == "Stop"
@@ -121,9 +132,9 @@ def test_a_trial_is_judged_once_at_each_rung_and_ends_at_max_t() -> None:
 
 def test_one_that_jumps_over_a_rung_is_judged_at_the_last_it_reached() -> None:
     asha = ASHA(max_t=1000, grace_period=10, reduction_factor=10, time_attr="steps")
-    set_up(asha)
+    (trial,) = added(asha, 1)
     result = {"steps": 450, "reward": 1.0}
-    assert isinstance(asha.on_result(make_trial(0, {}), result), Pause)
+    assert isinstance(asha.on_result(trial, result), Pause)
     assert [rung.scores for rung in asha._brackets[0]] == [{}, {0: 1.0}]
 
 

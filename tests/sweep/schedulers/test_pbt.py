@@ -123,6 +123,22 @@ def test_the_worst_quarter_copies_the_best_quarter_and_perturbs(tmp_path: Path) 
     assert (last["trial"], last["source"], last["time"], last["source_time"]) == (0, 3, 4, 2)
 
 
+def test_the_log_tells_of_the_checkpoint_that_was_really_copied(tmp_path: Path) -> None:
+    pbt, trials = make_pbt(tmp_path, 4)
+    for trial in trials[1:]:
+        told(pbt, trial, 2, float(trial.number))
+    told(pbt, trials[0], 3, 0.0)
+    before = read_log(tmp_path, "scheduler.log")
+    pbt.on_copied(trials[0], 5)
+    after = read_log(tmp_path, "scheduler.log")
+    assert after[:-1] == before[:-1]
+    assert (before[-1].source_time, after[-1].source_time) == (2, 5)
+    assert schedule_of(after, 0)[-1].time == 5
+    # It is judged two iterations after what it goes on from.
+    assert told(pbt, trials[0], 6, 0.0) == Continue()
+    assert isinstance(told(pbt, trials[0], 7, 0.0), Exploit)
+
+
 def test_nobody_copies_one_that_has_no_checkpoint_of_its_score(tmp_path: Path) -> None:
     pbt, trials = make_pbt(tmp_path, 2, quantile_fraction=0.5)
     told(pbt, trials[1], 2, 5.0)

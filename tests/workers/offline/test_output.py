@@ -15,6 +15,7 @@ from space_envs import ACTION_SPACES
 
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.workers.evaluate import Amount
+from rlrun.workers.offline import recorder
 from rlrun.workers.offline.columns import decode
 from rlrun.workers.offline.config import OutputConfig
 from rlrun.workers.offline.space_json import space_from_json
@@ -66,6 +67,32 @@ def test_log_probs_are_those_with_which_actions_were_drawn(make_worker, tmp_path
     (episode,) = episodes_of(tmp_path)
     np.testing.assert_array_equal(np.float32(episode["log_probs"]), rows["log_probs"])
     np.testing.assert_array_equal(episode["actions"], rows["actions"])
+
+
+def test_an_episode_without_end_is_written_in_pieces(make_worker, tmp_path, monkeypatch, caplog):
+    # A step has an observation of 8 bytes and an action of 8, in an array each.
+    monkeypatch.setattr(recorder, "MAX_BYTES", 3 * (2 * recorder.ARRAY_BYTES + 16) - 1)
+    worker = make_worker(
+        "toy_envs.CountingEnv",
+        output=output_to(tmp_path),
+        fragment=5,
+        env_config={"terminates_at": [8, None]},
+    )
+    worker.sample()
+    state = worker.state_dict()
+    worker.load_state_dict(state)
+    worker.sample()
+    pieces = episodes_of(tmp_path)
+    assert [[obs[1] for obs in piece["obs"]] for piece in pieces] == [
+        *([0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8]),
+    ]
+    assert [piece["rewards"] for piece in pieces] == [[1, 2, 3], [4, 5, 6], [7, 8]]
+    assert [piece["truncated"] for piece in pieces] == [True, True, False]
+    assert [piece["terminated"] for piece in pieces] == [False, False, True]
+    assert [line.getMessage() for line in caplog.records if "pieces" in line.getMessage()] == [
+        f"An episode of 'toy_envs.CountingEnv' goes on after 3 steps, which take 0 MB: it is "
+        f"written to output={tmp_path} in truncated pieces. Does env.horizon end its episodes?"
+    ]
 
 
 def test_several_envs_of_a_worker_write_whole_episodes_each(make_worker, tmp_path):
