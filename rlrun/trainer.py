@@ -109,6 +109,8 @@ class Trainer:
             self.evaluation_metrics = self.evaluation.unknown()
             self.episodes = EpisodeWindow()
             self.progress = Progress(seed)
+            self.env_tasks: list[Any] = []
+            """What `workers.tasks` were when the last iteration began."""
             self._is_stopped = False
             self.init_report: LoadReport | None = None
             """What was taken over from `init_from`."""
@@ -274,6 +276,7 @@ class Trainer:
 
     def _run_loop(self) -> None:
         """Rounds of the algorithm's loop until the iteration has its least number of env steps."""
+        self.env_tasks = self.workers.tasks
         some_algorithm = next(iter(self.algorithms.values()))
         if self.progress.began_at is None:
             self.progress.began_at = self.workers.num_env_steps_sampled

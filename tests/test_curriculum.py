@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers_cli import command_line, results_of, tiny_ppo
 from test_resume import assert_resumed_equals_uninterrupted
@@ -13,6 +14,12 @@ from rlrun.core.callbacks import Callbacks
 from rlrun.core.checkpoint import checkpoint_name
 from rlrun.core.errors import ConfigError
 from rlrun.curriculum.learning_progress import LearningProgress
+from rlrun.curriculum.prioritized_levels import (
+    PrioritizedLevels,
+    level_probabilities,
+    rank_probabilities,
+    staleness_probabilities,
+)
 from rlrun.curriculum.staged import ByReward, ByTimestep, Linear
 from rlrun.python_api import make_workers
 from rlrun.run import Run, make_trainer
@@ -121,6 +128,41 @@ def test_the_two_ways_of_ones_own_reach_every_env(kind):
         assert trainer.workers.get_tasks() == [7] * num_envs(kind)
 
 
+def test_a_task_that_a_user_sets_in_between_is_known():
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    with make(*stages, env=ANY) as trainer:
+        assert trainer.train()["env_task"] == "a"
+        trainer.workers.foreach_env(lambda env: env.set_task("mine"))
+        assert trainer.workers.tasks == ["mine", "mine"]
+        assert trainer.train()["env_task"] == "mine"
+        assert trainer.workers.get_tasks() == ["a", "a"], "the curriculum's turn again"
+        assert trainer.train()["env_task"] == "a"
+
+
+class SetsTasks(Callbacks):
+    def on_train_result(self, *, trainer: Any, **kwargs: Any) -> None:
+        trainer.workers.foreach_env(lambda env: env.set_task("mine"))
+
+
+def test_a_curriculum_has_the_last_word_after_callbacks():
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    setter = {"x": {"_target_": f"{__name__}.SetsTasks"}}
+    with make(*stages, env=ANY, callbacks=setter) as trainer:
+        assert trainer.train()["env_task"] == "a", "no episode had the other one"
+        assert trainer.workers.get_tasks() == ["a", "a"]
+
+
+def test_tasks_that_a_user_has_set_are_known_after_a_resume(tmp_path):
+    stages = ["curriculum=by_timestep", "curriculum.schedule=[[0,a],[99,b]]"]
+    with make(*stages, env=ANY) as trainer:
+        trainer.train()
+        trainer.workers.local_worker().env.call_each("set_task", [("a",), ("mine",)])
+        folder = trainer.save(tmp_path)
+    with make(*stages, env=ANY) as trainer:
+        trainer.restore(folder)
+        assert trainer.train()["env_task"] == ["a", "mine"]
+
+
 def test_a_wrapper_may_be_what_has_the_tasks():
     wrapped = "env.wrappers=[{_target_: toy_envs.ScaledRewards}]"
     with make(
@@ -178,6 +220,134 @@ def test_learning_progress_deals_out_sampled_tasks_and_knows_their_returns():
     assert (first, second) == (0.0, 1.0)
     assert returns == {0.0: 0.0, 1.0: 2.0}
     assert result["curriculum"]["probability"].keys() == {"0.0", "1.0", "2.0"}
+
+
+# Prioritized levels
+
+
+def test_ranks_of_scores_become_probabilities_by_the_temperature():
+    # Ranks 3, 1, 2: 1/9, 1 and 1/4 at a temperature of 1/2.
+    found = rank_probabilities(np.array([0.0, 5.0, 2.0]), temperature=0.5)
+    assert found == pytest.approx(np.array([4.0, 36.0, 9.0]) / 49)
+
+
+def test_staleness_counts_in_proportion():
+    assert staleness_probabilities(np.array([0, 3, 1])).tolist() == [0.0, 0.75, 0.25]
+    assert staleness_probabilities(np.array([0, 0])).tolist() == [0.5, 0.5]
+
+
+def test_levels_are_replayed_as_often_as_there_are_seen_ones():
+    nan = float("nan")
+    # Of five levels two are seen, one waits for its score, two are new: replay with 2/5.
+    # P_S = [2/3, 1/3] at temperature 1, P_C = [1/4, 3/4], rho = 0.2.
+    chances = level_probabilities(
+        np.array([9.0, nan, 4.0, nan, nan]),
+        np.array([1, 0, 3, 7, 7]),
+        np.array([False, False, False, True, True]),
+        temperature=1.0,
+        staleness_coeff=0.2,
+    )
+    replayed = [0.8 * 2 / 3 + 0.2 / 4, 0.8 / 3 + 0.2 * 3 / 4]
+    assert chances == pytest.approx([0.4 * replayed[0], 0.0, 0.4 * replayed[1], 0.3, 0.3])
+    assert sum(replayed) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_new", "expected"),
+    [
+        ([float("nan")] * 2, [True, True], [0.5, 0.5]),
+        ([float("nan")] * 2, [False, False], [0.5, 0.5]),
+        ([float("nan"), 3.0], [False, False], [0.0, 1.0]),
+    ],
+    ids=["all are new", "all wait", "nothing is new"],
+)
+def test_there_is_always_a_level_to_play(scores, is_new, expected):
+    of_ranks = {"temperature": 1.0, "staleness_coeff": 0.0}
+    found = level_probabilities(np.array(scores), np.ones(2), np.array(is_new), **of_ranks)
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [("return_change", {"a": 3.0, "b": 1.0}), ("return_gap", {"a": 3.0, "b": 0.0})],
+)
+def test_levels_are_scored_by_returns(score, expected):
+    plan = PrioritizedLevels(tasks=["a", "b", "c"], score=score)
+    with make(env=ANY) as trainer:
+        first = plan.first_tasks(trainer)
+        assert len(set(first)) == 2, "each new one comes once"
+        for a, b in ((5.0, 1.0), (2.0, 2.0)):
+            means = {"return_of_task_a_mean": a, "return_of_task_b_mean": b}
+            plan.next_tasks(trainer, {"custom_metrics": means})
+    assert plan.stats()["score"] == expected
+    assert plan.stats()["levels_seen"] == 2
+
+
+def test_an_env_keeps_its_level_until_an_episode_of_it_has_ended():
+    plan = PrioritizedLevels(tasks=["a", "b", "c", "d"], score="return_gap")
+    with make(env=ANY) as trainer:
+        first = plan.first_tasks(trainer)
+        assert plan.next_tasks(trainer, {"custom_metrics": {}}) == first
+        ended = {"custom_metrics": {f"return_of_task_{first[0]}_mean": 1.0}}
+        second = plan.next_tasks(trainer, ended)
+    assert second[1] == first[1]
+    assert second[0] != first[1], "that waits for its score already"
+
+
+class KnowsLosses(Callbacks):
+    """Puts value losses in place of the real ones: the tens are the env, and the ones the step."""
+
+    def on_postprocess_trajectory(self, *, postprocessed_batch: Any, **kwargs: Any) -> None:
+        values = postprocessed_batch["values"]
+        steps = np.arange(len(values), dtype=np.float32)[:, None]
+        targets = values + (-1) ** steps * (10 * np.arange(values.shape[1]) + steps)
+        postprocessed_batch["value_targets"] = targets
+
+
+LEVELS = ["curriculum=prioritized_levels", "curriculum.tasks=[1,5]"]
+
+
+def test_value_losses_of_an_episode_count_over_the_seams_of_fragments():
+    known = {"x": {"_target_": f"{__name__}.KnowsLosses"}}
+    lengths = "env.env_config.terminates_at=[3,9]"
+    with make(*LEVELS, lengths, callbacks=known) as trainer:
+        # Two envs, fragments of 4 steps: an episode of 3, then one whose steps are 3 and 0, 1 ...
+        first, second = trainer.workers.tasks
+        found = trainer.train()["custom_metrics"]
+        assert found[f"value_loss_of_task_{first}_mean"] == pytest.approx((0 + 1 + 2) / 3)
+        assert found[f"value_loss_of_task_{second}_mean"] == pytest.approx((10 + 11 + 12) / 3)
+        trainer.train()
+        (running, _) = trainer.workers.local_worker().episodes
+        assert running.user_data["value_losses"] == [pytest.approx(3 + 0 + 1 + 2 + 3), 5]
+
+
+def test_value_losses_are_the_same_in_whole_episodes():
+    means = []
+    for mode in ("truncate_episodes", "complete_episodes"):
+        with make(*LEVELS, f"algo.batch_mode={mode}") as trainer:
+            found = trainer.train()
+            levels = [f"value_loss_of_task_{task}_mean" for task in (1, 5)]
+            means.append([found["custom_metrics"][name] for name in levels])
+            assert found["curriculum"]["levels_seen"] == 2
+            assert sum(found["curriculum"]["probability"].values()) == pytest.approx(1.0)
+    assert means[0] == pytest.approx(means[1], rel=1e-5)
+    assert min(means[0]) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("algo", "overrides", "message"),
+    [
+        ("dqn", [], r"curriculum\.score=value_loss needs an algorithm .* which DQN does not"),
+        ("ppo", VECTORIZATIONS["native"], r"curriculum\.score=value_loss .*vectorization=native"),
+    ],
+)
+def test_value_losses_that_nobody_computes_are_refused(algo, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(
+            algo,
+            env=TASK_ENV,
+            overrides=[*LEVELS, "env.env_config.terminates_at=2", *overrides],
+        )
 
 
 # Rules of stages
@@ -280,6 +450,14 @@ def test_the_last_task_may_be_lost_and_won_again():
         (lambda: Linear(initial=0, final=1, timesteps=9, step=0), r"curriculum\.step=0 must be"),
         (lambda: LearningProgress(tasks=[]), r"curriculum\.tasks=\[\] must have one"),
         (lambda: LearningProgress(num_tasks=0), r"curriculum\.num_tasks=0 must be at least 1"),
+        (
+            lambda: PrioritizedLevels(temperature=0.0),
+            r"curriculum\.temperature=0.0 must be at least 0.001",
+        ),
+        (
+            lambda: PrioritizedLevels(staleness_coeff=1.5),
+            r"curriculum\.staleness_coeff=1.5 must be between 0 and 1",
+        ),
         (lambda: LearningProgress(smoothing=2), r"curriculum\.smoothing=2 must be between 0 and 1"),
     ],
 )
@@ -377,7 +555,12 @@ FORMS = {
     ],
     "env_task_fn": ["curriculum=env_task_fn", "curriculum.env_task_fn=toy_envs.one_less"],
     "learning_progress": ["curriculum=learning_progress", "curriculum.num_tasks=4"],
+    "prioritized_levels": ["curriculum=prioritized_levels", "curriculum.num_tasks=6"],
 }
+
+
+CHOOSING = ["learning_progress", "prioritized_levels"]
+"""Those that choose among tasks."""
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -390,7 +573,8 @@ def test_a_run_that_is_resumed_in_mid_stage_equals_an_uninterrupted_one(tmp_path
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    "form", ["by_reward", pytest.param("learning_progress", marks=pytest.mark.slow)]
+    "form",
+    ["by_reward", *(pytest.param(f, marks=pytest.mark.slow) for f in CHOOSING)],
 )
 def test_the_same_holds_with_two_workers(tmp_path, form):
     plain = corridor(*FORMS[form], *TWO_WORKERS)

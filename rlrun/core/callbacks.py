@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from rlrun.core.errors import CallbackError, RlrunError
+from rlrun.core.errors import CallbackError, Interrupted, RlrunError
 from rlrun.core.processes import process_name
 
 
@@ -32,7 +32,9 @@ class Callbacks:
         env_context: Any,
         **kwargs: Any,
     ) -> None:
-        """In the worker, for each env after it was made (envs in processes of their own: none).
+        """For each env after it was made, in the process where it lives (of native vector envs:
+        none). One of its own (env.vectorization=async) has a copy of the callbacks, and `worker` is
+        the WorkerOutline there.
 
         env_context: the EnvContext, its `env.env_config` with worker_index and vector_index."""
 
@@ -168,19 +170,27 @@ class MultiCallbacks(Callbacks):
 def call(callbacks: Callbacks, hook: str, **kwargs: Any) -> None:
     """Call a hook; what it raises names the callback, the hook and the worker.
 
-    Raises CallbackError; an error of ours that the hook lets pass stays as it is.
+    Raises CallbackError; an error of ours keeps its type.
     """
     try:
         getattr(callbacks, hook)(**kwargs)
-    except RlrunError:
+    except (CallbackError, Interrupted):
+        raise
+    except RlrunError as error:
+        # Callbacks of ours, such as curricula, name the setting.
+        is_ours = type(callbacks).__module__.startswith("rlrun.")
+        if not (is_ours or error.raised_in):
+            error.raised_in = _failure(callbacks, hook, kwargs.get("worker"))
         raise
     except Exception as error:
-        worker = kwargs.get("worker")
-        where = process_name() if worker is None else worker.name
-        raise CallbackError(
-            f"{type(callbacks).__module__}.{type(callbacks).__qualname__} failed in {hook} "
-            f"({where}): {type(error).__name__}: {error}"
-        ) from error
+        where = _failure(callbacks, hook, kwargs.get("worker"))
+        raise CallbackError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _failure(callbacks: Callbacks, hook: str, worker: Any) -> str:
+    """What failed, and where."""
+    where = process_name() if worker is None else worker.name
+    return f"{type(callbacks).__module__}.{type(callbacks).__qualname__} failed in {hook} ({where})"
 
 
 def _chained(hook: str) -> Any:

@@ -4,6 +4,13 @@
 class RlrunError(Exception):
     """Base of all errors that rlrun raises on purpose."""
 
+    raised_in = ""
+    """The user's callback that it came out of, with hook and process, where it did."""
+
+    def __str__(self) -> str:
+        message = Exception.__str__(self)
+        return f"{self.raised_in}: {message}" if self.raised_in else message
+
 
 class ConfigError(RlrunError, ValueError):
     """A key, type, range or relation in the configuration is wrong (exit status 2)."""
@@ -15,9 +22,6 @@ class SpaceError(ConfigError):
 
 class BatchError(RlrunError, KeyError):
     """A batch lacks a column that the computation needs."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class WorkerError(RlrunError, RuntimeError):

@@ -52,7 +52,7 @@ class Curriculum(Callbacks):
         self._deal(trainer, self.first_tasks(trainer))
 
     def on_train_result(self, *, trainer: Any, result: dict[str, Any], **kwargs: Any) -> None:
-        result["env_task"] = shown(trainer.workers.tasks)
+        result["env_task"] = shown(trainer.env_tasks)
         tasks = self.next_tasks(trainer, result)
         if stats := self.stats():
             result["curriculum"] = stats

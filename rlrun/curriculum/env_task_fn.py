@@ -33,16 +33,20 @@ class EnvTaskFn(Curriculum):
 
     def on_trainer_init(self, *, trainer: Any, **kwargs: Any) -> None:
         require_tasks(trainer)
-        trainer.workers.tasks = trainer.workers.get_tasks()
+        trainer.workers.update_tasks(_present_task)
 
     def on_train_result(self, *, trainer: Any, result: dict[str, Any], **kwargs: Any) -> None:
-        result["env_task"] = shown(trainer.workers.tasks)
+        result["env_task"] = shown(trainer.env_tasks)
         try:
             trainer.workers.update_tasks(partial(_chosen_task, self.env_task_fn, dict(result)))
         except WorkerDiedError:
             raise
         except WorkerError as error:
             raise ConfigError(f"{NAME}={self.env_task_fn}: {error}") from error
+
+
+def _present_task(env: Any, env_ctx: Any) -> Any:
+    return env.get_task()
 
 
 def _chosen_task(path: str, train_results: dict[str, Any], env: Any, env_ctx: Any) -> Any:

@@ -13,6 +13,7 @@ from rlrun.core.algorithm import check_range
 from rlrun.core.errors import ConfigError
 from rlrun.core.metrics import NAN
 from rlrun.curriculum.base import KEY, Curriculum
+from rlrun.curriculum.by_task import mean_of, note_number, note_task
 from rlrun.workers.task_state import pack, unpack
 
 
@@ -54,12 +55,10 @@ class LearningProgress(Curriculum):
     # In the workers
 
     def on_episode_start(self, *, worker: Any, episode: Any, env_index: int, **kwargs: Any) -> None:
-        if tasks := worker.get_tasks():  # Evaluation may have an env without.
-            episode.user_data["env_task"] = tasks[env_index % len(tasks)]
+        note_task(worker, episode, env_index)
 
     def on_episode_end(self, *, episode: Any, **kwargs: Any) -> None:
-        if "env_task" in episode.user_data:
-            episode.custom_metrics[_metric(episode.user_data["env_task"])] = episode.total_reward
+        note_number(episode, "return", episode.total_reward)
 
     # In the driver
 
@@ -76,8 +75,7 @@ class LearningProgress(Curriculum):
         return self._draw()
 
     def next_tasks(self, trainer: Any, result: dict[str, Any]) -> Sequence[Any]:
-        metrics = result["custom_metrics"]
-        found = [metrics.get(f"{_metric(task)}_mean", NAN) for task in self._choices]
+        found = [mean_of(result, "return", task) for task in self._choices]
         changes = np.array(found) - self._scores
         is_known = ~np.isnan(changes)
         self._progress[is_known] += self.smoothing * (changes - self._progress)[is_known]
@@ -122,8 +120,3 @@ class LearningProgress(Curriculum):
         self._progress = np.array(state["progress"])
         self._waiting = [int(index) for index in state["waiting"]]
         self._rng.bit_generator.state = state["rng"]
-
-
-def _metric(task: Any) -> str:
-    """The custom metric with the returns of a task's episodes."""
-    return f"return_of_task_{task}"

@@ -479,9 +479,9 @@ class SweepDriver:
 
     def _give_up(self) -> None:
         """End paused trials that the scheduler does not want any more."""
-        for trial in self.trials:
-            if trial.status is Status.PAUSED and self.scheduler.gives_up(trial) is not None:
-                self._end(trial, Status.PRUNED)
+        paused = [trial for trial in self.trials if trial.status is Status.PAUSED]
+        for trial in self.scheduler.gives_up(paused):
+            self._end(trial, Status.PRUNED)
 
     def _end_those_nobody_chooses(self) -> bool:
         """Nothing runs: end the paused trials that nobody will ever choose. Returns whether

@@ -26,7 +26,7 @@ from rlrun.core.policy import Policy
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
 from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
-from rlrun.workers.env_context import EnvContext
+from rlrun.workers.env_context import EnvContext, WorkerOutline
 from rlrun.workers.env_sampler import EnvSampler
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.evaluate import PIECE_S, Amount, EvaluationRound
@@ -251,9 +251,9 @@ class RolloutWorker:
         tracker = self.input.episodes if isinstance(self.input, EnvSampler) else None
         if tracker is None or not tracker.episodes:
             return [None] * len(trajectories)
+        ended: list[Episode | None] = [*tracker.take_ended()]
         if not self._cutter.by_episode:
             return [tracker.episodes[0]] * len(trajectories)
-        ended: list[Episode | None] = [*tracker.take_ended()]
         # In front are those that could not be brought back after a resume.
         return [None] * (len(trajectories) - len(ended)) + ended
 
@@ -564,18 +564,34 @@ class RolloutWorker:
             share=Share(max(self.worker_index - 1, 0), max(config.num_workers, 1)),
         )
 
+    def _announce(self, env: VectorEnv) -> None:
+        """Tell callbacks of each env, in the process where it lives."""
+        if self.config.env.vectorization == "native":
+            return
+        callbacks, context = self.callbacks, self._env_context()
+        worker: RolloutWorker | WorkerOutline = self
+        if self.config.env.vectorization == "async":
+            worker = WorkerOutline(
+                name=self.name,
+                worker_index=self.worker_index,
+                num_workers=self.num_workers,
+                config=self.config,
+            )
+        env.foreach(
+            lambda sub_environment, index: call(
+                callbacks,
+                "on_sub_environment_created",
+                worker=worker,
+                sub_environment=sub_environment,
+                env_index=index,
+                env_context=context(index),
+            )
+        )
+
     def _make_sampler(self, env: VectorEnv) -> EnvSampler:
         config = self.config
         if self.callbacks.overrides("on_sub_environment_created"):
-            for index, sub_environment in enumerate(env.get_sub_environments()):
-                call(
-                    self.callbacks,
-                    "on_sub_environment_created",
-                    worker=self,
-                    sub_environment=sub_environment,
-                    env_index=index,
-                    env_context=self._env_context()(index),
-                )
+            self._announce(env)
         seed = seeding.integer_seed(self.seed, self.purpose)
         output = None if config.in_evaluation else config.output
         return EnvSampler(

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -186,8 +187,16 @@ class AsyncVectorEnv(VectorEnv):
         return results_of(found, name, self.env_id)
 
     def foreach(self, function: Callable[[Any, int], Any]) -> list[Any]:
+        sent = CloudpickleWrapper(function)  # type: ignore[arg-type]
+        try:
+            ForkingPickler.dumps(sent)  # As each pipe does, where nobody could say what failed.
+        except Exception as error:
+            raise WorkerError(
+                f"Worker {self.worker_index} has something that cannot be sent to its envs of "
+                f"{self.env_id!r}, which live in processes of their own: {type(error).__name__}: "
+                f"{error}. With env.vectorization=sync it need not be."
+            ) from error
         with self._watched():
-            sent = CloudpickleWrapper(function)  # type: ignore[arg-type]
             return [found.fn for found in self.vector_env.call("apply_sent", sent)]
 
     def episode_starts(self) -> list[dict[str, Any]]:

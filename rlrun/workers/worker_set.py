@@ -61,8 +61,9 @@ class WorkerSet:
         self._rounds: list[Sample] = []
         self._arrived: deque[tuple[int, Sample]] = deque()
         """What was under way to a stream when a checkpoint was made."""
-        self.tasks: list[Any] = []
-        """What `set_tasks` dealt out last; empty: the envs have tasks of their own, or none."""
+        self._tasks: list[Any] = []
+        self._tasks_may_differ = False
+        """Whether envs may have been given others since those were dealt out."""
         self._told: dict[int, int] = {}
         """How many updates in all the weights have seen that a worker was sent last."""
         self._episodes: list[EpisodeReport] = []
@@ -196,8 +197,8 @@ class WorkerSet:
         """Put a new remote worker in the place of one, with the weights published last."""
         self._pool.replace(position)
         self._pool.call(position, "set_weights", *self._publication())
-        if self.tasks:
-            self._pool.call(position, "set_tasks", self.tasks)
+        if self._tasks:
+            self._pool.call(position, "set_tasks", self._tasks)
 
     # Sampling and weights
 
@@ -344,6 +345,11 @@ class WorkerSet:
 
     def foreach_worker(self, function: Callable[[RolloutWorker], Any]) -> list[Any]:
         """function(worker) on every worker: the local one first, then the remote ones."""
+        self._tasks_may_differ = True
+        return self._on_each(function)
+
+    def _on_each(self, function: Callable[[RolloutWorker], Any]) -> list[Any]:
+        """The same with a function that sets no tasks, or notes which."""
         results = [function(self._local)]
         if self._pool is not None:
             results += self._pool.map(function)
@@ -359,7 +365,7 @@ class WorkerSet:
 
     def foreach_policy(self, function: Callable[[Policy, str], Any]) -> list[Any]:
         """function(policy, policy_id) on every policy that acts in a worker."""
-        results = self.foreach_worker(lambda worker: worker.foreach_policy(function))
+        results = self._on_each(lambda worker: worker.foreach_policy(function))
         return [result for of_worker in results for result in of_worker]
 
     def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
@@ -367,6 +373,18 @@ class WorkerSet:
         return self.foreach_worker(lambda worker: worker.foreach_env_with_context(function))
 
     # Tasks of envs
+
+    @property
+    def tasks(self) -> list[Any]:
+        """What `set_tasks` dealt out last, or what functions that went to all workers or envs have
+        made of it since; empty: the envs have tasks of their own, or none."""
+        if self._tasks and self._tasks_may_differ:
+            found = self.get_tasks()
+            dealt = [self._tasks[i % len(self._tasks)] for i in range(len(found))]
+            if not _are_same(found, dealt):
+                self._tasks = found
+            self._tasks_may_differ = False
+        return self._tasks
 
     def get_tasks(self) -> list[Any]:
         """The task of every env of the sampling workers, in order."""
@@ -379,23 +397,24 @@ class WorkerSet:
     def set_tasks(self, tasks: Sequence[Any]) -> None:
         """Deal tasks out to all envs in turn: one is for all, as many as there are envs are one for
         each. Workers that come later get theirs. Raises WorkerError if an env refuses its task."""
-        packed = [pack(task) for task in tasks]
-        if is_same(packed, [pack(task) for task in self.tasks]):
+        if _are_same(tasks, self.tasks):
             return
-        self.foreach_worker(lambda worker: worker.set_tasks(tasks))
-        self.tasks = list(tasks)
+        self._tasks_may_differ = True  # Should an env refuse its task, others have theirs.
+        self._on_each(lambda worker: worker.set_tasks(tasks))
+        self._tasks, self._tasks_may_differ = list(tasks), False
 
     def update_tasks(self, next_task: Callable[[Any, EnvContext], Any]) -> list[Any]:
         """Set the task of every env to next_task(env, env_ctx); returns the tasks, of sampling
         workers' envs in order. Raises WorkerError."""
-        found = self.foreach_worker(lambda worker: worker.update_tasks(next_task))
-        self.tasks = [task for of_worker in found[bool(self.num_workers) :] for task in of_worker]
-        return self.tasks
+        found = self._on_each(lambda worker: worker.update_tasks(next_task))
+        self._tasks = [task for of_worker in found[bool(self.num_workers) :] for task in of_worker]
+        self._tasks_may_differ = False
+        return self._tasks
 
     @property
     def plays_tasks(self) -> bool:
         """Whether the envs have get_task and set_task."""
-        return any(self.foreach_worker(lambda worker: worker.plays_tasks))
+        return any(self._on_each(lambda worker: worker.plays_tasks))
 
     # State
 
@@ -421,6 +440,7 @@ class WorkerSet:
         if tasks := state["tasks"]:
             # Of workers that the state knows, each then gets what it had itself.
             self.set_tasks([unpack(task) for task in tasks])
+            self._tasks_may_differ = True
         self._rounds = [_as_sample(sample) for sample in state["rounds"]]
         if self._pool is not None:
             for task in SAMPLING:
@@ -458,6 +478,7 @@ class WorkerSet:
 
     def leave_dead(self) -> None:
         """A state that is taken from now on says nothing of remote workers that have died."""
+        self._tasks_may_differ = False  # The dead cannot be asked.
         if self._pool is not None:
             self._pool.leave_dead()
         for shards in self._shards:
@@ -519,6 +540,10 @@ class WorkerSet:
 
     def _num_updates(self) -> int:
         return sum(learner.num_updates_to_give for learner in self.learners.values())
+
+
+def _are_same(tasks: Sequence[Any], others: Sequence[Any]) -> bool:
+    return is_same([pack(task) for task in tasks], [pack(task) for task in others])
 
 
 def _steps_in(sample: Sample) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import signal
 import threading
 from functools import partial
@@ -16,9 +17,18 @@ from toy_envs import CountingEnv
 
 from rlrun.compose import compose, env_overrides, plain_config
 from rlrun.core.batch import Batch
-from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks
+from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks, call
 from rlrun.core.episode import Episode
-from rlrun.core.errors import CallbackError, ConfigError, WorkerDiedError
+from rlrun.core.errors import (
+    BatchError,
+    CallbackError,
+    ConfigError,
+    Interrupted,
+    MissingExtraError,
+    RlrunError,
+    WorkerDiedError,
+    WorkerError,
+)
 from rlrun.parts import read_config
 from rlrun.run import make_trainer
 from rlrun.trainer import Trainer
@@ -150,6 +160,48 @@ def test_hooks_get_the_things_themselves(tmp_path):
         assert by_hook["on_postprocess_trajectory"]["policy"] is worker.get_policy()
         assert by_hook["on_postprocess_trajectory"]["policy_id"] == "default_policy"
         assert by_hook["on_checkpoint"]["checkpoint_dir"] == str(folder)
+
+
+class Marker(Callbacks):
+    """Notes on each env what it was told of it, and in which process."""
+
+    def on_sub_environment_created(self, *, worker, sub_environment, env_index, env_context, **_):
+        assert dict(env_context) == worker.config.env.env_config
+        place = (env_context.worker_index, env_context.vector_index, env_context.num_workers)
+        sub_environment.unwrapped.mark = (worker.name, env_index, place, os.getpid())
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_callbacks_hear_of_each_env_in_the_process_where_it_lives(vectorization):
+    two_envs = ["algo.num_envs_per_worker=2", f"env.vectorization={vectorization}"]
+    with make(*two_envs, callbacks={"x": named(Marker)}) as trainer:
+        found = trainer.workers.foreach_env(lambda env: (env.mark, os.getpid()))[0]
+    pids = [pid for _, pid in found]
+    assert [mark for mark, _ in found] == [
+        ("the local worker", i, (0, i, 0), pids[i]) for i in range(2)
+    ]
+    assert len({*pids, os.getpid()}) == (1 if vectorization == "sync" else 3)
+
+
+class AskForPolicies(Callbacks):
+    def on_sub_environment_created(self, *, worker, **kwargs):
+        worker.policies  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")
+def test_what_an_env_in_another_process_has_no_worker_for_is_said():
+    with pytest.raises(CallbackError, match=r"AskForPolicies failed.*worker\.policies is in anoth"):
+        make("env.vectorization=async", callbacks={"x": named(AskForPolicies)})
+
+
+class Unsendable(Marker):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def test_callbacks_that_cannot_travel_to_envs_are_refused():
+    with pytest.raises(WorkerError, match=r"cannot be sent to its envs.*pickle.*lock"):
+        make("env.vectorization=async", callbacks={"x": named(Unsendable)})
 
 
 class NoteTime(Callbacks):
@@ -745,6 +797,13 @@ def test_a_whole_episode_comes_with_its_trajectory():
     assert found == [(0, 2), (0, 3), (0, 2), (1, 2), (1, 3), (1, 2)]
 
 
+def test_episodes_that_nobody_is_to_see_whole_are_not_kept():
+    with make(callbacks={"x": named(SeeColumns)}) as trainer:
+        trainer.train()
+        sampler = trainer.workers.local_worker().input
+        assert sampler.episodes.take_ended() == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -828,6 +887,41 @@ def test_a_callback_that_raises_is_named_with_its_hook_and_worker(
     named_so = rf"Broken failed in {hook} \({where}\): ZeroDivisionError: mine"
     with pytest.raises(CallbackError, match=named_so):
         run()
+
+
+class Refuses(Callbacks):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def on_trainer_init(self, **kwargs):
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [ConfigError, WorkerError, BatchError, MissingExtraError])
+@pytest.mark.parametrize("is_chained", [False, True])
+def test_an_error_of_ours_from_a_callback_is_named_and_keeps_its_type(kind, is_chained):
+    callbacks: Callbacks = Refuses(kind("a.b=3 must be 4."))
+    if is_chained:
+        callbacks = MultiCallbacks([callbacks])
+    with pytest.raises(RlrunError) as caught:
+        call(callbacks, "on_trainer_init", trainer=None)
+    assert type(caught.value) is kind
+    named_so = f"{__name__}.Refuses failed in on_trainer_init (the driver): a.b=3 must be 4."
+    assert str(caught.value) == named_so
+    assert str(pickle.loads(pickle.dumps(caught.value))) == named_so
+
+
+def test_an_interruption_is_no_failure_of_a_callback():
+    with pytest.raises(Interrupted, match=r"^enough$"):
+        call(Refuses(Interrupted("enough")), "on_trainer_init", trainer=None)
+
+
+def test_a_curriculum_of_ours_names_its_setting_alone():
+    with pytest.raises(ConfigError, match=r"^curriculum\.tasks='impossible': "):
+        make(
+            *("curriculum=learning_progress", "curriculum.tasks=[impossible]"),
+            env="toy_envs.AnyTaskEnv",
+        )
 
 
 class BrokenSteps(Callbacks):

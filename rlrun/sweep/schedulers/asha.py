@@ -102,18 +102,20 @@ class ASHA(Scheduler):
         found = [trial for trial in startable if trial.number in promotable]
         return max(found, key=self._milestone_and_score, default=None)
 
-    def gives_up(self, trial: Trial) -> Stop | None:
+    def gives_up(self, paused: Sequence[Trial]) -> Sequence[Trial]:
         if not self._have_all_begun:
-            return None
-        rungs = self._rungs_of(trial)
-        promotable, closed = self._promotable(rungs)
-        rung = _last_rung(trial.number, rungs)
-        if rung not in closed or trial.number in promotable:
-            return None
-        return Stop(
-            f"not among the best {self._share} of {len(rung.scores)} at "
-            f"{self.time_attr}={rung.milestone:g}"
-        )
+            return ()
+        found: list[Trial] = []
+        for rungs in self._brackets:
+            promotable, closed = self._promotable(rungs)
+            found += [
+                trial
+                for trial in paused
+                if self._rungs_of(trial) is rungs
+                and _last_rung(trial.number, rungs) in closed
+                and trial.number not in promotable
+            ]
+        return found
 
     @property
     def _share(self) -> str:

@@ -99,10 +99,9 @@ class Scheduler:
         None: none of them yet."""
         return startable[0] if startable else None
 
-    def gives_up(self, trial: Trial) -> Stop | None:
-        """Why a paused trial will never go on; None while it may. Asked after each result and
-        end."""
-        return None
+    def gives_up(self, paused: Sequence[Trial]) -> Sequence[Trial]:
+        """Those of the paused trials that will never go on. Asked after each result and end."""
+        return ()
 
     def score_of(self, result: dict[str, Any]) -> float | None:
         """The judged value, so that more is better; None where the result has none."""

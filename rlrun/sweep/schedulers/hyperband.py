@@ -130,8 +130,8 @@ class HyperBand(Scheduler):
                 return trial
         return None
 
-    def gives_up(self, trial: Trial) -> Stop | None:
-        return self._bracket_of[trial.number].lost.get(trial.number)
+    def gives_up(self, paused: Sequence[Trial]) -> Sequence[Trial]:
+        return [each for each in paused if each.number in self._bracket_of[each.number].lost]
 
     def _bracket(self, index: int) -> Bracket:
         """The one of that index: those of algorithm 1, s = s_max, ..., 0, over and over."""

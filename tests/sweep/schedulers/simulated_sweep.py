@@ -98,9 +98,9 @@ class SimulatedSweep:
             self._end(trial, Status.FINISHED)
         else:
             self._obey(trial, learner, decision)
-        for paused in self.trials:
-            if paused.status is Status.PAUSED and self.scheduler.gives_up(paused):
-                self._end(paused, Status.PRUNED)
+        paused = [each for each in self.trials if each.status is Status.PAUSED]
+        for each in self.scheduler.gives_up(paused):
+            self._end(each, Status.PRUNED)
 
     def _obey(self, trial: Trial, learner: Learner, decision: Any) -> None:
         if isinstance(decision, Stop):

@@ -59,15 +59,13 @@ def test_all_begin_before_the_best_third_goes_on() -> None:
     assert run_to(asha, trials[5], 1, 5.0) == "Continue"
     waiting = trials[:5]
     assert asha.choose(waiting) is trials[4]
-    assert [asha.gives_up(trial) is None for trial in waiting] == [False] * 4 + [True]
+    assert asha.gives_up(waiting) == waiting[:4]
     # Of two at the second rung none is a third, and one goes on when no other comes any more.
     assert run_to(asha, trials[4], 3, 7.0) == "Pause"
     assert asha.choose(trials[:5]) is None
     assert run_to(asha, trials[5], 3, 6.0) == "Pause"
     assert asha.choose(trials) is trials[4]
-    stop = asha.gives_up(trials[5])
-    assert stop is not None
-    assert stop.reason == "not among the best 1/3 of 2 at training_iteration=3"
+    assert asha.gives_up(trials[4:]) == [trials[5]]
 
 
 def test_of_equals_a_third_goes_on_too() -> None:
