@@ -118,8 +118,8 @@ def _target_network_update_freq(value: Any, config: Mapping[str, Any]) -> Values
         steps_per_update = config["train_batch_size"] / intensity
     elif config.get("batch_mode") == "complete_episodes":
         return Refused(
-            "targets follow by updates here, and with batch_mode=complete_episodes nobody knows how "
-            "many env steps lie between two; choose algo.target_network_update_freq yourself"
+            "targets follow by updates here, and with batch_mode=complete_episodes nobody knows "
+            "how many env steps lie between two; choose algo.target_network_update_freq yourself"
         )
     else:
         per_worker = config["rollout_fragment_length"] * config.get("num_envs_per_worker", 1)
@@ -157,12 +157,9 @@ def _output(value: Any, config: Mapping[str, Any]) -> Values | Left:
 
 
 def _shuffle_buffer_size(value: Any, config: Mapping[str, Any]) -> Values:
-    # Batches, which are the lines of RLlib's files, as here; 0 is as they stand there, here 1.
-    return (
-        {}
-        if config.get("input", "sampler") == "sampler"
-        else {"shuffle_buffer_size": max(1, value)}
-    )
+    # Batches, which are the lines of RLlib's files, as here; its 0 leaves them as they stand.
+    has_data = config.get("input", "sampler") != "sampler"
+    return {"shuffle_buffer_size": max(1, value)} if has_data else {}
 
 
 def _compressed(value: Any, config: Mapping[str, Any]) -> Values:

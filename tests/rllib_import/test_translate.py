@@ -200,10 +200,11 @@ def test_targets_cannot_follow_by_updates_of_rounds_of_any_length() -> None:
         translated("SAC", "Pendulum-v1", config)
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"shuffle_buffer_size": 7}, "7")])
-def test_data_are_shuffled_only_where_rllib_shuffles_them(given, expected) -> None:
-    assert values("BC", config={"input": "/d", **given})["shuffle_buffer_size"] == expected
-    assert "shuffle_buffer_size" not in values("PPO", config=given)
+@pytest.mark.parametrize(("given", "expected"), [(0, "1"), (7, "7")])
+def test_data_are_shuffled_only_where_rllib_is_told_to(given, expected) -> None:
+    config = {"shuffle_buffer_size": given}
+    assert values("BC", config={"input": "/d", **config})["shuffle_buffer_size"] == expected
+    assert "shuffle_buffer_size" not in values("PPO", config=config)
 
 
 def test_a_grid_of_gpus_that_a_learner_can_have_needs_no_note() -> None:
