@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,28 @@ def _kl_coeff(value: Any, config: Mapping[str, Any]) -> Values:
     return {**switch, "algo.kl_coeff": value}
 
 
-def _target_network_update_freq(value: Any, config: Mapping[str, Any]) -> Values:
-    return {"algo.target_network_update_freq": max(1, value)}
+def _target_network_update_freq(value: Any, config: Mapping[str, Any]) -> Values | Refused:
+    """RLlib counts env steps (APEX: rows learned); we do so where tau is 1, and else updates."""
+    key = "algo.target_network_update_freq"
+    if value <= 1:  # every update
+        return {key: 1}
+    counts_rows = "optimizer" in config
+    intensity = config.get("training_intensity")
+    if config.get("tau", 1.0) == 1.0:
+        return {key: max(1, round(value / intensity)) if counts_rows and intensity else value}
+    if counts_rows:
+        steps_per_update = config["train_batch_size"]
+    elif intensity:
+        steps_per_update = config["train_batch_size"] / intensity
+    elif config.get("batch_mode") == "complete_episodes":
+        return Refused(
+            "targets follow by updates here, and with batch_mode=complete_episodes nobody knows "
+            "how many env steps lie between two; choose algo.target_network_update_freq yourself"
+        )
+    else:
+        per_worker = config["rollout_fragment_length"] * config.get("num_envs_per_worker", 1)
+        steps_per_update = per_worker * max(config["num_workers"], 1)
+    return {key: max(1, math.ceil(value / steps_per_update))}
 
 
 def _frame_size(value: Any, config: Mapping[str, Any]) -> Values:
@@ -136,7 +157,9 @@ def _output(value: Any, config: Mapping[str, Any]) -> Values | Left:
 
 
 def _shuffle_buffer_size(value: Any, config: Mapping[str, Any]) -> Values:
-    return {"shuffle_buffer_size": value} if value else {}
+    # Batches, which are the lines of RLlib's files, as here; its 0 leaves them as they stand.
+    has_data = config.get("input", "sampler") != "sampler"
+    return {"shuffle_buffer_size": max(1, value)} if has_data else {}
 
 
 def _compressed(value: Any, config: Mapping[str, Any]) -> Values:

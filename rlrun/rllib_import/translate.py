@@ -297,7 +297,9 @@ class _Translator:
             self._note(f"config.num_gpus={value}", "a learner has one GPU at most, so it is 1 here")
         has_tau = self.config.get("tau", 1.0) != 1.0
         if key == "target_network_update_freq" and is_given and has_tau and value not in (0, 1):
-            self._note(f"config.{key}={value}", "targets follow by updates here, not by env steps")
+            self._note(
+                f"config.{key}={value}", "targets follow by updates here, of which it is as many"
+            )
 
     def _convert(self, key: str, entry: Entry, value: Any) -> Values | Left | Refused:
         grid = _grid_of(value)

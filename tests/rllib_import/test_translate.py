@@ -178,6 +178,35 @@ def test_targets_that_follow_by_updates_are_named() -> None:
     assert not any(said in note for note in translated("DQN", config=config).notes)
 
 
+@pytest.mark.parametrize(
+    ("run", "config", "expected"),
+    [
+        # Rounds of 3 workers with 4 steps of 2 envs are 24 env steps, with an update each.
+        ("SAC", {"num_workers": 3, "rollout_fragment_length": 4, "num_envs_per_worker": 2}, "11"),
+        # 8 rows learned per row sampled, 32 an update: one for each 4 env steps.
+        ("SAC", {"training_intensity": 8, "train_batch_size": 32}, "64"),
+        ("DDPG", {"tau": 1.0}, "256"),
+        ("APEX_DDPG", {"train_batch_size": 64}, "4"),  # It counts rows learned.
+    ],
+)
+def test_targets_that_follow_by_updates_do_so_as_often(run, config, expected) -> None:
+    found = values(run, "Pendulum-v1", {"target_network_update_freq": 256, **config})
+    assert found["algo.target_network_update_freq"] == expected
+
+
+def test_targets_cannot_follow_by_updates_of_rounds_of_any_length() -> None:
+    config = {"target_network_update_freq": 256, "batch_mode": "complete_episodes"}
+    with pytest.raises(ConfigError, match="target_network_update_freq=256: targets follow by"):
+        translated("SAC", "Pendulum-v1", config)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, "1"), (7, "7")])
+def test_data_are_shuffled_only_where_rllib_is_told_to(given, expected) -> None:
+    config = {"shuffle_buffer_size": given}
+    assert values("BC", config={"input": "/d", **config})["shuffle_buffer_size"] == expected
+    assert "shuffle_buffer_size" not in values("PPO", config=config)
+
+
 def test_a_grid_of_gpus_that_a_learner_can_have_needs_no_note() -> None:
     notes = translated(config={"num_gpus": {"grid_search": [0, 1]}}).notes
     assert not any("num_gpus" in note for note in notes)
