@@ -58,7 +58,7 @@ def test_evaluation_and_checkpoints_have_their_own_phase(tmp_path):
     assert second["checkpoint"] > 0.0
 
 
-@pytest.mark.parametrize("algo", ["ppo", "impala"])
+@pytest.mark.parametrize("algo", [pytest.param("ppo", marks=pytest.mark.slow), "impala"])
 def test_phases_of_ray_workers_are_merged(ray_cluster, algo):
     _, phases = phases_of(algo, "resources.num_workers=2", "algo.train_batch_size=400")
     for name in ("env", "inference", "postprocessing", "learning", "transfer"):

@@ -62,8 +62,8 @@ def learned(found: list[dict[str, Any]]) -> list[Any]:
     "env",
     [
         ["env=cartpole"],
-        ["env=cartpole", "env.vectorization=async"],
-        ["env=lunarlander"],
+        pytest.param(["env=cartpole", "env.vectorization=async"], marks=pytest.mark.slow),
+        pytest.param(["env=lunarlander"], marks=pytest.mark.slow),
         ["env=inverted_pendulum"],
         ["env=pong", "algo.train_batch_size=64", "algo.minibatch_size=32"],
     ],

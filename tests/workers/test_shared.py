@@ -49,7 +49,11 @@ def growth(name: str, before: float) -> float:
     return rlrun.shared_counter(name).get() - before
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "remote" else ()) for name in PLACES
+    ]
+)
 def place(request: pytest.FixtureRequest) -> list[str]:
     if "remote" in request.param:
         request.getfixturevalue("ray_cluster")

@@ -410,6 +410,7 @@ def test_another_ray_than_the_one_there_is_refused():
         make("CartPole-v1", *TWO_WORKERS, "resources.ray_num_cpus=2")
 
 
+@pytest.mark.slow
 def test_process_wide_generators_of_remote_workers_go_on_after_a_resume(tmp_path):
     def draw(worker):
         import random
