@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rlrun.config import conf_dir
+from rlrun.config import conf_dir, flat_numbers
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.examples import find_file, load_file
 from rlrun.replay_runs import Outcome, Replay, Runs
@@ -102,7 +102,7 @@ def replays_of(request: Request) -> list[Replay]:
     replays = []
     for file in files:
         node: Any = load_file(file, str(file), COMMAND)
-        marks = node.get("pass_mark") or {}
+        marks = flat_numbers("pass_mark", node.get("pass_mark") or {})
         if not marks:
             raise ConfigError(
                 f"{COMMAND} {_shortest(file)}: it has no pass_mark, so there is nothing to check. "
@@ -112,7 +112,7 @@ def replays_of(request: Request) -> list[Replay]:
         for seed in range(first, first + request.num_seeds):
             name = f"{_label(file).replace('/', '_')}_seed{seed}"
             folder = request.out.with_suffix("").absolute() / name
-            replays.append(Replay(file, _label(file), seed, dict(marks), folder))
+            replays.append(Replay(file, _label(file), seed, marks, folder))
     return replays
 
 

@@ -126,8 +126,8 @@ class RunSettings:
             )
         if self.init_from is not None and not self.init_from.strip():
             raise ConfigError("init_from is empty. Name a file or a checkpoint, or init_from=null.")
-        self.stop = _flat_numbers("stop", self.stop)
-        self.pass_mark = _flat_numbers("pass_mark", self.pass_mark)
+        self.stop = flat_numbers("stop", self.stop)
+        self.pass_mark = flat_numbers("pass_mark", self.pass_mark)
         for name in COUNTS & self.stop.keys():
             if self.stop[name] <= 0:
                 raise ConfigError(
@@ -376,11 +376,12 @@ def _show(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _flat_numbers(key: str, tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def flat_numbers(key: str, tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers by result key, of a tree in which YAML has them. Raises ConfigError for others."""
     flat: dict[str, float] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat_numbers(key, value, f"{prefix}{name}/")
+            flat |= flat_numbers(key, value, f"{prefix}{name}/")
         elif isinstance(value, bool) or not isinstance(value, int | float | None) or value != value:
             raise ConfigError(
                 f"{key}.{prefix}{name}={value!r} must be a number: {key}.<result key>=<value>."

@@ -68,17 +68,17 @@ def test_examples_of_a_folder_fail_or_break_and_the_status_says_so(rlrun, tmp_pa
 
 
 def test_each_seed_is_a_run_of_its_own(rlrun, tmp_path):
-    example(tmp_path / "easy.yaml", "timesteps_total: 64", iterations=1)
+    example(tmp_path / "easy.yaml", "counters: {num_env_steps_sampled: 64}", iterations=1)
     outcome = rlrun("check", "e*.yaml", "--seeds=2", "--jobs=2")
     assert outcome.status == 0, outcome.stdout
     rows = sorted(rows_of(outcome.stdout)[1:])
     assert [row[:6] for row in rows] == [
-        ["easy", seed, "timesteps_total 64", "64", "64", "64"] for seed in ("3", "4")
+        ["easy", seed, "counters/num_env_steps_sampled 64", "64", "64", "64"] for seed in ("3", "4")
     ]
     assert [row[7] for row in rows] == ["pass", "pass"]
     assert "easy: 2 of 2 passed" in outcome.stdout
     (written,) = (tmp_path / "results").glob("check_*.md")
-    assert "| easy | 4 | timesteps_total 64 | 64 |" in written.read_text()
+    assert "| easy | 4 | counters/num_env_steps_sampled 64 | 64 |" in written.read_text()
     seeds = [folder.name for folder in written.with_suffix("").iterdir() if folder.is_dir()]
     assert sorted(seeds) == ["easy_seed3", "easy_seed4"]
 
