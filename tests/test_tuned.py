@@ -133,6 +133,7 @@ def test_a_tuned_example_that_chooses_algorithm_and_env_gets_their_file():
     assert composed("tuned_examples=dqn/cartpole-dqn")["algo"]["n_step"] == own.algo.n_step
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_takes_its_own_file(rlrun, tmp_path):
     run = ["hydra.sweep.dir=sweep", "stop.training_iteration=1"]
     outcome = rlrun("-m", "algo=dqn,rainbow", *run, *TINY)

@@ -259,6 +259,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=Conf)
 """
 
 
+@pytest.mark.slow
 def test_a_sweeper_of_hydras_has_its_jobs_run_as_trials(tmp_path):
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "halving.py").write_text(FOREIGN)
