@@ -12,8 +12,8 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration
 from rlrun.core.networks import Model
 from rlrun.core.resources import Resources
-from rlrun.early import read_settings
-from rlrun.evaluation import EvaluationConfig
+from rlrun.early import read_settings, require_data
+from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
@@ -112,13 +112,7 @@ def check_data(worker: WorkerConfig, settings: RunSettings, resources: Resources
             f"whole episodes of its own, which nothing writes. Use output=null."
         )
     if worker.input is None:
-        if worker.env.id == NO_ENV:
-            raise ConfigError("env=none needs data in the place of an env: input=PATH.")
-        if algorithm.needs_data:
-            raise ConfigError(
-                f"{name} learns from data: input=PATH names a folder that output=DIR wrote, or "
-                f"minari:NAME."
-            )
+        require_data(worker.env.id, algorithm.needs_data, name)
         return
     if worker.output is not None:
         raise ConfigError(

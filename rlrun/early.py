@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlrun.config import RunSettings, build
+from rlrun.config import RunSettings, build, check_arguments
 from rlrun.core.errors import ConfigError
+from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
+from rlrun.evaluation_config import EvaluationConfig, with_overrides
 from rlrun.key_watch import check_names
-from rlrun.signatures import signature_of
+from rlrun.signatures import signature_of, stands_for_object
+from rlrun.workers.envs import NO_ENV, EnvConfig, require_env
 
 GROUPS = frozenset(
     [
@@ -25,22 +28,14 @@ GROUPS = frozenset(
     ]
 )
 
-CLASSES = {
-    "env": "rlrun.workers.envs.EnvConfig",
-    "evaluation": "rlrun.evaluation.EvaluationConfig",
-    "algo": None,
-    "exploration": None,
-    "model": None,
-}
-"""What is made of a group's node, which is looked at in its source; None: its `_target_`."""
-
 OF_MANY = ("logger", "callbacks", "curriculum")
 """Groups that may hold one class, several by name or in a list, or none."""
 
 
 def refuse_early(plain: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key without a value, for what is wrong with the keys of no group or
-    with the resources, and for what the sources of our classes refuse."""
+    """Raise ConfigError for a key without a value; for what is wrong with the keys of no group, the
+    resources, the evaluation and the env, of which there must be one; for classes that are not
+    there, and for what the sources of our own would refuse."""
     for group in sorted(GROUPS - set(OF_MANY)):
         if not isinstance(plain.get(group), Mapping):
             raise ConfigError(
@@ -51,16 +46,52 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"{missing} must be given: {missing}=<value>")
     settings = read_settings(plain)
     build(plain["resources"], "resources", target=Resources)
-    for group, path in CLASSES.items():
-        node = plain[group]
-        if signature := signature_of(path or str(node.get("_target_"))):
-            signature.check(node, group)
-    for group in OF_MANY:
-        for key, node in _nodes(plain.get(group), group):
-            if signature := signature_of(str(node.get("_target_"))):
-                signature.check(node, key)
+    evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
+    _check_groups(plain)
+    _check_data(plain, settings)
+    overridden = with_overrides(plain, evaluation.config)
+    try:
+        _check_groups(overridden)
+        read_settings(overridden)
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.config: {error}") from error
     if not (plain.get("callbacks") or plain.get("curriculum") or plain.get("task")):
         check_names(settings, False, plain["evaluation"])
+
+
+def _check_groups(plain: Mapping[str, Any]) -> None:
+    """What of a config training and evaluation workers may have each of their own."""
+    require_env(build(plain["env"], "env", target=EnvConfig))
+    nodes = [(group, plain[group]) for group in ("algo", "exploration", "model")]
+    nodes += [each for group in OF_MANY for each in _nodes(plain.get(group), group)]
+    for key, node in nodes:
+        if "_target_" not in node:
+            continue
+        arguments = {name: value for name, value in node.items() if name != "_target_"}
+        if signature := signature_of(str(node["_target_"])):
+            signature.check(arguments, key)
+            continue
+        target = import_object(str(node["_target_"]), f"{key}._target_")
+        if isinstance(target, type) and not any(map(stands_for_object, arguments.values())):
+            check_arguments(target, arguments, key)
+
+
+def _check_data(plain: Mapping[str, Any], settings: RunSettings) -> None:
+    signature = signature_of(str(plain["algo"].get("_target_")))
+    if signature is not None and settings.input is None:
+        require_data(plain["env"]["id"], signature.constants.get("needs_data"), signature.name)
+
+
+def require_data(env_id: str, needs_data: Any, name: str) -> None:
+    """Raise ConfigError where a run has no data to learn from, if its env or its algorithm, the
+    class of that name, needs them."""
+    if env_id == NO_ENV:
+        raise ConfigError("env=none needs data in the place of an env: input=PATH.")
+    if needs_data:
+        raise ConfigError(
+            f"input must be given, as {name} learns from data alone: input=PATH names a folder "
+            f"that output=DIR wrote, or minari:NAME."
+        )
 
 
 def read_settings(plain: Mapping[str, Any]) -> RunSettings:

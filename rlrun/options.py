@@ -20,11 +20,14 @@ from omegaconf import DictConfig
 
 from rlrun.compose import compose, plain_config
 from rlrun.core.errors import ConfigError
-from rlrun.early import CLASSES
 from rlrun.signatures import Key, signature_of
 
 SETTINGS = "rlrun.config.RunSettings"
-OF_GROUPS = {"resources": "rlrun.core.resources.Resources", **CLASSES}
+OF_GROUPS = {
+    "env": "rlrun.workers.envs.EnvConfig",
+    "evaluation": "rlrun.evaluation_config.EvaluationConfig",
+    "resources": "rlrun.core.resources.Resources",
+}
 """The classes of groups that name none themselves."""
 
 GENERAL = "general"

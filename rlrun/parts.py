@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrun.compose import plain_config, set_value
 from rlrun.config import RunSettings, build, build_all
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.callbacks import HOOKS, Callbacks, MultiCallbacks
@@ -29,15 +28,12 @@ from rlrun.data_parts import (
     with_absolute_paths,
 )
 from rlrun.early import read_settings, refuse_early
-from rlrun.evaluation import EvaluationConfig
+from rlrun.evaluation_config import EvaluationConfig, with_overrides
 from rlrun.key_watch import check_names
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.rollout_worker import WorkerConfig
-
-EVALUATION_KEYS = frozenset({"algo", "callbacks", "env", "exploration", "explore", "seed"})
-"""What of the config evaluation workers may have otherwise than training ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
         )
     if resources.num_gpus_per_worker and not resources.fake_gpus:
         worker = replace(worker, device="cuda")
-    overridden = _with_overrides(plain, evaluation.config)
+    overridden = with_overrides(plain, evaluation.config)
     evaluation_worker = replace(
         _worker_config(overridden, read_settings(overridden), evaluation.num_workers),
         in_evaluation=True,
@@ -205,28 +201,3 @@ def _check_hooks(callbacks: type[Callbacks]) -> None:
                 f"would never be called.{hint} Hooks: {', '.join(HOOKS)}. Helpers of your own need "
                 f"a name that does not begin with on_."
             )
-
-
-def _with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of evaluation workers: the run's, with `evaluation.config` laid over it."""
-    changed = plain_config(plain)
-
-    unused = set(overrides) - EVALUATION_KEYS
-    if unused:
-        raise ConfigError(
-            f"evaluation.config.{min(unused)} has no effect on evaluation workers. Allowed below "
-            f"'evaluation.config': {', '.join(sorted(EVALUATION_KEYS))}."
-        )
-
-    def lay_over(node: Mapping[str, Any], prefix: str) -> None:
-        for name, value in node.items():
-            if isinstance(value, Mapping) and "_target_" not in value and value:
-                lay_over(value, f"{prefix}{name}.")
-            else:
-                set_value(changed, f"{prefix}{name}", value)
-
-    try:
-        lay_over(overrides, "")
-    except ConfigError as error:
-        raise ConfigError(f"evaluation.config: {error}") from error
-    return changed

@@ -4,26 +4,41 @@ seconds. For what is refused early, and for `rlrun options`."""
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType
 from typing import Any, Literal
 
 from rlrun.config import check_arguments
-from rlrun.core.ranges import check_not_negative, check_range
+from rlrun.core.errors import ConfigError
+from rlrun.core.ranges import check_not_negative, check_range, check_widths, refuse_unused
 from rlrun.core.schedules import check_schedule_range
 
 PACKAGE = Path(__file__).resolve().parent
 
-CHECKS = {"check_range", "check_schedule_range", "check_not_negative"}
+RANGE_CHECKS = {"check_range", "check_schedule_range", "check_not_negative"}
 """The calls in a class's __post_init__ that say which numbers a key may have."""
+
+KNOWN_HERE: dict[str, Any] = {
+    each.__name__: each
+    for each in (
+        ConfigError,
+        check_not_negative,
+        check_range,
+        check_schedule_range,
+        check_widths,
+        refuse_unused,
+    )
+}
+"""What statements of a __post_init__ may name, to be carried out without their class."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers a key may have, by one of CHECKS."""
+    """Which numbers a key may have, by one of RANGE_CHECKS."""
 
     check: str
     options: Mapping[str, Any]
@@ -33,16 +48,6 @@ class Range:
             return "> 0" if self.options.get("exclusive") else ">= 0"
         low, high = self.options["low"], self.options.get("high")
         return f">= {low:g}" if high is None else f"{low:g} to {high:g}"
-
-    def require(self, group: str, name: str, value: Any) -> None:
-        """Raise ConfigError, in the words of the class itself, if it would refuse the value."""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if self.check == "check_schedule_range" and (is_number or isinstance(value, list)):
-            check_schedule_range(f"{group}.{name}", value, **self.options)
-        elif self.check == "check_range" and is_number:
-            check_range(name, value, **{"key": group, **self.options})
-        elif self.check == "check_not_negative" and is_number:
-            check_not_negative(SimpleNamespace(**{name: value}), name, **self.options)
 
 
 @dataclass(frozen=True)
@@ -64,38 +69,50 @@ class Signature:
 
     name: str
     keys: dict[str, Key]
+    constants: dict[str, Any]
+    """The class variables that are plain values."""
+    checks: list[tuple[CodeType, dict[str, Any]]]
+    """What __post_init__ refuses by keys alone, each with the names that it uses."""
 
     def check(self, arguments: Mapping[str, Any], group: str) -> None:
-        """Raise ConfigError for what the class would refuse of these: an unknown key, a type, a
-        number out of its range. Relations between keys are for the class itself."""
+        """Raise ConfigError, in the words of the class itself, for what it would refuse of these:
+        an unknown key, a type, a number out of its range, keys that do not go together."""
         given = {
             name: value
             for name, value in arguments.items()
             # An object that a known key's node stands for is built later.
-            if name != "_target_" and not (name in self.keys and _stands_for_object(value))
+            if not (name in self.keys and stands_for_object(value))
         }
         skeleton = make_dataclass(
             self.name,
-            [(key.name, key.annotation, field(default=None)) for key in self.keys.values()],
+            [
+                (key.name, key.annotation, _field(key, given.get(key.name)))
+                for key in self.keys.values()
+                if key.name in given or key.name not in arguments
+            ],
             kw_only=True,
         )
         checked = check_arguments(skeleton, given, group)
-        for name, value in checked.items():
-            for each in self.keys[name].ranges:
-                each.require(group, name, value)
+        names: dict[str, Any] = {"self": skeleton(**checked)}
+        for code, known in self.checks:
+            try:
+                exec(code, known | names, names)  # our own source
+            except AttributeError:
+                continue  # It looks at an object that is built later.
 
 
+@cache
 def signature_of(path: str) -> Signature | None:
     """That of the dataclass at an import path; None for classes that are not ours, or are none."""
     module, _, name = path.rpartition(".")
     found = _find_class(module, name)
     if found is None:
         return None
-    keys: dict[str, Key] = {}
+    signature = Signature(name, {}, {}, [])
     sources = _with_bases(*found)
     for source in reversed(sources):
-        _add_keys(keys, source)
-    return Signature(name, keys) if any(_is_dataclass(node) for _, node in sources) else None
+        _add(signature, source)
+    return signature if any(_is_dataclass(node) for _, node in sources) else None
 
 
 @dataclass(frozen=True)
@@ -148,32 +165,82 @@ def _with_bases(module: _Module, node: ast.ClassDef) -> list[tuple[_Module, ast.
     return found
 
 
-def _add_keys(keys: dict[str, Key], source: tuple[_Module, ast.ClassDef]) -> None:
+def _add(signature: Signature, source: tuple[_Module, ast.ClassDef]) -> None:
+    """What a class adds to the signature of its bases."""
     module, node = source
+    keys = signature.keys
     following = [*node.body[1:], None]
     for statement, after in zip(node.body, following, strict=True):
-        if _is_dataclass(node) and isinstance(statement, ast.AnnAssign):
-            assert isinstance(statement.target, ast.Name)
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             name, text = statement.target.id, ast.unparse(statement.annotation)
             if text.startswith("ClassVar"):
+                signature.constants[name] = _literal(_default_text(statement.value))
+            elif not _is_dataclass(node):
                 continue
-            if "init=False" in ast.unparse(statement):
+            elif "init=False" in ast.unparse(statement):
                 keys.pop(name, None)
-                continue
-            before = keys.get(name)
-            keys[name] = Key(
-                name,
-                _evaluated(module, statement.annotation),
-                text,
-                _default_text(statement.value),
-                _doc(after) or (before.doc if before else ""),
-                before.ranges if before else (),
-            )
+            else:
+                before = keys.get(name)
+                keys[name] = Key(
+                    name,
+                    _evaluated(module, statement.annotation),
+                    text,
+                    _default_text(statement.value),
+                    _doc(after) or (before.doc if before else ""),
+                    before.ranges if before else (),
+                )
         elif isinstance(statement, ast.FunctionDef) and statement.name == "__post_init__":
             for name, found in _ranges(module, statement.body, {}):
                 if name in keys:
                     key = keys[name]
                     keys[name] = Key(**{**vars(key), "ranges": (*key.ranges, found)})
+            signature.checks.extend(_checks(module, statement.body, keys))
+
+
+def _checks(
+    module: _Module, body: list[ast.stmt], keys: Mapping[str, Key]
+) -> Iterator[tuple[CodeType, dict[str, Any]]]:
+    """The statements that need nothing but the keys, functions of KNOWN_HERE and plain values."""
+    known = dict(KNOWN_HERE)
+    known |= {name: _literal(ast.unparse(value)) for name, value in module.values.items()}
+    local = {"self"}
+    for statement in body:
+        names = [each for each in ast.walk(statement) if isinstance(each, ast.Name)]
+        assigned = {each.id for each in names if isinstance(each.ctx, ast.Store)}
+        looked_at = {
+            each.attr
+            for each in ast.walk(statement)
+            if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "self"
+        }
+        used = {each.id for each in names} - assigned - local
+        is_plain = all(known.get(name) is not None or hasattr(builtins, name) for name in used)
+        changes_nothing = "self." not in "".join(_targets(statement))
+        if is_plain and changes_nothing and looked_at <= keys.keys() and "super" not in used:
+            yield compile(ast.Module([statement], []), module.name, "exec"), known
+            local |= assigned
+
+
+def _targets(statement: ast.stmt) -> Iterator[str]:
+    for each in ast.walk(statement):
+        if isinstance(each, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            yield from map(ast.unparse, targets)
+
+
+def _field(key: Key, value: Any) -> Any:
+    """A field with the key's default; with the value itself where the source tells none."""
+    default = _literal(key.default)
+    default = value if default is None else default
+    is_mutable = isinstance(default, list | dict)
+    return field(default_factory=lambda: default) if is_mutable else field(default=default)
+
+
+def _literal(text: str | None) -> Any:
+    """The plain value that stands in the source; None for others."""
+    try:
+        return ast.literal_eval(text or "None")
+    except ValueError:
+        return None
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
@@ -246,7 +313,7 @@ def _ranges(
 
 def _range_of_call(call: ast.Call, names: Mapping[str, str]) -> Iterator[tuple[str, Range]]:
     check = ast.unparse(call.func)
-    if check not in CHECKS:
+    if check not in RANGE_CHECKS:
         return
     try:
         options = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
@@ -265,5 +332,6 @@ def _range_of_call(call: ast.Call, names: Mapping[str, str]) -> Iterator[tuple[s
         yield name.rpartition(".")[2], Range(check, options)
 
 
-def _stands_for_object(value: Any) -> bool:
+def stands_for_object(value: Any) -> bool:
+    """Whether a YAML value is the node of an object."""
     return isinstance(value, Mapping) and "_target_" in value

@@ -37,7 +37,8 @@ from rlrun.core.process import ProcessState
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.core.warm_start import LoadReport, load_weights
 from rlrun.core.weight_files import read_weights
-from rlrun.evaluation import Evaluation, EvaluationConfig
+from rlrun.evaluation import Evaluation
+from rlrun.evaluation_config import EvaluationConfig
 from rlrun.progress import Progress
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision

@@ -20,7 +20,7 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
 from rlrun.early import GROUPS
-from rlrun.evaluation import EvaluationConfig
+from rlrun.evaluation_config import EvaluationConfig
 from rlrun.examples import OF_SWEEPS
 from rlrun.overrides import OPEN_NODES
 from rlrun.parts import Parts, read_config

@@ -35,7 +35,7 @@ TARGETS = sorted(
         for path in FILES
         for target in targets_in(OmegaConf.to_container(OmegaConf.load(path)))
     }
-    | {"rlrun.workers.envs.EnvConfig", "rlrun.evaluation.EvaluationConfig"}
+    | {"rlrun.workers.envs.EnvConfig", "rlrun.evaluation_config.EvaluationConfig"}
     | {"rlrun.core.resources.Resources", "rlrun.config.RunSettings"}
 )
 
@@ -94,6 +94,47 @@ def test_it_refuses_what_the_class_refuses_in_its_words(values, message):
     with pytest.raises(ConfigError) as refused:
         signature.check(values, "algo")
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "group", "values"),
+    [
+        ("rlrun.algos.ppo.PPO", "algo", {"minibatch_size": 64, "train_batch_size": 32}),
+        ("rlrun.algos.ppo.PPO", "algo", {"kl_target": 1.0}),
+        ("rlrun.algos.a2c.A2C", "algo", {"microbatch_size": 64, "train_batch_size": 32}),
+        ("rlrun.algos.appo.APPO", "algo", {"vtrace": False, "vtrace_clip_c_threshold": 2.0}),
+        ("rlrun.algos.impala.Impala", "algo", {"opt_type": "rmsprop", "adam_epsilon": 0.1}),
+        ("rlrun.algos.impala.Impala", "algo", {"replay_proportion": 0.5}),
+        ("rlrun.algos.ars.ARS", "algo", {"num_rollouts": 2, "rollouts_used": 3}),
+        ("rlrun.algos.dqn.DQN", "algo", {"hiddens": [0]}),
+        ("rlrun.algos.dqn.DQN", "algo", {"num_atoms": 2, "v_min": 3.0, "v_max": 1.0}),
+        ("rlrun.algos.apex.Apex", "algo", {"prioritized_replay": False}),
+        ("rlrun.algos.sac.SAC", "algo", {"entropy_lr": 0, "target_entropy": 1.0}),
+        ("rlrun.algos.ddpg.DDPG", "algo", {"target_noise": 0.3}),
+        ("rlrun.algos.marwil.MARWIL", "algo", {"beta": 1.0, "batch_mode": "truncate_episodes"}),
+        ("rlrun.core.networks.MLP", "model", {"fcnet_hiddens": [64, 0]}),
+        ("rlrun.core.networks.MLP", "model", {"lstm_use_prev_action": True}),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_in_the_words_of_the_class(target, group, values):
+    with pytest.raises(ConfigError) as of_class:
+        import_object(target, "")(**values)
+    with pytest.raises(ConfigError) as of_signature:
+        signature_of(target).check(values, group)
+    assert str(of_signature.value) == str(of_class.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_the_files_hold_is_not_refused(path):
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    given = {key: value for key, value in node.items() if key not in ("_target_", "defaults")}
+    if signature := signature_of(node.get("_target_", "")):
+        signature.check(given, path.parent.name)
+
+
+def test_class_variables_are_read():
+    assert signature_of("rlrun.algos.marwil.MARWIL").constants["needs_data"] is True
+    assert signature_of("rlrun.algos.ppo.PPO").constants["needs_data"] is False
 
 
 def test_what_stands_for_an_object_is_left_to_its_class():

@@ -13,11 +13,12 @@ from rlrun.algos import loops
 from rlrun.core import losses
 from rlrun.core.actor_critic import make_actor_critic
 from rlrun.core.advantages import with_advantages
-from rlrun.core.algorithm import Algorithm, check_range
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 
 

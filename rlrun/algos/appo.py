@@ -10,11 +10,11 @@ import torch
 
 from rlrun.algos.asynchronous import METRICS, AsynchronousActorCritic
 from rlrun.core import losses
-from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.losses import explained_variance
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.sequences import Unrolling
 from rlrun.core.target import Target

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrun.algos.evolution import Evolution
-from rlrun.core.algorithm import check_range
 from rlrun.core.errors import ConfigError
 from rlrun.core.evolution import top_direction_weights
 from rlrun.core.optim import FlatOptimizer, FlatSGD
+from rlrun.core.ranges import check_range
 from rlrun.core.schedules import ScheduleLike
 
 

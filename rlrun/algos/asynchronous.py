@@ -11,13 +11,14 @@ from gymnasium import spaces
 from rlrun.algos import loops
 from rlrun.core import seeding
 from rlrun.core.actor_critic import make_actor_critic
-from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.intake import Intake
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatOptimizer, FlatRMSProp
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.threaded_learner import ThreadedLearner
 from rlrun.core.vtrace import vtrace

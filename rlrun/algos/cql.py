@@ -13,10 +13,10 @@ from gymnasium import spaces
 from rlrun.algos.off_policy_actor_critic import OffPolicyActorCritic, spread
 from rlrun.core import conservative, losses, soft_q
 from rlrun.core.actor_with_critics import check_box
-from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.soft_policy import entropy_to_hold, make_soft_policy
 from rlrun.core.target import Target

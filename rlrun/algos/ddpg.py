@@ -14,13 +14,13 @@ from gymnasium import spaces
 from rlrun.algos.off_policy_actor_critic import OffPolicyActorCritic, spread
 from rlrun.core import losses, soft_q
 from rlrun.core.actor_with_critics import ActorWithCritics, box_width, check_box
-from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.deterministic import Deterministic
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import Exploration, OrnsteinUhlenbeckNoise, StochasticSampling
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike
 
 LAST_BOUND = 3e-3

@@ -12,11 +12,11 @@ import torch
 from rlrun.algos import loops, peer_learning
 from rlrun.algos.ppo import PPO
 from rlrun.core import seeding
-from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.peers import Backend, Peers
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.resources import Resources
 from rlrun.core.schedules import ScheduleLike
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from rlrun.algos import loops
 from rlrun.algos.off_policy import OffPolicy
-from rlrun.core.algorithm import check_range
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.replay_learner import ReplayLearnerInTurn, ReplayLearnerThread
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike

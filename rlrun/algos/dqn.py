@@ -13,13 +13,13 @@ from gymnasium import spaces
 from rlrun.algos.off_policy import OffPolicy
 from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
 from rlrun.core import losses
-from rlrun.core.algorithm import check_range, refuse_unused
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import EpsilonGreedy, Exploration
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.q_network import QNetwork
+from rlrun.core.ranges import check_range, check_widths, refuse_unused
 from rlrun.core.schedules import ScheduleLike
 
 
@@ -91,8 +91,7 @@ class DQN(OffPolicy):
             refuse_unused(self, ("v_min", "v_max"), "algo.num_atoms=1")
         if not self.noisy:
             refuse_unused(self, ("sigma0",), "algo.noisy=false")
-        if any(width < 1 for width in self.hiddens):
-            raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
+        check_widths("algo.hiddens", self.hiddens)
         if self.num_atoms > 1 and self.num_quantiles > 1:
             raise ConfigError(
                 f"algo.num_atoms={self.num_atoms} and algo.num_quantiles={self.num_quantiles} both "

@@ -9,8 +9,8 @@ import numpy as np
 
 from rlrun.algos.evolution import Evolution
 from rlrun.core import evolution
-from rlrun.core.algorithm import check_range
 from rlrun.core.optim import FlatAdam, FlatOptimizer, FlatSGD
+from rlrun.core.ranges import check_range
 from rlrun.core.schedules import ScheduleLike
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from rlrun.algos import loops
 from rlrun.algos.perturbation import Job
 from rlrun.core import seeding
-from rlrun.core.algorithm import Algorithm, BatchMode, check_range
+from rlrun.core.algorithm import Algorithm, BatchMode
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.exploration import Exploration, StochasticSampling
@@ -20,6 +20,7 @@ from rlrun.core.nested import leaves_of
 from rlrun.core.networks import Model
 from rlrun.core.noise_table import NoiseTable, shared_noise_table
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range
 from rlrun.core.resources import Resources
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.search_policy import SearchPolicy

@@ -13,12 +13,13 @@ from gymnasium import spaces
 from rlrun.algos import loops
 from rlrun.core import losses, returns, seeding
 from rlrun.core.actor_critic import make_actor_critic
-from rlrun.core.algorithm import Algorithm, BatchMode, check_range, refuse_unused
+from rlrun.core.algorithm import Algorithm, BatchMode
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import DiagGaussian, Distribution
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.replay import ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike, make_schedule

@@ -12,13 +12,14 @@ import torch
 
 from rlrun.algos import loops
 from rlrun.core import returns, seeding
-from rlrun.core.algorithm import Algorithm, check_range, refuse_unused
+from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError, RlrunError, SpaceError
 from rlrun.core.frames import FrameStorage
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike, check_schedule_range

@@ -10,9 +10,9 @@ import torch
 from rlrun.algos.off_policy import OffPolicy
 from rlrun.core.actor_with_critics import ActorWithCritics
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ConfigError
 from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_widths
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 
 
@@ -46,9 +46,7 @@ class OffPolicyActorCritic(OffPolicy):
         for name in ("actor_lr", "critic_lr"):
             check_schedule_range(f"algo.{name}", getattr(self, name), low=0.0)
         for name in ("actor_hiddens", "critic_hiddens"):
-            widths = getattr(self, name)
-            if any(width < 1 for width in widths):
-                raise ConfigError(f"algo.{name}={widths}: every width must be at least 1.")
+            check_widths(f"algo.{name}", getattr(self, name))
 
     @property
     def num_critics(self) -> int:

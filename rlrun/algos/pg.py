@@ -13,11 +13,12 @@ from rlrun.algos import loops
 from rlrun.core import losses
 from rlrun.core.actor_critic import make_actor_critic
 from rlrun.core.advantages import with_advantages, with_rewards_to_go
-from rlrun.core.algorithm import Algorithm, BatchMode, check_range, refuse_unused
+from rlrun.core.algorithm import Algorithm, BatchMode
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 
 

@@ -12,12 +12,13 @@ from gymnasium import spaces
 from rlrun.algos.off_policy import OffPolicy, check_next_actions
 from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
 from rlrun.core import losses
-from rlrun.core.algorithm import BatchMode, check_range, refuse_unused
+from rlrun.core.algorithm import BatchMode
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.exploration import EpsilonGreedy, Exploration
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
+from rlrun.core.ranges import check_range, check_widths, refuse_unused
 from rlrun.core.recurrent_q import RecurrentQNetwork
 from rlrun.core.schedules import ScheduleLike
 from rlrun.core.sequence_targets import (
@@ -115,8 +116,7 @@ class R2D2(OffPolicy):
             refuse_unused(self, ["prioritized_replay_eta"], "algo.prioritized_replay=false")
         if not self.use_h_function:
             refuse_unused(self, ["h_function_epsilon"], "algo.use_h_function=false")
-        if any(width < 1 for width in self.hiddens):
-            raise ConfigError(f"algo.hiddens={self.hiddens}: every width must be at least 1.")
+        check_widths("algo.hiddens", self.hiddens)
 
     @property
     def lookahead_steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -411,14 +411,3 @@ class Algorithm:
     def stats(self) -> dict[str, Any]:
         """Numbers about the learner for each result, beside what learn() gives."""
         return {}
-
-
-def refuse_unused(algorithm: Algorithm, names: Collection[str], because: str) -> None:
-    """Raise ConfigError if one of the hyperparameters has another value than its default, which
-    nothing would look at, `because` ..."""
-    for each in fields(algorithm):
-        value = getattr(algorithm, each.name)
-        if each.name in names and value != each.default:
-            raise ConfigError(
-                f"algo.{each.name}={value} has no effect: {because}. Leave it at {each.default}."
-            )

@@ -8,7 +8,7 @@ with the same statistics.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from torch import nn
 
 from rlrun.core.errors import SpaceError
 from rlrun.core.layout import Layout
-
-FilterName = Literal["NoFilter", "MeanStdFilter"]
 
 
 class NoFilter(nn.Module):
@@ -176,8 +174,9 @@ class RunningMoments:
         self.squares = np.asarray(state["squares"], np.float64)
 
 
-def make_filter(name: FilterName, shape: tuple[int, ...], layout: Layout | None = None) -> NoFilter:
-    """The filter of that name for observations of `shape`, or for rows of `layout`.
+def make_filter(name: str, shape: tuple[int, ...], layout: Layout | None = None) -> NoFilter:
+    """The filter of that name (NoFilter, MeanStdFilter) for observations of `shape`, or for rows of
+    `layout`.
 
     Raises SpaceError if there is nothing in the rows that it could normalise.
     """

@@ -20,6 +20,7 @@ from rlrun.core.actions import ActionDistribution
 from rlrun.core.errors import ConfigError, SpaceError
 from rlrun.core.layout import Layout, layout_of
 from rlrun.core.memory import LSTMMemory, Memory
+from rlrun.core.ranges import check_widths
 from rlrun.core.room import require_room
 from rlrun.core.spaces import PixelScale, is_image
 
@@ -140,7 +141,7 @@ class MLP(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_widths("model.fcnet_hiddens", self.fcnet_hiddens)
+        check_widths("model.fcnet_hiddens", self.fcnet_hiddens)
 
     def encoder(self, obs_space: spaces.Box) -> Encoder:
         if len(obs_space.shape) != 1:
@@ -169,7 +170,7 @@ class CNN(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_widths("model.post_fcnet_hiddens", self.post_fcnet_hiddens)
+        check_widths("model.post_fcnet_hiddens", self.post_fcnet_hiddens)
         for layer in self.conv_filters or []:
             if len(layer) != 3 or min(layer) < 1:
                 raise ConfigError(
@@ -388,8 +389,3 @@ def _default_filters(shape: tuple[int, ...]) -> list[list[int]]:
         f"No default convolutions for images of {shape[1]} x {shape[2]} pixels (at least 10 x 10). "
         f"Set model.conv_filters to layers of [channels, kernel, stride]."
     )
-
-
-def _check_widths(key: str, widths: list[int]) -> None:
-    if any(width < 1 for width in widths):
-        raise ConfigError(f"{key}={widths}: every width must be at least 1.")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from rlrun.core import seeding
-from rlrun.core.algorithm import check_range
 from rlrun.core.errors import ConfigError
 from rlrun.core.metrics import NAN
+from rlrun.core.ranges import check_range
 from rlrun.curriculum.base import KEY, Curriculum
 from rlrun.curriculum.by_task import mean_of, note_number, note_task
 from rlrun.workers.task_state import pack, unpack

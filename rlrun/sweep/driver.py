@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.loggers.base import lookup, to_json
@@ -61,13 +61,6 @@ class Plan(Protocol):
     def num_trials(self) -> int | None: ...
 
     def trials_of(self, number: int, point: dict[str, Any]) -> list[Trial]: ...
-
-
-@runtime_checkable
-class NotesCopies(Protocol):
-    """A scheduler that is to know which checkpoint a trial goes on from that copies another."""
-
-    def on_copied(self, trial: Trial, source_time: float) -> None: ...
 
 
 class SweepDriver:
@@ -385,9 +378,8 @@ class SweepDriver:
         if value is not None and trial.point not in self._told_points:
             self._search.report(trial.point, self.scheduler.time_of(result), value)
         iteration = result["training_iteration"]
-        if isinstance(self.scheduler, NotesCopies):
-            times = self._times.setdefault(trial.number, {})
-            times[iteration] = self.scheduler.time_of(result)
+        times = self._times.setdefault(trial.number, {})
+        times[iteration] = self.scheduler.time_of(result)
         decision = self.scheduler.on_result(trial, result)
         if isinstance(decision, Pause) or (isinstance(decision, Continue) and decision.checkpoint):
             self._judged[trial.number] = iteration
@@ -401,16 +393,16 @@ class SweepDriver:
                 **facts["overrides"],
             }
             iteration = self._told[trial.number] = facts["iteration"]
-            if facts["source"] != trial.number and isinstance(self.scheduler, NotesCopies):
-                self._note_copy(self.scheduler, trial, facts["source"], iteration)
+            if facts["source"] != trial.number:
+                self._note_copy(trial, facts["source"], iteration)
 
-    def _note_copy(self, scheduler: NotesCopies, trial: Trial, source: int, iteration: int) -> None:
+    def _note_copy(self, trial: Trial, source: int, iteration: int) -> None:
         """A trial goes on from the checkpoint that another made after that iteration; it need not
         be the judged one."""
         known = self._times[source].get(iteration)
         if known is not None:  # Else it was made while nobody heard of it.
             self._times[trial.number][iteration] = known
-            scheduler.on_copied(trial, known)
+            self.scheduler.on_copied(trial, known)
 
     # Ends
 

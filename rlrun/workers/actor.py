@@ -20,12 +20,13 @@ from rlrun.core.exploration import Exploration
 from rlrun.core.exploration.base import Acts
 from rlrun.core.export import export
 from rlrun.core.export_formats import ExportFormat
-from rlrun.core.filters import FilterName, MeanStdFilter, RunningMoments, make_filter
+from rlrun.core.filters import MeanStdFilter, RunningMoments, make_filter
 from rlrun.core.layout import layout_of
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy, Previous, State
 from rlrun.core.portable import PortablePolicy
 from rlrun.core.spaces import Preprocessor
+from rlrun.workers.envs import FilterName
 
 DEFAULT_POLICY_ID = "default_policy"
 

@@ -1,4 +1,5 @@
-"""Envs from configuration: one gymnasium env, with what a run needs to know of it."""
+"""Envs from configuration: one gymnasium env, with what a run needs to know of it. Imports no
+torch, so that an env that cannot be made is refused at once."""
 
 from __future__ import annotations
 
@@ -11,12 +12,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
 
-from rlrun.core.algorithm import check_range
 from rlrun.core.errors import (
     ConfigError,
     MissingExtraError,
@@ -24,8 +24,8 @@ from rlrun.core.errors import (
     WorkerError,
     missing_extra,
 )
-from rlrun.core.filters import FilterName
 from rlrun.core.imports import import_object
+from rlrun.core.ranges import check_range
 from rlrun.workers.atari import (
     FRAME_LIMIT,
     NO_FRAME_LIMIT,
@@ -36,6 +36,8 @@ from rlrun.workers.atari import (
 )
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+FilterName = Literal["NoFilter", "MeanStdFilter"]
 
 NO_ENV = "none"
 """The id where spaces come from the data that are learned from."""
@@ -116,6 +118,42 @@ class EnvConfig:
                 )
 
 
+def require_env(config: EnvConfig) -> None:
+    """Raise ConfigError if there is no such env, or none that takes `env_config`; makes none."""
+    if config.id == NO_ENV:
+        return
+    if IMPORT_PATH.fullmatch(config.id):
+        _class_at(config, config.env_config)
+        return
+    _register(config.id)
+    spec = _construct(config, lambda: gym.spec(config.id))
+    if config.env_config and config.vectorization != "native" and spec.entry_point is not None:
+        creator = spec.entry_point
+        if isinstance(creator, str):
+            creator = _construct(config, lambda: gym.envs.registration.load_env_creator(creator))
+        parameters = inspect.signature(creator).parameters.values()
+        allowed = {each.name for each in parameters} | set(spec.kwargs)
+        unknown = sorted(config.env_config.keys() - allowed - {"render_mode"})
+        if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            raise ConfigError(
+                f"env.env_config.{unknown[0]}={config.env_config[unknown[0]]!r}: {config.id} takes "
+                f"no such argument. Allowed: {', '.join(sorted(allowed)) or 'none'}."
+            )
+
+
+def _class_at(config: EnvConfig, arguments: dict[str, Any]) -> type[gym.Env]:
+    """The class that the id names, which takes these arguments. Raises ConfigError."""
+    env_class = import_object(config.id, "env.id")
+    _check_class(env_class, gym.Env, f"env.id={config.id}")
+    try:
+        inspect.signature(env_class).bind(**arguments)
+    except TypeError as error:
+        if "'render_mode'" in str(error) and "render_mode" not in config.env_config:
+            raise _no_pictures(config, "its constructor takes no render_mode") from error
+        raise ConfigError(f"env.env_config={arguments}: {env_class.__name__}: {error}") from error
+    return cast(type[gym.Env], env_class)
+
+
 def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
     """One env of `config`, with its wrappers; `kwargs` (such as render_mode) go to its constructor.
 
@@ -133,16 +171,7 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     if IMPORT_PATH.fullmatch(config.id):
-        env_class = import_object(config.id, "env.id")
-        _check_class(env_class, gym.Env, f"env.id={config.id}")
-        try:
-            inspect.signature(env_class).bind(**arguments)
-        except TypeError as error:
-            if is_filmed and "'render_mode'" in str(error):
-                raise _no_pictures(config, "its constructor takes no render_mode") from error
-            raise ConfigError(
-                f"env.env_config={arguments}: {env_class.__name__}: {error}"
-            ) from error
+        env_class = _class_at(config, arguments)
         env = _construct(config, lambda: env_class(**arguments))
         if config.horizon is not None and config.horizon != NO_LIMIT:
             env = gym.wrappers.TimeLimit(env, config.horizon)

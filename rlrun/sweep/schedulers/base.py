@@ -91,6 +91,9 @@ class Scheduler:
         more."""
         return Continue()
 
+    def on_copied(self, trial: Trial, source_time: float) -> None:
+        """A trial goes on from a checkpoint that another one had made when it was that far."""
+
     def on_end(self, trial: Trial) -> None:
         """A trial has ended; its status tells how."""
 
