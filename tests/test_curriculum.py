@@ -43,6 +43,9 @@ KINDS = {
 }
 """Every kind of env, in this process and in workers'."""
 
+DEAR = ("sync, remote", "native, remote")
+"""Kinds that differ from others by where envs are alone; workers take seconds to start."""
+
 BY_REWARD = ["curriculum=by_reward", "curriculum.min_episodes=0"]
 
 
@@ -65,7 +68,9 @@ def make(*overrides: str, env: str = TASK_ENV, **settings: Any) -> Trainer:
     )
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in DEAR else kind for kind in KINDS]
+)
 def kind(request: pytest.FixtureRequest) -> list[str]:
     if "remote" in request.param:
         request.getfixturevalue("ray_cluster")
@@ -571,11 +576,9 @@ def test_a_run_that_is_resumed_in_mid_stage_equals_an_uninterrupted_one(tmp_path
     assert len(set(tasks)) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(
-    "form",
-    ["by_reward", *(pytest.param(f, marks=pytest.mark.slow) for f in CHOOSING)],
-)
+@pytest.mark.parametrize("form", ["by_reward", *CHOOSING])
 def test_the_same_holds_with_two_workers(tmp_path, form):
     plain = corridor(*FORMS[form], *TWO_WORKERS)
     assert_resumed_equals_uninterrupted(tmp_path, plain)

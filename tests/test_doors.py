@@ -156,7 +156,7 @@ def returns_of_perturbed_weights(worker: Any, seed: int, count: int, sigma: floa
     return pairs, steps
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_evolution_strategies_are_a_map_over_workers(num_workers, ray_cluster):
     overrides = ["model.fcnet_hiddens=[]", "model.vf_share_layers=true", "explore=false"]
     overrides += [f"resources.num_workers={num_workers}", "resources.num_cpus_per_worker=0.5"]

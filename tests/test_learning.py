@@ -61,7 +61,9 @@ def test_policy_gradients_learn_to_balance_the_pole_for_longer(algo, overrides):
             ["algo.double_q=true", "algo.dueling=true"], id="double-dueling", marks=pytest.mark.slow
         ),
         pytest.param(["algo.prioritized_replay=true"], id="prioritized", marks=pytest.mark.slow),
-        pytest.param(["algo.num_atoms=21", "algo.v_min=0", "algo.v_max=2"], id="c51"),
+        pytest.param(
+            ["algo.num_atoms=21", "algo.v_min=0", "algo.v_max=2"], id="c51", marks=pytest.mark.slow
+        ),
         pytest.param(["algo.num_quantiles=11"], id="quantiles", marks=pytest.mark.slow),
         pytest.param(["algo.noisy=true", "exploration=greedy"], id="noisy", marks=pytest.mark.slow),
         pytest.param(["algo.n_step=3"], id="n-step", marks=pytest.mark.slow),

@@ -4,6 +4,7 @@ torch, so that an env that cannot be made is refused at once."""
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import math
 import os
@@ -16,6 +17,7 @@ from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs import registration
 
 from rlrun.core.errors import (
     ConfigError,
@@ -126,11 +128,11 @@ def require_env(config: EnvConfig) -> None:
         _class_at(config, config.env_config)
         return
     _register(config.id)
-    spec = _construct(config, lambda: gym.spec(config.id))
+    spec = _construct(config, lambda: _spec_of(config.id))
     if config.env_config and config.vectorization != "native" and spec.entry_point is not None:
         creator = spec.entry_point
         if isinstance(creator, str):
-            creator = _construct(config, lambda: gym.envs.registration.load_env_creator(creator))
+            creator = _construct(config, lambda: registration.load_env_creator(creator))
         parameters = inspect.signature(creator).parameters.values()
         allowed = {each.name for each in parameters} | set(spec.kwargs)
         unknown = sorted(config.env_config.keys() - allowed - {"render_mode"})
@@ -139,6 +141,18 @@ def require_env(config: EnvConfig) -> None:
                 f"env.env_config.{unknown[0]}={config.env_config[unknown[0]]!r}: {config.id} takes "
                 f"no such argument. Allowed: {', '.join(sorted(allowed)) or 'none'}."
             )
+
+
+def _spec_of(env_id: str) -> registration.EnvSpec:
+    """What gymnasium.make finds: [module:][namespace/]name[-vN], the newest if no N is given."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    namespace, bare_name, version = registration.parse_env_id(name)
+    newest = registration.find_highest_version(namespace, bare_name)
+    if version is None and newest is not None:
+        name = registration.get_env_id(namespace, bare_name, newest)
+    return gym.spec(name)
 
 
 def _class_at(config: EnvConfig, arguments: dict[str, Any]) -> type[gym.Env]:

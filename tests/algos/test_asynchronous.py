@@ -133,7 +133,7 @@ def interrupt_at(update: int, raises: bool = False) -> list[str]:
     return [target, f"callbacks.x.at={update}", f"callbacks.x.raises={raises}"]
 
 
-@pytest.mark.parametrize("algo", ["impala", "appo"])
+@pytest.mark.parametrize("algo", ["impala", pytest.param("appo", marks=pytest.mark.slow)])
 def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_path):
     overrides = [
         *("algo.learner_queue_size=2", "algo.num_sgd_iter=2", "algo.timesteps_per_iteration=400"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from toy_envs import CountingEnv
 from rlrun.core.errors import ConfigError
 from rlrun.run import make_trainer
 from rlrun.workers import atari
-from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env
+from rlrun.workers.envs import EnvConfig, make_env, make_native_vector_env, require_env
 
 COUNTING = "toy_envs.CountingEnv"
 
@@ -263,3 +265,36 @@ def test_a_value_with_an_equals_sign_says_how_it_is_quoted():
     quoted = "env.env_config.rewards='a=b'"
     with make_trainer("ppo", env="toy_envs.CountingEnv", overrides=[quoted]) as trainer:
         assert trainer.config.worker.env.env_config == {"rewards": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_config"),
+    [
+        ("CartPole", {}),
+        ("toy_envs:toy/Tasks-v0", {}),
+        ("toy_envs.CountingEnv", {"terminates_at": 3}),
+        ("FrozenLake-v1", {"is_slippery": False, "map_name": "8x8"}),
+        ("HalfCheetah-v5", {"forward_reward_weight": 2.0, "render_mode": None}),
+    ],
+)
+def test_an_env_that_there_is_is_not_refused_before_it_is_made(env_id, env_config):
+    require_env(EnvConfig(id=env_id, env_config=env_config))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_config", "words"),
+    [
+        ("Cartpole-v1", {}, "Did you mean: `CartPole`"),
+        ("CartPole-v9", {}, "CartPole-v9"),
+        ("nowhere:toy/Tasks-v0", {}, "No module named 'nowhere'"),
+        ("toy_envs.CountingEnv", {"ends_at": 3}, "CountingEnv: got an unexpected keyword argument"),
+        (
+            "FrozenLake-v1",
+            {"slippery": False},
+            "env.env_config.slippery=False: FrozenLake",
+        ),
+    ],
+)
+def test_an_env_that_cannot_be_made_is_refused_before_it_is_made(env_id, env_config, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        require_env(EnvConfig(id=env_id, env_config=env_config))
