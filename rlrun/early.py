@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlrun.compose import plain_config, set_value
 from rlrun.config import RunSettings, build, check_arguments
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 from rlrun.core.resources import Resources
-from rlrun.evaluation_config import EvaluationConfig, with_overrides
+from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import check_names
 from rlrun.signatures import signature_of, stands_for_object
 from rlrun.workers.envs import NO_ENV, EnvConfig, require_env
@@ -27,6 +28,9 @@ GROUPS = frozenset(
         "curriculum",
     ]
 )
+
+EVALUATION_KEYS = frozenset({"algo", "callbacks", "env", "exploration", "explore", "seed"})
+"""What of the config evaluation workers may have otherwise than training ones."""
 
 OF_MANY = ("logger", "callbacks", "curriculum")
 """Groups that may hold one class, several by name or in a list, or none."""
@@ -98,6 +102,30 @@ def read_settings(plain: Mapping[str, Any]) -> RunSettings:
     """The keys of no group. Raises ConfigError."""
     rest = {key: value for key, value in plain.items() if key not in GROUPS}
     return build(rest, "", target=RunSettings)
+
+
+def with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of evaluation workers: the run's, with `evaluation.config` laid over it."""
+    changed = plain_config(plain)
+    unused = set(overrides) - EVALUATION_KEYS
+    if unused:
+        raise ConfigError(
+            f"evaluation.config.{min(unused)} has no effect on evaluation workers. Allowed below "
+            f"'evaluation.config': {', '.join(sorted(EVALUATION_KEYS))}."
+        )
+
+    def lay_over(node: Mapping[str, Any], prefix: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, Mapping) and "_target_" not in value and value:
+                lay_over(value, f"{prefix}{name}.")
+            else:
+                set_value(changed, f"{prefix}{name}", value)
+
+    try:
+        lay_over(overrides, "")
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.config: {error}") from error
+    return changed
 
 
 def _nodes(tree: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from rlrun.compose import plain_config, set_value
 from rlrun.core.errors import ConfigError
 from rlrun.core.imports import import_object
 
 AUTO = "auto"
-
-EVALUATION_KEYS = frozenset({"algo", "callbacks", "env", "exploration", "explore", "seed"})
-"""What of the config evaluation workers may have otherwise than training ones."""
 
 OF_FRAGMENTS = frozenset({"rollout_fragment_length", "batch_mode"})
 """Hyperparameters that only matter where a function of the user's lets workers sample fragments."""
@@ -125,28 +121,3 @@ class EvaluationConfig:
             return None
         found = import_object(self.custom_eval_function, "evaluation.custom_eval_function")
         return cast(Callable[..., Any], found)
-
-
-def with_overrides(plain: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of evaluation workers: the run's, with `evaluation.config` laid over it."""
-    changed = plain_config(plain)
-
-    unused = set(overrides) - EVALUATION_KEYS
-    if unused:
-        raise ConfigError(
-            f"evaluation.config.{min(unused)} has no effect on evaluation workers. Allowed below "
-            f"'evaluation.config': {', '.join(sorted(EVALUATION_KEYS))}."
-        )
-
-    def lay_over(node: Mapping[str, Any], prefix: str) -> None:
-        for name, value in node.items():
-            if isinstance(value, Mapping) and "_target_" not in value and value:
-                lay_over(value, f"{prefix}{name}.")
-            else:
-                set_value(changed, f"{prefix}{name}", value)
-
-    try:
-        lay_over(overrides, "")
-    except ConfigError as error:
-        raise ConfigError(f"evaluation.config: {error}") from error
-    return changed

@@ -27,8 +27,8 @@ from rlrun.data_parts import (
     videos_of_training,
     with_absolute_paths,
 )
-from rlrun.early import read_settings, refuse_early
-from rlrun.evaluation_config import EvaluationConfig, with_overrides
+from rlrun.early import read_settings, refuse_early, with_overrides
+from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import check_names
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig

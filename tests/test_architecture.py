@@ -52,6 +52,7 @@ FLOORS = {
     "trainer": 3,
     "progress": 3,
     "evaluation": 3,
+    "evaluation_config": 3,
     "loggers": 2,
     "curriculum": 2,
     "algos": 1,
@@ -77,6 +78,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.report.command",
         "rlrun.logs",
         "rlrun.options",
+        "rlrun.early",
         "rlrun.stack",
         "rlrun.autotune",
         "rlrun.verify_resume",
@@ -121,6 +123,7 @@ IMPORTS_IN_FUNCTIONS = {
     "validate": {
         "hydra.core.hydra_config",
         "omegaconf.errors",
+        "rlrun.early",
         "rlrun.parts",
         "rlrun.sweep.launcher",
     },
