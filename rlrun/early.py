@@ -93,8 +93,8 @@ def require_data(env_id: str, needs_data: Any, name: str) -> None:
         raise ConfigError("env=none needs data in the place of an env: input=PATH.")
     if needs_data:
         raise ConfigError(
-            f"input must be given, as {name} learns from data alone: input=PATH names a folder "
-            f"that output=DIR wrote, or minari:NAME."
+            f"input must be given, as the algorithm ({name}) learns from data alone: input=PATH "
+            f"names a folder that output=DIR wrote, or minari:NAME."
         )
 
 

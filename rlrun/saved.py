@@ -29,7 +29,7 @@ def config_to_resume(
         plain = dict(json.loads(params.read_text()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
-            f"{folder} is not the folder of a run: it has no {PARAMS}. (What "
+            f"{folder} is not the folder of a run: it has no {PARAMS}.{_newest_below(folder)} (What "
             f"trainer.save wrote, trainer.restore reads; `rlrun rollout` acts with it.)"
         ) from error
     except OSError as error:
@@ -49,6 +49,15 @@ def config_to_resume(
             f"checkpoint_freq=N writes one every N iterations."
         )
     return path, folder, plain
+
+
+def _newest_below(folder: Path) -> str:
+    """A hint at the run that was meant, where the folder holds runs."""
+    found = [*folder.glob(f"*/{PARAMS}"), *folder.glob(f"*/*/{PARAMS}")]
+    if not found:
+        return ""
+    newest = max(found, key=lambda params: params.stat().st_mtime).parent
+    return f" The newest one below it: {newest}."
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -664,7 +664,7 @@ except SystemExit as leaving:
         (["-f", "nowhere"], "nowhere"),
         (["algo.minibatch_size=9999"], "exceeds algo.train_batch_size=512"),
         (["algo=dqn", "algo.v_min=3"], "algo.v_min=3.0 has no effect: algo.num_atoms=1"),
-        (["algo=bc"], "input must be given, as MARWIL learns from data alone"),
+        (["algo=bc"], "input must be given, as the algorithm (MARWIL) learns from data alone"),
         (["env.id=Cartpol-v1"], "Did you mean: `CartPole`?"),
         (["env.id=nowhere.MyEnv"], "there is no module 'nowhere'"),
         (["env.env_config.lenth=1"], "env.env_config.lenth=1: CartPole-v1 takes no such argument"),

@@ -288,8 +288,8 @@ def test_remote_workers_write_files_of_their_own(ray_cluster, tmp_path):
     [
         (["algo=bc", "input=nowhere"], "nowhere: there is no such file or folder"),
         (["algo=ppo", f"input={CARTPOLE}"], "PPO learns from what its own policy samples"),
-        (["algo=bc"], "MARWIL learns from data alone: input=PATH"),
-        (["algo=cql", "env=pendulum"], "CQL learns from data alone: input=PATH"),
+        (["algo=bc"], "(MARWIL) learns from data alone: input=PATH"),
+        (["algo=cql", "env=pendulum"], "(CQL) learns from data alone: input=PATH"),
         (["env=none"], "env=none needs data in the place of an env"),
         (["env=none", "env.horizon=5"], "env.horizon=5 has no effect with env=none"),
         ([*RUNS["bc"], "output=x"], "with input nothing is sampled from envs"),

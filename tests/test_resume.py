@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -419,6 +420,16 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nothing", tmp_path / checkpoint_name(3)):
         with pytest.raises(ConfigError, match=r"is not the folder of a run.* no params\.json"):
             Run.resume(path)
+
+
+def test_the_newest_run_below_a_folder_is_named(tmp_path):
+    for age, name in enumerate(["ppo/first", "ppo/second", "third"]):
+        params = tmp_path / name / "params.json"
+        params.parent.mkdir(parents=True)
+        params.write_text("{}")
+        os.utime(params, (age % 2, age % 2))
+    with pytest.raises(ConfigError, match=rf"The newest one below it: {tmp_path}/ppo/second\."):
+        Run.resume(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path):
