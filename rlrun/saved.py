@@ -29,8 +29,8 @@ def config_to_resume(
         plain = dict(json.loads(params.read_text()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
-            f"{folder} is not the folder of a run: it has no {PARAMS}.{_newest_below(folder)} (What "
-            f"trainer.save wrote, trainer.restore reads; `rlrun rollout` acts with it.)"
+            f"{folder} is not the folder of a run: it has no {PARAMS}.{_newest_below(folder)} "
+            f"(What trainer.save wrote, trainer.restore reads; `rlrun rollout` acts with it.)"
         ) from error
     except OSError as error:
         raise ConfigError(f"{params} cannot be read: {error}") from error
