@@ -13,7 +13,7 @@ from rlrun.core.resources import Resources
 from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import check_names
 from rlrun.signatures import signature_of, stands_for_object
-from rlrun.workers.envs import NO_ENV, EnvConfig, require_env
+from rlrun.workers.envs import IMPORT_PATH, NO_ENV, EnvConfig, require_env
 
 GROUPS = frozenset(
     [
@@ -65,7 +65,7 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
 
 def _check_groups(plain: Mapping[str, Any]) -> None:
     """What of a config training and evaluation workers may have each of their own."""
-    require_env(build(plain["env"], "env", target=EnvConfig))
+    env = build(plain["env"], "env", target=EnvConfig)
     nodes = [(group, plain[group]) for group in ("algo", "exploration", "model")]
     nodes += [each for group in OF_MANY for each in _nodes(plain.get(group), group)]
     for key, node in nodes:
@@ -78,6 +78,17 @@ def _check_groups(plain: Mapping[str, Any]) -> None:
         target = import_object(str(node["_target_"]), f"{key}._target_")
         if isinstance(target, type) and not any(map(stands_for_object, arguments.values())):
             check_arguments(target, arguments, key)
+    if IMPORT_PATH.fullmatch(env.id) or not _names_other_code({**plain, "env": env.wrappers}):
+        require_env(env)
+
+
+def _names_other_code(tree: Any) -> bool:
+    """Whether modules of others may be imported for the run, which may register envs."""
+    if isinstance(tree, Mapping | list):
+        children = tree.values() if isinstance(tree, Mapping) else tree
+        return any(_names_other_code(child) for child in children)
+    is_path = isinstance(tree, str) and IMPORT_PATH.fullmatch(tree) is not None
+    return is_path and tree.partition(".")[0] not in ("rlrun", "gymnasium")
 
 
 def _check_data(plain: Mapping[str, Any], settings: RunSettings) -> None:

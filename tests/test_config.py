@@ -723,6 +723,15 @@ def test_loggers_and_curricula_are_checked_before_torch_is_there(overrides, word
         refuse_early(plain_config(compose(["algo=ppo", "logger=default", *overrides])))
 
 
+@pytest.mark.parametrize("override", ["model.module=own_code.Net", "task=own_code.train"])
+def test_an_env_that_code_of_ones_own_may_register_is_not_refused_early(override):
+    choices = ["algo=ppo", "env=gym", "env.id=own/Env-v0"]
+    model = ["model=custom"] if override.startswith("model") else []
+    refuse_early(plain_config(compose([*choices, *model, override])))
+    with pytest.raises(ConfigError, match="known in that process only"):
+        refuse_early(plain_config(compose(choices)))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "meant"),
     [
