@@ -6,16 +6,14 @@ import json
 import logging
 import os
 import shlex
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlrun.core.errors import ConfigError, RlrunError
-from rlrun.loggers.base import lookup, to_json
+from rlrun.loggers.base import to_json
 from rlrun.sweep import trial_folder
 from rlrun.sweep.channel import Message
 from rlrun.sweep.executor import Executor, Heard
@@ -28,18 +26,13 @@ from rlrun.sweep.settings import SweepSettings
 from rlrun.sweep.signals import Signals
 from rlrun.sweep.trial import Status, Trial
 from rlrun.sweep.trial_process import Start
+from rlrun.sweep.verdicts import Verdicts, goes_on_itself
 
 TICK_S = 0.5
 """How often observers are told that time goes by."""
 
 GRACE_S = 10.0
 """How long trials may take to end in order after Ctrl-C."""
-
-JOURNALED = (
-    *("training_iteration", "timesteps_total", "time_total_s", "episodes_total"),
-    *("episode_reward_mean", "done"),
-)
-"""Keys of a result that the journal has, beside those that are judged."""
 
 ANSWERS: dict[type[Decision], str] = {Stop: "stop", Pause: "pause", Exploit: "leave"}
 
@@ -108,21 +101,8 @@ class SweepDriver:
         self._num_asked = 0
         self._is_asked_out = False
         self._retries_failed = retry_failed
-        self._told_points: set[int] = set()
-        """Those of which the search has heard how they ended, which it does once."""
+        self._verdicts = Verdicts(plan.scheduler, plan.search, plan.metric, self.trials)
         self._places: dict[int, Place] = {}
-        self._told: dict[int, int] = {}
-        """The last iteration of each trial that scheduler and search have heard of."""
-        self._times: dict[int, dict[int, float]] = {}
-        """How far each trial was at its iterations, in units of the scheduler's `time_attr`."""
-        self._judged: dict[int, int] = {}
-        """The iteration of which the scheduler last wanted a trial's checkpoint."""
-        self._decisions: dict[int, Decision] = {}
-        """What is being done with a trial whose process has not ended yet."""
-        self._undecided: dict[int, Decision] = {}
-        """What was decided when the driver was killed, before it was written down."""
-        self._new_values: dict[int, dict[str, Any]] = {}
-        """The values with which trials go on that have copied another one."""
         self._ends: dict[int, Message] = {}
         """How runs ended in order whose process has not ended yet."""
         self._signals = Signals()
@@ -157,9 +137,7 @@ class SweepDriver:
 
     def value_of(self, result: dict[str, Any]) -> float | None:
         """The metric in a result; None where it has none (nan is none)."""
-        value = lookup(result, self.metric)
-        is_known = isinstance(value, int | float) and value == value
-        return float(value) if is_known else None
+        return self._verdicts.value_of(result)
 
     @property
     def exit_status(self) -> int:
@@ -287,7 +265,7 @@ class SweepDriver:
 
     def _how_to_start(self, trial: Trial, place: Place, *, resumes: bool) -> Start:
         if resumes:
-            arguments = trial_folder.assignments(self._new_values.get(trial.number, {}))
+            arguments = trial_folder.assignments(self._verdicts.new_values.get(trial.number, {}))
         else:
             folder = str(trial.folder).replace("\\", "\\\\").replace("'", "\\'")
             arguments = [*self.plan.sources, *trial.overrides, f"hydra.run.dir='{folder}'"]
@@ -303,8 +281,8 @@ class SweepDriver:
         """Act upon results that the trial wrote down before its checkpoint, of which its driver was
         not told; returns whether it still is to start."""
         for result in trial_folder.results_of(trial.folder):
-            if result["training_iteration"] > self._told.get(trial.number, 0):
-                decision = self._note_result(trial, result)
+            if not self._verdicts.is_told(trial, result):
+                decision = self._verdicts.on_result(self._journal, trial, result)
                 if not isinstance(decision, Continue):
                     self._carry_out(trial, decision)
                     return False
@@ -325,84 +303,13 @@ class SweepDriver:
             self._note_end(trial, message["status"], is_lost=message.get("is_lost", False))
 
     def _answer(self, trial: Trial, result: dict[str, Any]) -> str:
-        if result["training_iteration"] <= self._told.get(trial.number, 0):
+        if self._verdicts.is_told(trial, result):
             return "continue"  # It lives again what came after its last checkpoint.
-        decision = self._note_result(trial, result)
+        decision = self._verdicts.on_result(self._journal, trial, result)
         if isinstance(decision, Continue):
             return "checkpoint" if decision.checkpoint else "continue"
-        self._decisions[trial.number] = decision
-        return "pause" if _goes_on_itself(trial, decision) else ANSWERS[type(decision)]
-
-    def _note_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
-        """Tell everybody of a new result; what the scheduler decides, if it can be done."""
-        keys = {*JOURNALED, self.metric, self.scheduler.metric or "", self.scheduler.time_attr}
-        known = {key: value for key in keys if (value := lookup(result, key)) is not None}
-        iteration = result["training_iteration"]
-        self._journal.write(
-            "result", in_haste=True, number=trial.number, iteration=iteration, result=known
-        )
-        return self._decide(trial, result, self._hear_result(trial, result))
-
-    def _decide(self, trial: Trial, result: dict[str, Any], decision: Decision) -> Decision:
-        """Write a decision down, if it can be done; returns what holds."""
-        if isinstance(decision, Continue):
-            return decision
-        if result.get("done"):
-            return Continue()
-        facts: dict[str, Any] = {"kind": type(decision).__name__.lower(), **asdict(decision)}
-        if _goes_on_itself(trial, decision):
-            facts["iteration"] = result["training_iteration"]
-        elif isinstance(decision, Exploit):
-            source = self.trials[decision.source]
-            judged = self._judged.get(source.number)
-            copied = trial_folder.copy_checkpoint(source.folder, trial.folder, judged)
-            if copied is None:
-                logger.warning(
-                    "Trial %d does not go on from %d, which has no checkpoint.",
-                    trial.number,
-                    source.number,
-                )
-                return Continue()
-            facts["iteration"] = copied
-        self._journal.write("decision", number=trial.number, decision=facts)
-        self._take_up(trial, facts)
-        return decision
-
-    def _hear_result(self, trial: Trial, result: dict[str, Any]) -> Decision:
-        """Let the scheduler and the search know of a result."""
-        value = self.value_of(result)
-        if value is None and (last := self.value_of(trial.result)) is not None:
-            result = result | {self.metric: last}
-        trial.result = result
-        self._told[trial.number] = result["training_iteration"]
-        if value is not None and trial.point not in self._told_points:
-            self._search.report(trial.point, self.scheduler.time_of(result), value)
-        iteration = result["training_iteration"]
-        times = self._times.setdefault(trial.number, {})
-        times[iteration] = self.scheduler.time_of(result)
-        decision = self.scheduler.on_result(trial, result)
-        if isinstance(decision, Pause) or (isinstance(decision, Continue) and decision.checkpoint):
-            self._judged[trial.number] = iteration
-        return decision
-
-    def _take_up(self, trial: Trial, facts: dict[str, Any]) -> None:
-        """A decision that is in the journal holds from now on."""
-        if facts["kind"] == "exploit":
-            self._new_values[trial.number] = {
-                **self._new_values.get(trial.number, {}),
-                **facts["overrides"],
-            }
-            iteration = self._told[trial.number] = facts["iteration"]
-            if facts["source"] != trial.number:
-                self._note_copy(trial, facts["source"], iteration)
-
-    def _note_copy(self, trial: Trial, source: int, iteration: int) -> None:
-        """A trial goes on from the checkpoint that another made after that iteration; it need not
-        be the judged one."""
-        known = self._times[source].get(iteration)
-        if known is not None:  # Else it was made while nobody heard of it.
-            self._times[trial.number][iteration] = known
-            self.scheduler.on_copied(trial, known)
+        self._verdicts.pending[trial.number] = decision
+        return "pause" if goes_on_itself(trial, decision) else ANSWERS[type(decision)]
 
     # Ends
 
@@ -410,7 +317,7 @@ class SweepDriver:
         """is_lost: whether its process was ended from without, through no fault of the trial."""
         self.room.give_back(self._places.pop(trial.number))
         end = self._ends.pop(trial.number, None)
-        decision = self._decisions.pop(trial.number, None)
+        decision = self._verdicts.pending.pop(trial.number, None)
         if end is None and is_lost and not self.is_interrupted:
             self._note_loss(trial, decision)
         elif end is None:
@@ -454,20 +361,9 @@ class SweepDriver:
 
     def _end(self, trial: Trial, status: Status, error: str = "") -> None:
         self._journal.write("end", number=trial.number, status=status, error=error)
-        self._hear_end(trial, status, error)
+        self._verdicts.on_end(trial, status, error)
         if status is Status.FAILED and self.settings.fail_fast:
             self._interrupt()
-
-    def _hear_end(self, trial: Trial, status: Status, error: str) -> None:
-        trial.status, trial.error = status, error
-        self.scheduler.on_end(trial)
-        of_point = [each for each in self.trials if each.point == trial.point]
-        is_told = trial.point in self._told_points
-        if status.is_final and not is_told and all(each.status.is_final for each in of_point):
-            self._told_points.add(trial.point)
-            good = [each for each in of_point if each.status is not Status.FAILED]
-            values = [v for each in good if (v := self.value_of(each.result)) is not None]
-            self._search.tell(trial.point, statistics.fmean(values) if values else None)
 
     def _give_up(self) -> None:
         """End paused trials that the scheduler does not want any more."""
@@ -506,8 +402,7 @@ class SweepDriver:
     # Resuming
 
     def _replay(self) -> None:
-        """Put together again what the journal tells. What was decided and not done is in
-        `_decisions` then, what was not written down yet in `_undecided`."""
+        """Put together again what the journal tells."""
         for event in read_journal(self.folder):
             if event["event"] == "asked":
                 self._replay_question(event)
@@ -524,21 +419,11 @@ class SweepDriver:
         self._add(point)
 
     def _replay_event(self, trial: Trial, event: Event) -> None:
-        for found in (self._decisions, self._undecided):
-            found.pop(trial.number, None)
-        match event["event"]:
-            case "result":
-                decision = self._hear_result(trial, event["result"])
-                self._undecided[trial.number] = decision
-            case "decision":
-                self._take_up(trial, event["decision"])
-                self._decisions[trial.number] = _decision_of(event["decision"])
-            case "end" if event["status"] == Status.WAITING:
-                trial.num_failures += 1
-            case "retry":
-                _forget_failure(trial)
-            case "end":
-                self._hear_end(trial, Status(event["status"]), event["error"])
+        self._verdicts.replay(trial, event)
+        if event["event"] == "end" and event["status"] == Status.WAITING:
+            trial.num_failures += 1
+        elif event["event"] == "retry":
+            _forget_failure(trial)
 
     def _retry_failed(self) -> None:
         for trial in self.trials:
@@ -548,16 +433,11 @@ class SweepDriver:
 
     def _settle_the_past(self) -> None:
         """Do what was decided when the driver was killed; what ran then waits to go on."""
-        decided, self._decisions = self._decisions, {}
         for trial in self.trials:
             if trial.status.is_final or trial.status is Status.PAUSED:
                 continue
             trial.status = Status.WAITING
-            decision = decided.get(trial.number)
-            if not isinstance(decision, Exploit):
-                trial_folder.forget_copy(trial.folder)
-            if decision is None and (made := self._undecided.get(trial.number)) is not None:
-                decision = self._decide(trial, trial.result, made)
+            decision = self._verdicts.decide_the_past(self._journal, trial)
             if decision is not None and not isinstance(decision, Continue):
                 self._carry_out(trial, decision)
 
@@ -569,17 +449,5 @@ class SweepDriver:
         return f"rlrun resume {shlex.quote(str(folder))}"
 
 
-def _goes_on_itself(trial: Trial, decision: Decision) -> bool:
-    """Whether a trial is to go on from where it is, with other values."""
-    return isinstance(decision, Exploit) and decision.source == trial.number
-
-
 def _forget_failure(trial: Trial) -> None:
     trial.status, trial.error, trial.num_failures = Status.WAITING, "", 0
-
-
-def _decision_of(facts: dict[str, Any]) -> Decision:
-    """A decision as the journal has it."""
-    if facts["kind"] == "exploit":
-        return Exploit(facts["source"], facts["overrides"], facts["reason"])
-    return (Stop if facts["kind"] == "stop" else Pause)(facts["reason"])
