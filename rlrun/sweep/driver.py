@@ -420,7 +420,9 @@ class SweepDriver:
 
     def _replay_event(self, trial: Trial, event: Event) -> None:
         self._verdicts.replay(trial, event)
-        if event["event"] == "end" and event["status"] == Status.WAITING:
+        if event["event"] == "start":
+            trial.status = Status.WAITING  # It may have been paused before.
+        elif event["event"] == "end" and event["status"] == Status.WAITING:
             trial.num_failures += 1
         elif event["event"] == "retry":
             _forget_failure(trial)

@@ -381,6 +381,16 @@ def finished_by(folder: Path) -> set[int]:
     return {each["number"] for each in events if each.get("status") == Status.FINISHED}
 
 
+@pytest.mark.parametrize("moment", range(1, 9))
+def test_what_was_decided_of_a_trial_that_had_paused_before_outlives_a_kill(sweep, moment):
+    decisions = {(0, 2): Pause("later"), (1, 2): Pause("later"), (0, 3): Stop("enough")}
+    sweep.decide = lambda *place: decisions.get(place, Continue())
+    sweep.run(kill_driver_after=moment)
+    driver, _ = sweep.run()
+    assert statuses(driver) == ["pruned", "finished", "finished"]
+    assert own_results(driver.trials[0].folder)[-1] == 3
+
+
 def test_a_stop_that_was_decided_when_the_driver_died_holds(sweep):
     sweep.decide = lambda number, iteration: Stop("bad") if iteration == 2 else Continue()
     sweep.run(kill_driver_after=2)
