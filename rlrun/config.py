@@ -196,7 +196,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     """
     import msgspec
 
-    kind = _class_in(annotation)
+    kind = class_in(annotation)
     if kind is not None and isinstance(value, Mapping) and "_target_" in value:
         return build(value, key, kind=kind)
     plain = _plain_annotation(annotation)
@@ -325,7 +325,7 @@ def _is_class(annotation: Any) -> bool:
     return isinstance(annotation, type) and annotation not in no_classes
 
 
-def _class_in(annotation: Any) -> type | None:
+def class_in(annotation: Any) -> type | None:
     """The class of objects that the annotation, or one part of a union, names."""
     parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     return next((part for part in parts if _is_class(part)), None)

@@ -36,26 +36,25 @@ OF_MANY = ("logger", "callbacks", "curriculum")
 """Groups that may hold one class, several by name or in a list, or none."""
 
 
-def refuse_early(plain: Mapping[str, Any]) -> None:
+def refuse_early(plain: Mapping[str, Any], *, trains: bool = True) -> None:
     """Raise ConfigError for a key without a value; for what is wrong with the keys of no group, the
-    resources, the evaluation and the env, of which there must be one; for classes that are not
-    there, and for what the sources of our own would refuse."""
-    for group in sorted(GROUPS - set(OF_MANY)):
-        if not isinstance(plain.get(group), Mapping):
-            raise ConfigError(
-                f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
-                f"with {group}=<choice>; see `rlrun list {group}`."
-            )
+    resources, the evaluation and the envs, which must be there; for classes that are not, and for
+    what the sources of our own would refuse.
+
+    Without `trains`, there need be no env for evaluation.
+    """
+    _check_mappings(plain)
     if missing := next(_missing(plain), None):
         raise ConfigError(f"{missing} must be given: {missing}=<value>")
     settings = read_settings(plain)
     build(plain["resources"], "resources", target=Resources)
     evaluation = build(plain["evaluation"], "evaluation", target=EvaluationConfig)
-    _check_groups(plain)
+    _check_groups(plain, makes_envs=True)
     _check_data(plain, settings)
     overridden = with_overrides(plain, evaluation.config)
     try:
-        _check_groups(overridden)
+        _check_mappings(overridden)
+        _check_groups(overridden, makes_envs=trains and evaluation.is_wanted)
         read_settings(overridden)
     except ConfigError as error:
         raise ConfigError(f"evaluation.config: {error}") from error
@@ -63,7 +62,16 @@ def refuse_early(plain: Mapping[str, Any]) -> None:
         check_names(settings, False, plain["evaluation"])
 
 
-def _check_groups(plain: Mapping[str, Any]) -> None:
+def _check_mappings(plain: Mapping[str, Any]) -> None:
+    for group in sorted(GROUPS - set(OF_MANY)):
+        if not isinstance(plain.get(group), Mapping):
+            raise ConfigError(
+                f"{group}={plain.get(group)!r} must be a mapping: choose one of the group's files "
+                f"with {group}=<choice>; see `rlrun list {group}`."
+            )
+
+
+def _check_groups(plain: Mapping[str, Any], *, makes_envs: bool) -> None:
     """What of a config training and evaluation workers may have each of their own."""
     env = build(plain["env"], "env", target=EnvConfig)
     nodes = [(group, plain[group]) for group in ("algo", "exploration", "model")]
@@ -78,7 +86,8 @@ def _check_groups(plain: Mapping[str, Any]) -> None:
         target = import_object(str(node["_target_"]), f"{key}._target_")
         if isinstance(target, type) and not any(map(stands_for_object, arguments.values())):
             check_arguments(target, arguments, key)
-    if IMPORT_PATH.fullmatch(env.id) or not _names_other_code({**plain, "env": env.wrappers}):
+    others = {**plain, "env": env.wrappers}
+    if makes_envs and (IMPORT_PATH.fullmatch(env.id) or not _names_other_code(others)):
         require_env(env)
 
 

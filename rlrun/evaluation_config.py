@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -97,7 +97,10 @@ class EvaluationConfig:
         allowed = {"num_envs_per_worker"}
         if self.custom_eval_function is not None:
             allowed |= OF_FRAGMENTS
-        for name in sorted(set(self.config.get("algo") or {}) - allowed):
+        of_algo = self.config.get("algo") or {}
+        if not isinstance(of_algo, Mapping):
+            raise ConfigError(f"evaluation.config.algo={of_algo!r} must be a mapping of its keys.")
+        for name in sorted(set(of_algo) - allowed):
             why = "has no effect on evaluation workers"
             if name in OF_FRAGMENTS:
                 why = "matters only to a function of yours (evaluation.custom_eval_function)"

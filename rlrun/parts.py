@@ -54,7 +54,7 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
 
     Without `trains`, data that it would learn from need not be there.
     """
-    refuse_early(plain)
+    refuse_early(plain, trains=trains)
     plain = with_absolute_paths(plain)
     settings = read_settings(plain)
     resources = build(plain["resources"], "resources", target=Resources)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, Literal
 
-from rlrun.config import check_arguments
+from rlrun.config import check_arguments, class_in
 from rlrun.core.errors import ConfigError
 from rlrun.core.ranges import check_not_negative, check_range, check_widths, refuse_unused
 from rlrun.core.schedules import check_schedule_range
@@ -62,6 +62,11 @@ class Key:
     doc: str
     ranges: tuple[Range, ...] = ()
 
+    @property
+    def takes_object(self) -> bool:
+        """Whether its value may be the node of an object."""
+        return self.annotation is Any or class_in(self.annotation) is not None
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -81,7 +86,7 @@ class Signature:
             name: value
             for name, value in arguments.items()
             # An object that a known key's node stands for is built later.
-            if not (name in self.keys and stands_for_object(value))
+            if not (name in self.keys and self.keys[name].takes_object and stands_for_object(value))
         }
         skeleton = make_dataclass(
             self.name,
@@ -97,7 +102,7 @@ class Signature:
         for code, known in self.checks:
             try:
                 exec(code, known | names, names)  # our own source
-            except AttributeError:
+            except (AttributeError, NameError):
                 continue  # It looks at an object that is built later.
 
 
@@ -228,7 +233,9 @@ def _targets(statement: ast.stmt) -> Iterator[str]:
 
 
 def _field(key: Key, value: Any) -> Any:
-    """A field with the key's default; with the value itself where the source tells none."""
+    """A field with the key's default; with the value itself where the source names no plain one."""
+    if key.default is None:
+        return field()
     default = _literal(key.default)
     default = value if default is None else default
     is_mutable = isinstance(default, list | dict)
@@ -251,7 +258,10 @@ def _default_text(value: ast.expr | None) -> str | None:
     if value is None:
         return None
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
-        factory = next((k.value for k in value.keywords if k.arg == "default_factory"), None)
+        given = {each.arg: each.value for each in value.keywords}
+        if "default" in given:
+            return ast.unparse(given["default"])
+        factory = given.get("default_factory")
         if factory is None:
             return None
         if isinstance(factory, ast.Lambda):

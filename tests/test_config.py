@@ -723,6 +723,31 @@ def test_loggers_and_curricula_are_checked_before_torch_is_there(overrides, word
         refuse_early(plain_config(compose(["algo=ppo", "logger=default", *overrides])))
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluation.config={exploration: null}", "evaluation.config: exploration=None must be a"),
+        ("evaluation.config={algo: 3}", "evaluation.config.algo=3 must be a mapping"),
+        ("env.id='my env-v0'", "env.id='my env-v0': Malformed environment ID"),
+        ("env.id=:", "env.id=':'"),
+    ],
+)
+def test_what_is_of_no_form_at_all_is_one_line(override, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        refuse_early(plain_config(compose(["algo=ppo", override])))
+
+
+def test_an_env_for_evaluation_need_be_there_only_where_something_is_evaluated():
+    choices = ["algo=ppo", "++evaluation.config.env.id=nowhere.Env"]
+    refuse_early(plain_config(compose(choices)))
+    wanted = plain_config(compose([*choices, "evaluation.interval=1"]))
+    refuse_early(wanted, trains=False)
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.config: env\.id='nowhere\.Env'"
+    ):
+        refuse_early(wanted)
+
+
 @pytest.mark.parametrize("override", ["model.module=own_code.Net", "task=own_code.train"])
 def test_an_env_that_code_of_ones_own_may_register_is_not_refused_early(override):
     choices = ["algo=ppo", "env=gym", "env.id=own/Env-v0"]

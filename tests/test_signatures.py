@@ -128,8 +128,29 @@ def test_keys_that_do_not_go_together_are_refused_in_the_words_of_the_class(targ
 def test_what_the_files_hold_is_not_refused(path):
     node = OmegaConf.to_container(OmegaConf.load(path))
     given = {key: value for key, value in node.items() if key not in ("_target_", "defaults")}
+    given = {key: "some.Class" if value == "???" else value for key, value in given.items()}
     if signature := signature_of(node.get("_target_", "")):
         signature.check(given, path.parent.name)
+
+
+def test_a_key_that_must_be_given_is_named():
+    signature = signature_of("rlrun.curriculum.staged.ByReward")
+    with pytest.raises(ConfigError, match=r"curriculum\.tasks must be given"):
+        signature.check({"threshold": 1}, "curriculum")
+
+
+@pytest.mark.parametrize(
+    ("target", "key"),
+    [
+        ("rlrun.algos.marwil.MARWIL", "moving_average_sqd_adv_norm_update_rate"),
+        ("rlrun.algos.ppo.PPO", "gamma"),
+        ("rlrun.curriculum.staged.ByTimestep", "schedule"),
+    ],
+)
+def test_an_object_is_refused_where_a_key_takes_none(target, key):
+    node = {"_target_": "rlrun.core.schedules.LinearSchedule", "initial": 1, "final": 0}
+    with pytest.raises(ConfigError, match=f"group.{key}=.* must be "):
+        signature_of(target).check({key: node}, "group")
 
 
 def test_class_variables_are_read():

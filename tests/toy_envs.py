@@ -639,3 +639,17 @@ class SharingEnv(CountingEnv):
 
     def _reward(self) -> float:
         return float(rlrun.shared_store("settings").get("pay", 1.0))
+
+
+class UnreadableCreator:
+    """Makes an env, and does not tell of what, as functions of C code do not."""
+
+    @property
+    def __signature__(self) -> None:
+        raise ValueError
+
+    def __call__(self, **kwargs: Any) -> gym.Env:
+        return CountingEnv(**kwargs)
+
+
+gym.register("toy/Unreadable-v0", entry_point=UnreadableCreator())

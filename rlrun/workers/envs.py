@@ -128,19 +128,29 @@ def require_env(config: EnvConfig) -> None:
         _class_at(config, config.env_config)
         return
     _register(config.id)
-    spec = _construct(config, lambda: _spec_of(config.id))
+    try:
+        spec = _construct(config, lambda: _spec_of(config.id))
+    except gym.error.Error as error:
+        raise ConfigError(f"env.id={config.id!r}: {error}") from error
     if config.env_config and config.vectorization != "native" and spec.entry_point is not None:
         creator = spec.entry_point
         if isinstance(creator, str):
             creator = _construct(config, lambda: registration.load_env_creator(creator))
+        _check_env_config(config, creator, set(spec.kwargs))
+
+
+def _check_env_config(config: EnvConfig, creator: Callable[..., Any], known: set[str]) -> None:
+    try:
         parameters = inspect.signature(creator).parameters.values()
-        allowed = {each.name for each in parameters} | set(spec.kwargs)
-        unknown = sorted(config.env_config.keys() - allowed - {"render_mode"})
-        if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
-            raise ConfigError(
-                f"env.env_config.{unknown[0]}={config.env_config[unknown[0]]!r}: {config.id} takes "
-                f"no such argument. Allowed: {', '.join(sorted(allowed)) or 'none'}."
-            )
+    except (TypeError, ValueError):
+        return  # One of C code tells nothing of its arguments.
+    allowed = {each.name for each in parameters} | known
+    unknown = sorted(config.env_config.keys() - allowed - {"render_mode"})
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        raise ConfigError(
+            f"env.env_config.{unknown[0]}={config.env_config[unknown[0]]!r}: {config.id} takes no "
+            f"such argument. Allowed: {', '.join(sorted(allowed)) or 'none'}."
+        )
 
 
 def _spec_of(env_id: str) -> registration.EnvSpec:

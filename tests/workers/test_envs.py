@@ -275,6 +275,7 @@ def test_a_value_with_an_equals_sign_says_how_it_is_quoted():
         ("toy_envs.CountingEnv", {"terminates_at": 3}),
         ("FrozenLake-v1", {"is_slippery": False, "map_name": "8x8"}),
         ("HalfCheetah-v5", {"forward_reward_weight": 2.0, "render_mode": None}),
+        ("toy_envs:toy/Unreadable-v0", {"terminates_at": 3}),
     ],
 )
 def test_an_env_that_there_is_is_not_refused_before_it_is_made(env_id, env_config):
