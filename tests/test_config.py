@@ -742,9 +742,7 @@ def test_an_env_for_evaluation_need_be_there_only_where_something_is_evaluated()
     refuse_early(plain_config(compose(choices)))
     wanted = plain_config(compose([*choices, "evaluation.interval=1"]))
     refuse_early(wanted, trains=False)
-    with pytest.raises(
-        ConfigError, match=r"evaluation\.config: env\.id='nowhere\.Env'"
-    ):
+    with pytest.raises(ConfigError, match=r"evaluation\.config: env\.id='nowhere\.Env'"):
         refuse_early(wanted)
 
 

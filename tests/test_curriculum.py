@@ -227,6 +227,24 @@ def test_learning_progress_deals_out_sampled_tasks_and_knows_their_returns():
     assert result["curriculum"]["probability"].keys() == {"0.0", "1.0", "2.0"}
 
 
+@pytest.mark.parametrize("form", ["learning_progress", "prioritized_levels"])
+def test_tasks_that_are_sampled_twice_are_one(form):
+    score = ["curriculum.score=return_gap"] if form == "prioritized_levels" else []
+    chosen = [f"curriculum={form}", "curriculum.num_tasks=50", *score]
+    with make(*chosen, env="corridor") as trainer:
+        result = trainer.train()
+    # A corridor has 20 lengths.
+    probability = result["curriculum"]["probability"]
+    assert 10 < len(probability) <= 20
+    assert sum(probability.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("curriculum", [LearningProgress, PrioritizedLevels])
+def test_tasks_that_are_given_twice_are_refused(curriculum):
+    with pytest.raises(ConfigError, match=r"curriculum\.tasks=\[1, 2, 1\] names 1 twice"):
+        curriculum(tasks=[1, 2, 1])
+
+
 # Prioritized levels
 
 

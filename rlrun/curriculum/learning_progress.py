@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from rlrun.core import seeding
-from rlrun.core.errors import ConfigError
 from rlrun.core.metrics import NAN
 from rlrun.core.ranges import check_range
 from rlrun.curriculum.base import KEY, Curriculum
-from rlrun.curriculum.by_task import mean_of, note_number, note_task
+from rlrun.curriculum.by_task import mean_of, note_number, note_task, refuse_equal, sampled
 from rlrun.workers.task_state import pack, unpack
 
 
@@ -31,7 +30,7 @@ class LearningProgress(Curriculum):
     tasks: list[Any] | None = None
     """The tasks to choose among; null: `num_tasks` that the env's sample_tasks gives."""
     num_tasks: int = 10
-    """How many tasks to sample where none are given."""
+    """How many tasks to sample where none are given, of which equal ones are one."""
     smoothing: float = 0.1
     """The weight of the newest change in the average, the paper's alpha."""
     uniform_share: float = 0.1
@@ -40,8 +39,7 @@ class LearningProgress(Curriculum):
     tasks_key = f"{KEY}.tasks"
 
     def __post_init__(self) -> None:
-        if self.tasks == []:
-            raise ConfigError(f"{KEY}.tasks=[] must have one task at least, or be null.")
+        refuse_equal(self.tasks)
         check_range("num_tasks", self.num_tasks, low=1, key=KEY)
         for name in ("smoothing", "uniform_share"):
             check_range(name, getattr(self, name), low=0.0, high=1.0, key=KEY)
@@ -66,7 +64,7 @@ class LearningProgress(Curriculum):
         return self.tasks or []
 
     def first_tasks(self, trainer: Any) -> Sequence[Any]:
-        self._choices = self._choices or trainer.workers.sample_tasks(self.num_tasks)
+        self._choices = self._choices or sampled(trainer, self.num_tasks)
         self._scores = np.full(len(self._choices), NAN)
         self._progress = np.zeros(len(self._choices))
         self._waiting = list(range(len(self._choices)))

@@ -13,7 +13,7 @@ from rlrun.core.errors import ConfigError
 from rlrun.core.metrics import NAN
 from rlrun.core.ranges import check_range
 from rlrun.curriculum.base import KEY, Curriculum
-from rlrun.curriculum.by_task import mean_of, note_number, note_task
+from rlrun.curriculum.by_task import mean_of, note_number, note_task, refuse_equal, sampled
 from rlrun.workers.task_state import pack, unpack
 
 LOSSES = "value_losses"
@@ -35,7 +35,8 @@ class PrioritizedLevels(Curriculum):
     tasks: list[Any] | None = None
     """The levels; null: `num_tasks` that the env's sample_tasks gives."""
     num_tasks: int = 200
-    """How many levels to sample where none are given; the paper's Procgen has 200."""
+    """How many levels to sample where none are given, of which equal ones are one; the paper's
+    Procgen has 200."""
     score: Literal["value_loss", "return_change", "return_gap"] = "value_loss"
     """What a level promises. value_loss: the mean of |value target - value| over the steps of an
     episode, which is |GAE| (the paper's L1 value loss), with the weights that acted; only where
@@ -50,8 +51,7 @@ class PrioritizedLevels(Curriculum):
     tasks_key = f"{KEY}.tasks"
 
     def __post_init__(self) -> None:
-        if self.tasks == []:
-            raise ConfigError(f"{KEY}.tasks=[] must have one level at least, or be null.")
+        refuse_equal(self.tasks)
         check_range("num_tasks", self.num_tasks, low=1, key=KEY)
         check_range("temperature", self.temperature, low=0.001, key=KEY)
         check_range("staleness_coeff", self.staleness_coeff, low=0.0, high=1.0, key=KEY)
@@ -118,7 +118,7 @@ class PrioritizedLevels(Curriculum):
         super().on_trainer_init(trainer=trainer)
 
     def first_tasks(self, trainer: Any) -> Sequence[Any]:
-        self._levels = self._levels or trainer.workers.sample_tasks(self.num_tasks)
+        self._levels = self._levels or sampled(trainer, self.num_tasks)
         unknown = np.full(len(self._levels), NAN)
         self._scores, self._last_returns, self._best_returns = unknown, unknown, unknown
         self._drawn_at = np.zeros(len(self._levels), np.int64)
