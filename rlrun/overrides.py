@@ -39,7 +39,8 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][^=\s]*)=", re.DOTALL)
 
 
 def as_hydra_wants(overrides: Iterable[str]) -> list[str]:
-    """Overrides with `++` where users may invent keys, and mappings of groups key by key.
+    """Overrides with `++` where users may invent keys, and mappings of groups key by key. Raises
+    ConfigError for a list of classes, which Hydra takes for choices.
 
     Keys may be invented below open nodes, and where the class is not the file's own: one that the
     user names, or that is different in each job of a sweep. Building checks them.
@@ -151,12 +152,25 @@ def _open(override: str) -> str:
 
 
 def _flattened(override: str) -> list[str]:
-    """`algo={lr: 1}` as `algo.lr=1`: Hydra takes nothing but a choice for a group."""
+    """`algo={lr: 1}` as `algo.lr=1`: Hydra takes nothing but a choice for a group. And an object in
+    the place of what a key had, with which Hydra would merge it."""
     key, _, text = override.partition("=")
+    if text.startswith("[") and _is_group(key.lstrip("+")):
+        _refuse_classes(key.lstrip("+"), _read_dotted(override).value())
+    if text.startswith("{") and "_target_" in text and re.fullmatch(r"[a-z]\w*(\.\w+)+", key):
+        return [f"{key}=null", f"++{override}"]
     if not (text.startswith("{") and _is_group(key)):
         return [override]
     leaves = _leaves(key, _read_dotted(override).value())
     return [_open(f"{path}={as_text(leaf)}") for path, leaf in leaves]
+
+
+def _refuse_classes(group: str, value: Any) -> None:
+    if not all(isinstance(each, str) for each in value):
+        raise ConfigError(
+            f"{group}={value} is no list of choices (rlrun list {group}). Classes of your own get "
+            f"a name each: {group}.mine={{_target_: my_module.MyClass}}"
+        )
 
 
 def _leaves(path: str, value: Any) -> Iterable[tuple[str, Any]]:

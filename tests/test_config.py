@@ -737,6 +737,23 @@ def test_what_is_of_no_form_at_all_is_one_line(override, words):
         refuse_early(plain_config(compose(["algo=ppo", override])))
 
 
+def test_an_object_takes_the_place_of_whatever_a_key_had():
+    schedule = {"_target_": "rlrun.core.schedules.LinearSchedule", "initial": 1.0, "final": 0.0}
+    text = ", ".join(f"{key}: {value}" for key, value in schedule.items())
+    of_list = compose(["algo=ppo", "env=cartpole", f"algo.lr={{{text}}}"])
+    of_node = compose(["algo=dqn", f"exploration.epsilon_schedule={{{text}}}"])
+    assert plain_config(of_list)["algo"]["lr"] == schedule
+    assert plain_config(of_node)["exploration"]["epsilon_schedule"] == schedule
+    with pytest.raises(ConfigError, match=r"no key 'algo\.lrr'"):
+        compose(["algo=ppo", f"algo.lrr={{{text}}}"])
+
+
+@pytest.mark.parametrize("value", ["[3]", "[{_target_: my.Class}]"])
+def test_a_list_of_classes_on_the_command_line_is_refused_with_what_to_write(value):
+    with pytest.raises(ConfigError, match=r"callbacks\.mine=\{_target_: my_module\.MyClass\}"):
+        compose(["algo=ppo", f"+callbacks={value}"])
+
+
 def test_an_env_for_evaluation_need_be_there_only_where_something_is_evaluated():
     choices = ["algo=ppo", "++evaluation.config.env.id=nowhere.Env"]
     refuse_early(plain_config(compose(choices)))

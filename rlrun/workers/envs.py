@@ -238,7 +238,10 @@ def make_env(config: EnvConfig, **kwargs: Any) -> gym.Env:
             inspect.signature(wrapper).bind(env, **wrapper_config)
         except TypeError as error:
             raise ConfigError(f"env.wrappers[{index}]={node}: {error}") from error
-        env = _construct(config, partial(wrapper, env, **wrapper_config))
+        try:
+            env = _construct(config, partial(wrapper, env, **wrapper_config))
+        except gym.error.Error as error:
+            raise ConfigError(f"env.wrappers[{index}]={node}: {error}") from error
         _refuse_statistics(env, f"env.wrappers[{index}]={path}")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), gym.Space):

@@ -36,6 +36,12 @@ def test_a_wrapper_with_running_statistics_is_refused_with_what_to_use(wrapper, 
     assert "env.observation_filter=MeanStdFilter" in str(caught.value)
 
 
+def test_a_wrapper_that_refuses_its_values_is_named():
+    path = "gymnasium.wrappers.ClipReward"
+    with pytest.raises(ConfigError, match=r"env\.wrappers\[0\]=.*ClipReward.*cannot be None"):
+        make_env(EnvConfig(id=COUNTING, wrappers=[{"_target_": path}]))
+
+
 @pytest.mark.parametrize(
     ("env_id", "owner"),
     [
