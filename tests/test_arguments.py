@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from helpers_cli import (
     Outcome,
     command_line,
     lasting,
-    python_process,
     results_of,
     top_folders,
 )
@@ -73,14 +71,6 @@ def test_an_option_that_does_not_exist_is_answered_with_what_is_meant(
 ):
     assert_refused(rlrun(*arguments), *words)
     assert top_folders(tmp_path) == set()
-
-
-def test_refusals_come_at_once(tmp_path):
-    python_process(tmp_path, "-m", "rlrun", "--algo=ppo")
-    started = time.perf_counter()
-    outcome = python_process(tmp_path, "-m", "rlrun", "algo.lr=1e-3,1e-4")
-    assert outcome.status == 2
-    assert time.perf_counter() - started < 2.0
 
 
 def test_train_is_a_word_for_what_rlrun_does_anyway(rlrun, tmp_path):
