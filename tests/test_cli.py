@@ -671,7 +671,10 @@ except SystemExit as leaving:
         (["env.id=Cartpol-v1"], "Did you mean: `CartPole`?"),
         (["env.id=nowhere.MyEnv"], "there is no module 'nowhere'"),
         (["env.env_config.lenth=1"], "env.env_config.lenth=1: CartPole-v1 takes no such argument"),
-        (["evaluation.config.env.id=Cartpol-v1"], "evaluation.config: env.id='Cartpol-v1'"),
+        (
+            ["evaluation.interval=1", "evaluation.config.env.id=Cartpol-v1"],
+            "evaluation.config: env.id='Cartpol-v1'",
+        ),
         (["evaluation.config.foo=1"], "evaluation.config.foo has no effect"),
         (["exploration._target_=nowhere.Sticky"], "there is no module 'nowhere'"),
         (["callbacks._target_=rlrun.core.callbacks.Non"], "has no 'Non'"),
