@@ -29,6 +29,7 @@ from rlrun.arguments import (
 from rlrun.compose import compose, explain, plain_config, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
+from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
 from rlrun.rllib_import.files import PRINT, experiments_in, show, warn
@@ -254,7 +255,6 @@ def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
         from rlrun.sweep import runner
 
         return _ended(runner.resume(Path(path), overrides))
-    from rlrun.early import refuse_early
     from rlrun.run_folder import modules_from_where_it_was_started
     from rlrun.saved import config_to_resume
 
@@ -390,8 +390,6 @@ def autotune(arguments: list[str]) -> int:
     line = read_command_line(rest)
     if line.has(CONFIG_NAME) or line.has(MULTIRUN):
         raise ConfigError("rlrun autotune takes the keys and tuned examples of a single run.")
-    from rlrun.early import refuse_early
-
     config = compose([*line.search_path, *line.overrides])
     refuse_early(plain_config(config))
     typed = {

@@ -8,12 +8,11 @@ from typing import Any
 from rlrun.compose import plain_config, set_value
 from rlrun.config import RunSettings, build, check_arguments
 from rlrun.core.errors import ConfigError
-from rlrun.core.imports import import_object
+from rlrun.core.imports import IMPORT_PATH, import_object
 from rlrun.core.resources import Resources
 from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import check_names
 from rlrun.signatures import signature_of, stands_for_object
-from rlrun.workers.envs import IMPORT_PATH, NO_ENV, EnvConfig, require_env
 
 GROUPS = frozenset(
     [
@@ -73,7 +72,6 @@ def _check_mappings(plain: Mapping[str, Any]) -> None:
 
 def _check_groups(plain: Mapping[str, Any], *, makes_envs: bool) -> None:
     """What of a config training and evaluation workers may have each of their own."""
-    env = build(plain["env"], "env", target=EnvConfig)
     nodes = [(group, plain[group]) for group in ("algo", "exploration", "model")]
     nodes += [each for group in OF_MANY for each in _nodes(plain.get(group), group)]
     for key, node in nodes:
@@ -86,6 +84,10 @@ def _check_groups(plain: Mapping[str, Any], *, makes_envs: bool) -> None:
         target = import_object(str(node["_target_"]), f"{key}._target_")
         if isinstance(target, type) and not any(map(stands_for_object, arguments.values())):
             check_arguments(target, arguments, key)
+    # With gymnasium, which what is wrong elsewhere need not wait for.
+    from rlrun.workers.envs import EnvConfig, require_env
+
+    env = build(plain["env"], "env", target=EnvConfig)
     others = {**plain, "env": env.wrappers}
     if makes_envs and (IMPORT_PATH.fullmatch(env.id) or not _names_other_code(others)):
         require_env(env)
@@ -109,6 +111,8 @@ def _check_data(plain: Mapping[str, Any], settings: RunSettings) -> None:
 def require_data(env_id: str, needs_data: Any, name: str) -> None:
     """Raise ConfigError where a run has no data to learn from, if its env or its algorithm, the
     class of that name, needs them."""
+    from rlrun.workers.envs import NO_ENV
+
     if env_id == NO_ENV:
         raise ConfigError("env=none needs data in the place of an env: input=PATH.")
     if needs_data:

@@ -14,6 +14,7 @@ from rlrun.compose import plain_config
 from rlrun.config import UnknownKeyError
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.weight_files import require_source
+from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.examples import file_that_sets
 from rlrun.run_folder import refuse_taken_folder
@@ -91,8 +92,6 @@ def _settled(config: DictConfig, hydra: Any) -> dict[str, Any]:
         plain = plain_config(settle(config, hydra))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    from rlrun.early import refuse_early  # with gymnasium, which no other command needs
-
     with _naming_origins(plain, hydra):
         refuse_early(plain)
     if plain.get("init_from") is not None:

@@ -78,7 +78,6 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.report.command",
         "rlrun.logs",
         "rlrun.options",
-        "rlrun.early",
         "rlrun.stack",
         "rlrun.autotune",
         "rlrun.verify_resume",
@@ -99,6 +98,8 @@ IMPORTS_IN_FUNCTIONS = {
         "yaml",
     },
     "config": {"msgspec"},
+    # With gymnasium, which what is wrong elsewhere need not wait for.
+    "early": {"rlrun.workers.envs"},
     "python_api": {"rlrun.sweep.runner"},
     "sweep.request": {"hydra.types"},
     "sweep.search.optuna_search": {"optuna", "optuna.trial"},
@@ -123,7 +124,6 @@ IMPORTS_IN_FUNCTIONS = {
     "validate": {
         "hydra.core.hydra_config",
         "omegaconf.errors",
-        "rlrun.early",
         "rlrun.parts",
         "rlrun.sweep.launcher",
     },

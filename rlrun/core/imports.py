@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 from rlrun.core.errors import ConfigError
+
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+"""A module and a name in it, with dots."""
 
 FORBIDDEN_ROOTS = {"os", "sys", "subprocess", "shutil", "builtins", "posix", "pty", "importlib"}
 """Modules that no configuration has a reason to name; a shared YAML file must not run commands."""

@@ -8,7 +8,6 @@ import importlib
 import inspect
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from rlrun.core.errors import (
     WorkerError,
     missing_extra,
 )
-from rlrun.core.imports import import_object
+from rlrun.core.imports import IMPORT_PATH, import_object
 from rlrun.core.ranges import check_range
 from rlrun.workers.atari import (
     FRAME_LIMIT,
@@ -36,8 +35,6 @@ from rlrun.workers.atari import (
     AtariTwin,
     is_atari,
 )
-
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 FilterName = Literal["NoFilter", "MeanStdFilter"]
 
