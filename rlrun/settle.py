@@ -84,7 +84,9 @@ def _take_back_what_does_not_fit(
     choices = hydra.runtime.choices
     algo, _, env = name.rpartition("/")
     env = env if _is_there(hydra, env, "env") else choices.env  # of a family, such as mujoco
-    is_env_of_file = choices.env in ENVS_OF_ANY_ID or config.env.get("id") == _id_of(hydra, env)
+    is_env_of_file = choices.env in ENVS_OF_ANY_ID or config.env.get("id") == _of_file(
+        hydra, "env", env, "id"
+    )
     if is_env_of_file or "tuned" in typed:
         natural = _compose(hydra, [f"algo={algo}", f"env={env}", "tuned=none"])
         usual = natural.hydra.runtime.choices
@@ -104,7 +106,8 @@ def _drop_keys_of_replaced_classes(config: DictConfig, hydra: Any, typed: set[st
     natural: DictConfig | None = None
     for path, node in list(_nodes_with_target(config)):
         unknown = _unknown_keys(node) - {key.removeprefix(f"{path}.") for key in typed}
-        if not unknown:
+        choice = hydra.runtime.choices.get(path)
+        if not unknown or (choice and _of_file(hydra, path, choice, "_target_") == node._target_):
             continue
         if natural is None:
             natural = _compose(hydra, [*_own_choices(hydra), "tuned=none"])
@@ -167,11 +170,11 @@ def _is_there(hydra: Any, name: str, group: str = "tuned") -> bool:
     return any((folder / f"{name}.yaml").is_file() for folder in folders_of_group(hydra, group))
 
 
-def _id_of(hydra: Any, env: str) -> str | None:
-    """The env.id that the file of a choice has, which is quicker read than composed."""
-    files = [folder / f"{env}.yaml" for folder in folders_of_group(hydra, "env")]
-    node = OmegaConf.load(next(file for file in files if file.is_file()))
-    return str(node.id) if isinstance(node, DictConfig) and node.get("id") else None
+def _of_file(hydra: Any, group: str, choice: str, key: str) -> Any:
+    """What a choice's own file says of a key, quicker read than composed; None: nothing."""
+    files = [folder / f"{choice}.yaml" for folder in folders_of_group(hydra, group)]
+    node = next((OmegaConf.load(file) for file in files if file.is_file()), None)
+    return node.get(key) if isinstance(node, DictConfig) else None
 
 
 def _no_such_file(hydra: Any, name: str) -> ConfigError:
