@@ -84,11 +84,11 @@ def _take_back_what_does_not_fit(
     choices = hydra.runtime.choices
     algo, _, env = name.rpartition("/")
     env = env if _is_there(hydra, env, "env") else choices.env  # of a family, such as mujoco
-    is_env_of_file = choices.env in ENVS_OF_ANY_ID or config.env.get("id") == _of_file(
-        hydra, "env", env, "id"
-    )
-    if is_env_of_file or "tuned" in typed:
-        natural = _compose(hydra, [f"algo={algo}", f"env={env}", "tuned=none"])
+    usual_choices = [f"algo={algo}", f"env={env}", "tuned=none"]
+    # A file may have its id from another one.
+    env_id = _of_file(hydra, "env", env, "id") or _compose(hydra, usual_choices).env.id
+    if choices.env in ENVS_OF_ANY_ID or config.env.get("id") == env_id or "tuned" in typed:
+        natural = _compose(hydra, usual_choices)
         usual = natural.hydra.runtime.choices
         replaced = [group for group in CHOSEN_FOR_A_FILE if choices.get(group) != usual.get(group)]
     else:

@@ -253,3 +253,14 @@ def test_a_run_that_exists_takes_no_other_tuned_values(rlrun, tmp_path):
     outcome = rlrun("resume", "run", "tuned=ppo/cartpole")
     assert outcome.status == 2
     assert "laid over the others where a run is composed" in outcome.stderr
+
+
+def test_values_for_an_env_that_has_its_id_from_another_file_are_kept(tmp_path):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "my_cart.yaml").write_text("defaults: [cartpole]\n")
+    (tmp_path / "tuned" / "ppo").mkdir(parents=True)
+    of_algo = "# @package _global_\nalgo: {gamma: 0.5}\n"
+    (tmp_path / "tuned" / "ppo" / "my_cart.yaml").write_text(of_algo)
+    own = [f"hydra.searchpath=[file://{tmp_path}]", "algo=ppo", "env=my_cart"]
+    assert compose([*own, "env.id=CartPole-v1"]).algo.gamma == 0.5
+    assert compose([*own, "env.id=Acrobot-v1"]).algo.gamma != 0.5
