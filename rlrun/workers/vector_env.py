@@ -321,9 +321,10 @@ def _make_async(
         for index in range(num_envs)
     ]
     try:
-        vector_env = _AsyncVectorEnv(
-            makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
-        )
+        with _no_collection():
+            vector_env = _AsyncVectorEnv(
+                makers, autoreset_mode=AutoresetMode.DISABLED, copy=False, observation_mode="same"
+            )
     except RlrunError:
         raise
     except RuntimeError as error:
@@ -332,6 +333,20 @@ def _make_async(
             f"envs of one worker must have: {error}"
         ) from error
     return AsyncVectorEnv(vector_env, config.id, worker_index)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """For a fork: what this process left for its collector is not for its children to destroy.
+    Objects with threads, such as ALE's vector envs, would bring them down. A child is to freeze
+    what it has from here before it collects again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _make_env_of_a_process(
@@ -345,9 +360,8 @@ def _make_env_of_a_process(
     owns_process = os.getpid() != process_id
     if owns_process:
         shared.speak_to(address)
-        # What the parent left for its collector is not for this process to destroy: objects with
-        # threads, such as ALE's vector envs, bring a fork down.
         gc.freeze()
+        gc.enable()
         # Signals to all processes of a run are for the parent: it needs its envs for the last
         # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -453,7 +453,13 @@ def test_an_env_in_a_process_does_not_destroy_what_its_parent_left_behind():
             if os.getpid() != self.pid:
                 os._exit(19)
 
-    gc.disable()
+    def collect_early() -> None:
+        if gc.isenabled() and thresholds:
+            gc.collect()
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1_000_000_000)  # Enabled, but never by itself.
+    os.register_at_fork(after_in_child=collect_early)
     try:
         OfTheParent()
         envs = make_vector_env(EnvConfig(id="toy_envs.CollectingEnv", vectorization="async"), 1, 0)
@@ -463,7 +469,8 @@ def test_an_env_in_a_process_does_not_destroy_what_its_parent_left_behind():
         envs.close()
         assert process.exitcode == 0
     finally:
-        gc.enable()
+        gc.set_threshold(*thresholds)
+        thresholds = ()
 
 
 def test_a_process_that_forgets_to_close_its_envs_ends_at_once(tmp_path):
