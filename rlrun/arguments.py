@@ -34,6 +34,8 @@ INSTEAD = {
 }
 """Options of Hydra's that do not fit rlrun, and what does."""
 
+INSTEAD_OF_MODE = "A sweep begins with -m: rlrun -m key=value,value"
+
 
 @dataclass(frozen=True)
 class Primary:
@@ -116,6 +118,9 @@ def read_command_line(arguments: list[str]) -> CommandLine:
             raise _no_such_option(argument, rest[0] if rest else "")
         else:
             overrides.append(_override(argument))
+    folder = line.value_of(CONFIG_DIR)
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"{CONFIG_DIR[0]} {folder}: there is no such folder.")
     _check_config_name(line)
     line.sources = _sources(line, files)
     for file in files:
@@ -146,6 +151,8 @@ def _next(rest: deque[str], complaint: str) -> str:
 
 
 def _override(argument: str) -> str:
+    if argument.lstrip("+").startswith("hydra.mode="):
+        raise ConfigError(f"{argument}: {INSTEAD_OF_MODE}")
     if argument.startswith("="):
         raise ConfigError(f"{argument!r} is not of the form key=value.")
     if argument.endswith((".yaml", ".yml", ".json")) and "=" not in argument:
@@ -182,6 +189,8 @@ def _check_config_name(line: CommandLine) -> None:
         )
     node = OmegaConf.load(file)
     defaults = node.get("defaults") if isinstance(node, DictConfig) else None
+    if OmegaConf.select(node, "hydra.mode") is not None:
+        raise ConfigError(f"--config-name {name}: {file} sets hydra.mode. {INSTEAD_OF_MODE}")
     if file.parent != conf_dir() and "config" not in (defaults or []):
         raise ConfigError(
             f"--config-name {name}: {file} is no whole config. Let it build on rlrun's, with "

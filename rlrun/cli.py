@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
-import math
 import os
 import re
 import select
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from rlrun.arguments import (
-    CONFIG_DIR,
-    CONFIG_NAME,
-    HELP,
-    MULTIRUN,
-    CommandLine,
-    read_command_line,
-)
-from rlrun.compose import compose, explain, plain_config, register_resolvers
+from rlrun.arguments import CONFIG_DIR, CONFIG_NAME, HELP, MULTIRUN, read_command_line
+from rlrun.compose import compose, plain_config
 from rlrun.config import conf_dir
-from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
+from rlrun.core.errors import ConfigError
 from rlrun.early import refuse_early
 from rlrun.error_report import report
 from rlrun.overrides import parse_assignments
-from rlrun.rllib_import.files import PRINT, experiments_in, show, warn
-from rlrun.sweep.request_file import is_sweep
-from rlrun.validate import take_or_read
-
-if TYPE_CHECKING:
-    from rlrun.run import Reporter
-    from rlrun.sweep.channel import Channel
-    from rlrun.sweep.driver import SweepDriver
-    from rlrun.sweep.trial_process import Start
-
-CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
-ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
-"""Options with which Hydra itself shows the config."""
-
-INSTEAD_OF_A_SWEEP = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
-"""Options with which Hydra shows something and runs nothing."""
+from rlrun.train import resume as resume_training
+from rlrun.train import say, train
 
 LISTED_GROUPS = ("algo", "env", "exploration", "model", "logger", "search", "scheduler")
 HELP_TEXT = """rlrun: reinforcement-learning experiments from the command line.
@@ -113,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
         if name in commands and any(flag in arguments for flag in HELP):
             print(inspect.cleandoc(commands[name].__doc__ or ""))
             sys.exit(0)
+        if any(flag in arguments for flag in HELP):
+            print(f"{HELP_TEXT}\n{_list_groups()}\n== The configuration as composed ==")
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
     except BrokenPipeError as error:
         if not _is_stdout_broken():
@@ -128,118 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def train(arguments: list[str], reporter: Reporter | None = None) -> int:
-    """`rlrun [key=value ...]` and everything else that Hydra's command line can do; several times,
-    if -f names an experiment file with several experiments.
-
-    `reporter` is told of the run, where it is a trial of a sweep.
-    """
-    experiments = experiments_in(arguments)
-    if PRINT in arguments:
-        show(experiments)
-        return 0
-    if not experiments:
-        return _train(arguments, reporter)
-    status = 0
-    for each in experiments:
-        warn(each)
-        status = max(status, _train(each.arguments, reporter))
-        if status > 128:  # interrupted
-            break
-    return status
-
-
-def _train(arguments: list[str], reporter: Reporter | None) -> int:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    register_resolvers()
-    jobs = Jobs([sys.argv[0], *arguments], reporter)
-    line = read_command_line(arguments)
-    if line.has(HELP):
-        print(f"{HELP_TEXT}\n{_list_groups()}\n== The configuration as composed ==")
-    if line.has(HELP) or (line.value_of(CFG) == "job" and not line.has(ELSEWHERE)):
-        # Hydra's own help looks up the choices of every group, which takes a second; and what it
-        # shows is not settled yet.
-        _show_config(line)
-        return 0
-    if _is_our_sweep(line):
-        return sweep(arguments)
-    # Hydra hands errors on, instead of printing them and leaving, only when this is set.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [sys.argv[0], *line.all]
-    try:
-        hydra.main(version_base=None, config_path=str(conf_dir()), config_name="config")(jobs.run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, [*line.search_path, *line.all]) from error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"The run cannot start: {error}") from error
-    except (ValueError, YAMLError) as error:
-        if isinstance(error, ValueError) and "override" not in str(error):
-            raise
-        raise ConfigError(f"Hydra cannot compose this: {error}") from error
-    return max(jobs.statuses, default=0)
-
-
-def sweep(arguments: list[str]) -> int:
-    """`rlrun -m key=value,value ...`, unless the user has chosen a sweeper of Hydra's."""
-    from rlrun.sweep.runner import run
-
-    driver = run(arguments)
-    return 0 if driver is None else _ended(driver)
-
-
-class Jobs:
-    """What Hydra calls for each job, and how they ended."""
-
-    def __init__(self, command: list[str], reporter: Reporter | None) -> None:
-        self.command = command
-        self.reporter = reporter
-        self.statuses: list[int] = []
-
-    def run(self, config: DictConfig) -> float | None:
-        """Run one job; returns its objective, for sweepers."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from rlrun.run import Run
-
-        _silence_hydra()
-        run = None
-        try:
-            run = Run(take_or_read(config), HydraConfig.get().runtime.output_dir)
-            run.command, run.reporter = self.command, self.reporter
-            status = execute(run)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            # Reported here, so that the other jobs of a sweep go on.
-            status = report(error)
-        self.statuses.append(status)
-        if run is not None and run.status == "interrupted":
-            sys.exit(status)  # of the whole sweep
-        return None if run is None else run.objective
-
-
-def run_trial(start: Start, channel: Channel) -> int:
-    """A trial of a sweep, in a process of its own; returns its exit status."""
-    from rlrun.sweep.trial_process import TrialReporter
-
-    reporter = TrialReporter(channel)
-    try:
-        if start.resumes:
-            return resume([start.folder, *start.arguments], reporter)
-        return train(start.arguments, reporter)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        return report(error)
-
-
-def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
+def resume(arguments: list[str]) -> int:
     """rlrun resume RUN_DIR|CHECKPOINT|SWEEP_DIR [key=value ...]
 
     Go on from the newest complete checkpoint of a run, or from the one given. Keys are set in the
@@ -250,22 +114,7 @@ def resume(arguments: list[str], reporter: Reporter | None = None) -> int:
     """
     if not _begins_with_path(arguments):
         raise _usage(resume)
-    path, overrides = arguments[0], parse_assignments(arguments[1:])
-    if is_sweep(Path(path)):
-        from rlrun.sweep import runner
-
-        return _ended(runner.resume(Path(path), overrides))
-    from rlrun.run_folder import modules_from_where_it_was_started
-    from rlrun.saved import config_to_resume
-
-    _, folder, plain = config_to_resume(path, overrides)
-    with modules_from_where_it_was_started(folder):
-        refuse_early(plain)  # Before torch is imported, which takes seconds.
-    from rlrun.run import Run
-
-    run = Run.resume(path, overrides)
-    run.reporter = reporter
-    return execute(run)
+    return resume_training(arguments[0], arguments[1:])
 
 
 def rollout(arguments: list[str]) -> int:
@@ -414,7 +263,7 @@ def verify_resume(arguments: list[str]) -> int:
     config = compose([*line.search_path, *line.overrides])
     from rlrun.verify_resume import verify
 
-    _say(verify(config, max(num_iterations, 1)))
+    say(verify(config, max(num_iterations, 1)))
     return 0
 
 
@@ -453,63 +302,6 @@ def _take_number(option: str, arguments: list[str], default: int) -> tuple[int, 
     if not number.isdigit():
         raise ConfigError(f"{option} {number}: it must be a number.")
     return int(number), [*arguments[:at], *arguments[at + 2 :]]
-
-
-def execute(run: Any) -> int:
-    """Execute a run and say how it ended; returns the exit status."""
-    from rlrun.run_folder import remove_if_unused
-
-    if num_remote := run.parts.trainer.resources.num_workers:
-        sys.stderr.write(f"rlrun: starting {num_remote} Ray worker(s), which takes some seconds\n")
-    try:
-        run.execute()
-    except (ConfigError, MissingExtraError, ResourceError, KeyboardInterrupt):
-        if run.is_folder_mine:
-            remove_if_unused(run.folder)
-        raise
-    if run.status == "interrupted":
-        folder = shlex.quote(_shortest(run.folder))
-        _say(f"Interrupted. Go on with: rlrun resume {folder}")
-    elif run.settings.pass_mark:
-        marks = ", ".join(
-            f"{key} {mark:g} (best {run.best.get(key, math.nan):g})"
-            for key, mark in run.settings.pass_mark.items()
-        )
-        _say(f"{'PASSED' if run.reached_pass_mark else 'FAILED'}: {marks}")
-    return run.exit_status
-
-
-def _ended(driver: SweepDriver) -> int:
-    """How to go on with a sweep that has ended before its time; returns the exit status."""
-    if driver.is_interrupted:
-        _say(f"Interrupted. Go on with: {driver.resume_line()}")
-    return driver.exit_status
-
-
-def _say(text: str) -> None:
-    # A terminal that has gone is no fault of the run.
-    with suppress(OSError):
-        print(text, flush=True)
-
-
-def _is_our_sweep(line: CommandLine) -> bool:
-    """Whether this is a sweep for which no sweeper or launcher of Hydra's was chosen."""
-    is_chosen = any(o.startswith(("hydra/sweeper=", "hydra/launcher=")) for o in line.overrides)
-    return line.has(MULTIRUN) and not line.has(INSTEAD_OF_A_SWEEP) and not is_chosen
-
-
-def _show_config(line: CommandLine) -> None:
-    config = compose([*line.search_path, *line.overrides])
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    print(OmegaConf.to_yaml(ours, resolve=line.has(RESOLVE)))
-
-
-def _silence_hydra() -> None:
-    """Take away the handler that Hydra leaves on the root logger, which writes to stdout."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if type(handler) is logging.StreamHandler and handler.stream is sys.stdout:
-            root.removeHandler(handler)
 
 
 def _choices(folder: Path) -> list[tuple[str, Path]]:
@@ -572,10 +364,3 @@ def _first_sentence(path: Path) -> str:
         if not line.startswith("# @"):
             comments.append(line.lstrip("# "))
     return re.split(r"\.\s", " ".join(comments) + " ")[0]
-
-
-def _shortest(folder: Path) -> str:
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)

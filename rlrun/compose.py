@@ -78,7 +78,9 @@ def explaining(overrides: list[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
     except (ValueError, YAMLError) as error:
-        is_hydras = isinstance(error, YAMLError) or "override" in str(error)
+        is_hydras = (
+            isinstance(error, YAMLError) or "override" in str(error) or "Only one of" in str(error)
+        )
         if isinstance(error, ConfigError) or not is_hydras:
             raise
         raise ConfigError(f"Hydra cannot compose this: {error}") from error

@@ -16,7 +16,7 @@ from rlrun.core.errors import (
 )
 
 USER_WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
-"""What the user has set, before `rlrun.cli.train` sets the variable for Hydra."""
+"""What the user has set, before `rlrun.train` sets the variable for Hydra."""
 
 
 def report(error: Exception, full_error: bool | None = None) -> int:

@@ -20,8 +20,8 @@ def main(descriptor: int) -> None:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in HANDLED_BY_DRIVER}
     from hydra.core.plugins import Plugins
 
-    from rlrun.cli import run_trial
     from rlrun.sweep.fork_server import serve
+    from rlrun.train import run_trial
 
     for module in ("rlrun.parts", "rlrun.run"):
         import_module(module)

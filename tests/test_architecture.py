@@ -15,6 +15,7 @@ PACKAGE = Path(rlrun.__file__).resolve().parent
 
 FLOORS = {
     "cli": 5,
+    "train": 5,
     "__main__": 5,
     "trial_server": 5,
     "run": 4,
@@ -70,25 +71,13 @@ IMPORTS_IN_FUNCTIONS = {
     "__main__": {"rlrun.cli"},
     # A command imports no torch, no Hydra and no msgspec before it needs them.
     "cli": {
-        "hydra",
-        "hydra.core.hydra_config",
-        "hydra.errors",
-        "omegaconf.errors",
-        "rlrun.check",
-        "rlrun.report.command",
-        "rlrun.logs",
-        "rlrun.options",
-        "rlrun.stack",
-        "rlrun.autotune",
-        "rlrun.verify_resume",
-        "rlrun.rollout",
-        "rlrun.run",
-        "rlrun.run_folder",
-        "rlrun.saved",
-        "rlrun.sweep.runner",
-        "rlrun.sweep.trial_process",
+        *("rlrun.autotune", "rlrun.check", "rlrun.logs", "rlrun.options", "rlrun.report.command"),
+        *("rlrun.rollout", "rlrun.stack", "rlrun.verify_resume"),
         "importlib",
-        "yaml",
+    },
+    "train": {
+        *("hydra", "hydra.core.hydra_config", "rlrun.run", "rlrun.run_folder", "rlrun.saved"),
+        *("rlrun.sweep.runner", "rlrun.sweep.trial_process"),
     },
     "compose": {
         "hydra",
@@ -128,7 +117,7 @@ IMPORTS_IN_FUNCTIONS = {
         "rlrun.sweep.launcher",
     },
     # Once everything else is at hand, as Hydra looks for its plugins.
-    "trial_server": {"hydra.core.plugins", "rlrun.cli", "rlrun.sweep.fork_server"},
+    "trial_server": {"hydra.core.plugins", "rlrun.train", "rlrun.sweep.fork_server"},
     "sweep.packing": {"torch"},
     "training_function": {"torch"},
     "core.checkpoint": {"safetensors", "safetensors.numpy"},
@@ -173,12 +162,12 @@ HOMES = {
     "pandas": {"analysis"},
     "matplotlib": {"report.figures"},
     "hydra": {
-        *("cli", "compose", "examples", "overrides", "settle", "validate", "trial_server"),
+        *("train", "compose", "examples", "overrides", "settle", "validate", "trial_server"),
         *("sweep.request", "sweep.search.space", "sweep.trial_configs", "sweep.launcher"),
     },
     "omegaconf": {
         "arguments",
-        "cli",
+        "train",
         "compose",
         "debug_preset",
         "examples",

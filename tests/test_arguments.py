@@ -226,6 +226,15 @@ def test_a_replayed_run_may_log_elsewhere_but_what_it_is_is_settled(rlrun, tmp_p
     assert_refused(rlrun(*again, "algo.gama=1"), "algo.gama", "Did you mean algo.gamma")
 
 
+def test_a_sweep_is_not_begun_by_hydras_mode(rlrun, tmp_path):
+    assert_refused(rlrun("hydra.mode=MULTIRUN"), "hydra.mode=MULTIRUN", "rlrun -m key=value,value")
+    (tmp_path / "conf").mkdir()
+    own = "defaults: [config, _self_]\nhydra: {mode: MULTIRUN}\n"
+    (tmp_path / "conf" / "mine.yaml").write_text(own)
+    outcome = rlrun("--config-dir", "conf", "--config-name", "mine")
+    assert_refused(outcome, "mine.yaml sets hydra.mode", "rlrun -m key=value,value")
+
+
 # Folders
 
 
@@ -237,7 +246,9 @@ def test_a_folder_that_is_a_file_is_named(rlrun, tmp_path, folder):
     outcome = rlrun("-m", f"hydra.sweep.dir={folder}", *SMALL, "stop.training_iteration=1")
     assert_refused(outcome, "hydra.sweep.dir=", f"{folder} must name a folder", "file is a file")
     assert_refused(rlrun("resume", folder), "is not the folder of a run")
-    assert_refused(rlrun("--config-dir", "file"), "file")
+    for rest in ((), ("-m", "algo.gamma=0.8,0.9"), ("--cfg", "job")):
+        outcome = rlrun("--config-dir", folder, *rest)
+        assert_refused(outcome, f"--config-dir {folder}: there is no such folder")
 
 
 def test_a_sweep_into_a_folder_that_holds_runs_is_refused_before_its_first_job(rlrun, tmp_path):

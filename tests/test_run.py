@@ -576,7 +576,7 @@ def test_learner_statistics_have_their_names_before_the_first_update():
 
 
 def test_a_refused_run_leaves_another_runs_files_alone(tmp_path, monkeypatch):
-    from rlrun import cli
+    from rlrun import train
 
     first = Run(tiny_ppo(stop={"training_iteration": 1}), tmp_path / "run")
     first.execute()
@@ -585,7 +585,7 @@ def test_a_refused_run_leaves_another_runs_files_alone(tmp_path, monkeypatch):
         shutil.rmtree(folder)
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     with pytest.raises(ConfigError, match="holds a run already"):
-        cli.execute(Run(tiny_ppo(), tmp_path / "run"))
+        train.execute(Run(tiny_ppo(), tmp_path / "run"))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 

@@ -258,7 +258,7 @@ def _run_trial(
     channel = Channel(socket.create_connection(address))
     channel.send({"token": token, "number": start.number})
     # What runs a trial stands above this module, and is found by its name.
-    status: int = import_module("rlrun.cli").run_trial(start, _Line(channel))
+    status: int = import_module("rlrun.train").run_trial(start, _Line(channel))
     return status
 
 
