@@ -34,7 +34,10 @@ input()
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        # It would be the Ray of all other tests, which want one of their own.
+        patch.setattr("ray._private.utils.write_ray_address", lambda address: None)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     yield cluster.address
     cluster.shutdown()
 
