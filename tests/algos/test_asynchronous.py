@@ -287,8 +287,8 @@ def test_a_slow_worker_slows_nobody():
         for _ in range(10):
             trainer.train()
     assert counts[0] + counts[1] >= 1000
-    # Ten times, less what both take beside the steps.
-    assert counts[1] > 4 * counts[0]
+    # Ten times, less what both take beside the steps; equal, if one waited for the other.
+    assert counts[1] > 2 * counts[0]
 
 
 def test_a_dead_worker_ends_the_run_by_its_name():
