@@ -653,8 +653,13 @@ def test_values_of_actions_are_not_probabilities_to_draw_from(algo):
     )
 
 
-@pytest.mark.parametrize("model", ["mlp", "mlp_relu", "cnn", "custom"])
-@pytest.mark.parametrize("key", ["vf_share_layers", "free_log_std", "log_std_init"])
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        *(("mlp", key) for key in ("vf_share_layers", "free_log_std", "log_std_init")),
+        *((model, "vf_share_layers") for model in ("mlp_relu", "cnn", "custom")),
+    ],
+)
 def test_dqn_refuses_what_a_model_would_only_do_for_an_actor_critic(model, key):
     choices = ["algo=dqn", f"model={model}", "model.module=torch.nn.Identity"]
     choices = choices if model == "custom" else choices[:2]

@@ -44,9 +44,12 @@ def first_losses(name: str, *overrides: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "switch"),
     [
-        ("cnn", "compile"),
+        ("ppo", "compile"),
         # Compiling takes most of a minute each.
-        *(pytest.param(name, "compile", marks=pytest.mark.slow) for name in ("dqn", "sac", "lstm")),
+        *(
+            pytest.param(name, "compile", marks=pytest.mark.slow)
+            for name in ("cnn", "dqn", "sac", "lstm")
+        ),
         *(("ppo", "amp"), ("cnn", "amp"), ("dqn", "amp"), ("rainbow", "amp"), ("lstm", "amp")),
     ],
 )

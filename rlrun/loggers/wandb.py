@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import logging
 import shlex
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class WandbLogger(Logger):
         self._is_logging = self.mode != "disabled"
         if not self._is_logging:
             return
+        # Its reports about itself hold a process back at its end, for 20 s if nobody answers.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         # Silent for the whole process: else wandb may stop to ask for a key on the terminal.

@@ -238,7 +238,7 @@ def test_a_slow_update_does_not_slow_gathering():
                 yield found
 
         trainer.workers.stream = counted
-        for _ in range(10):
+        for _ in range(4):
             trainer.train()
         learned = trainer.get_policy().observation_filter
         assert learned.count == trainer.workers.num_env_steps_sampled - sum(

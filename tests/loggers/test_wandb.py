@@ -196,6 +196,7 @@ def test_online_without_a_key_or_a_network_goes_offline_with_one_line(
     run_folder.mkdir()
     home.mkdir()
     code = f"""
+import threading
 from pathlib import Path
 from rlrun.loggers.base import RunInfo
 from rlrun.loggers.wandb import WandbLogger
@@ -204,6 +205,8 @@ logger = WandbLogger(init_timeout_s=1.0)
 logger.start(RunInfo(folder=folder, name="x", config={{}}, stop={{}}, start_iteration=0))
 logger.log_result({{"timesteps_total": 7, "loss": 0.5}})
 logger.close("finished")
+reporters = [each.name for each in threading.enumerate() if "Otel" in each.name]
+assert not reporters, reporters  # The end would wait for them.
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {name: text.format(silent=silent_port) for name, text in environment.items()}
