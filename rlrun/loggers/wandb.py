@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import logging
+import os
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -238,8 +238,10 @@ def test_a_slow_update_does_not_slow_gathering():
                 yield found
 
         trainer.workers.stream = counted
-        for _ in range(4):
+        for _ in range(50):
             trainer.train()
+            if slow.waited:
+                break
         learned = trainer.get_policy().observation_filter
         assert learned.count == trainer.workers.num_env_steps_sampled - sum(
             moments.count for moments in trainer.workers._gathered.values()
