@@ -17,10 +17,15 @@ HELP = ("--help", "-h")
 CONFIG_DIR = ("--config-dir", "-cd")
 CONFIG_NAME = ("--config-name", "-cn")
 MULTIRUN = ("--multirun", "-m")
-WITH_VALUE = (*CONFIG_DIR, *CONFIG_NAME, "--cfg", "-c", "--package", "-p")
+CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
 INFO = ("--info", "-i")
+ONE_OF = (*MULTIRUN, *CFG, *INFO, "--run", "-r", "--shell-completion", "-sc")
+"""Options each of which says what is to be done."""
+
 SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """What --info shows, if something is named."""
+
+WITH_VALUE = (*CONFIG_DIR, *CONFIG_NAME, *CFG, "--package", "-p")
 
 FLAGS = (
     *(*HELP, *MULTIRUN, "--hydra-help", "--version", "--run", "-r", "--resolve"),
@@ -42,9 +47,8 @@ class Primary:
     """The config with which composing begins."""
 
     name: str
-    folder: Path
-    search_path: list[str]
-    """An override that names the other folder with groups, if there is one."""
+    folder: str | None
+    """The user's own folder of groups, beside ours (--config-dir DIR)."""
 
 
 @dataclass
@@ -76,18 +80,9 @@ class CommandLine:
         return values[-1] if values else None
 
     @property
-    def search_path(self) -> list[str]:
-        """The user's own groups (--config-dir DIR) as an override."""
-        folder = self.value_of(CONFIG_DIR)
-        return [] if folder is None else [_search_path(folder)]
-
-    @property
     def primary(self) -> Primary:
-        """Where composing begins: a config of the user's own folder is not found by search path."""
-        folder, name = self.value_of(CONFIG_DIR), self.value_of(CONFIG_NAME) or "config"
-        if folder and (Path(folder) / f"{name.removesuffix('.yaml')}.yaml").is_file():
-            return Primary(name, Path(folder).absolute(), [_search_path(conf_dir())])
-        return Primary(name, conf_dir(), self.search_path)
+        """Where composing begins."""
+        return Primary(self.value_of(CONFIG_NAME) or "config", self.value_of(CONFIG_DIR))
 
 
 def read_command_line(arguments: list[str]) -> CommandLine:
@@ -122,6 +117,7 @@ def read_command_line(arguments: list[str]) -> CommandLine:
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"{CONFIG_DIR[0]} {folder}: there is no such folder.")
     _check_config_name(line)
+    _check_together(line)
     line.sources = _sources(line, files)
     for file in files:
         options, more = use_file(file, overrides)
@@ -129,10 +125,6 @@ def read_command_line(arguments: list[str]) -> CommandLine:
         line.of_files += more
     line.overrides = as_hydra_wants([*line.of_files, *overrides])
     return line
-
-
-def _search_path(folder: str | Path) -> str:
-    return f"hydra.searchpath=[file://{Path(folder).absolute()}]"
 
 
 def _sources(line: CommandLine, files: list[str]) -> list[str]:
@@ -151,7 +143,7 @@ def _next(rest: deque[str], complaint: str) -> str:
 
 
 def _override(argument: str) -> str:
-    if argument.lstrip("+").startswith("hydra.mode="):
+    if argument.lstrip("+") == "hydra.mode=MULTIRUN":
         raise ConfigError(f"{argument}: {INSTEAD_OF_MODE}")
     if argument.startswith("="):
         raise ConfigError(f"{argument!r} is not of the form key=value.")
@@ -176,6 +168,15 @@ def _no_such_option(argument: str, following: str) -> ConfigError:
     )
 
 
+def _check_together(line: CommandLine) -> None:
+    """Options of which the other would be ignored."""
+    ways = [name for name in line.options if name in ONE_OF]
+    if len(ways) > 1:
+        raise ConfigError(f"{ways[0]} and {ways[1]} do not go together. Leave one out.")
+    if line.has(RESOLVE) and not line.has((*CFG, *HELP)):
+        raise ConfigError("--resolve is for what --cfg job shows: rlrun --cfg job --resolve")
+
+
 def _check_config_name(line: CommandLine) -> None:
     """A primary config of the user's must build on ours, or no run comes of it."""
     name = line.value_of(CONFIG_NAME)
@@ -189,8 +190,6 @@ def _check_config_name(line: CommandLine) -> None:
         )
     node = OmegaConf.load(file)
     defaults = node.get("defaults") if isinstance(node, DictConfig) else None
-    if OmegaConf.select(node, "hydra.mode") is not None:
-        raise ConfigError(f"--config-name {name}: {file} sets hydra.mode. {INSTEAD_OF_MODE}")
     if file.parent != conf_dir() and "config" not in (defaults or []):
         raise ConfigError(
             f"--config-name {name}: {file} is no whole config. Let it build on rlrun's, with "

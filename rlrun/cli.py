@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] and arguments[0] in CONFIG_DIR and arguments[2:3] == ["list"]:
             arguments = ["list", *arguments[3:], *arguments[:2]]
         name = arguments[0] if arguments else ""
-        if name == "--version":
+        if name not in commands and "--version" in arguments:
             from importlib import metadata
 
             print(f"rlrun {metadata.version('rlrun')}")
@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(inspect.cleandoc(commands[name].__doc__ or ""))
             sys.exit(0)
         if any(flag in arguments for flag in HELP):
+            read_command_line(arguments)  # What is wrong with it is all there is to say.
             print(f"{HELP_TEXT}\n{_list_groups()}\n== The configuration as composed ==")
         status = commands[name](arguments[1:]) if name in commands else train(arguments)
     except BrokenPipeError as error:
@@ -187,7 +188,7 @@ def show_options(arguments: list[str]) -> int:
     line = read_command_line(arguments)
     overrides = [each for each in line.overrides if "=" in each]
     names = [each for each in line.overrides if "=" not in each]
-    print_options([*line.search_path, *overrides], names)
+    print_options(overrides, names, line.primary.folder)
     return 0
 
 
@@ -239,7 +240,7 @@ def autotune(arguments: list[str]) -> int:
     line = read_command_line(rest)
     if line.has(CONFIG_NAME) or line.has(MULTIRUN):
         raise ConfigError("rlrun autotune takes the keys and tuned examples of a single run.")
-    config = compose([*line.search_path, *line.overrides])
+    config = compose(line.overrides, line.primary.folder)
     refuse_early(plain_config(config))
     typed = {
         each.lstrip("+").partition("=")[0] for each in line.overrides if each not in line.of_files
@@ -260,7 +261,7 @@ def verify_resume(arguments: list[str]) -> int:
     line = read_command_line(rest)
     if line.has(CONFIG_NAME):
         raise ConfigError("rlrun verify-resume takes keys and tuned examples, not a whole config.")
-    config = compose([*line.search_path, *line.overrides])
+    config = compose(line.overrides, line.primary.folder)
     from rlrun.verify_resume import verify
 
     say(verify(config, max(num_iterations, 1)))

@@ -60,15 +60,16 @@ def choice_of_target(group: str, target: str) -> str | None:
     return None
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """The configuration that `rlrun <overrides>` would run. Raises ConfigError."""
+def compose(overrides: list[str], folder: str | None = None) -> DictConfig:
+    """The configuration that `rlrun <overrides>` would run, with the groups in a folder of the
+    user's own (--config-dir). Raises ConfigError."""
     overrides = as_hydra_wants(overrides)
-    with explaining(overrides):
-        return _compose(overrides)
+    with explaining(overrides, folder):
+        return _compose(overrides, folder=folder)
 
 
 @contextmanager
-def explaining(overrides: list[str]) -> Iterator[None]:
+def explaining(overrides: list[str], folder: str | None = None) -> Iterator[None]:
     """Tell errors of Hydra and OmegaConf within the block in our words, as ConfigError."""
     from hydra.errors import HydraException
     from yaml import YAMLError
@@ -76,20 +77,18 @@ def explaining(overrides: list[str]) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides) from error
+        raise _explain(error, overrides, folder) from error
     except (ValueError, YAMLError) as error:
-        is_hydras = (
-            isinstance(error, YAMLError) or "override" in str(error) or "Only one of" in str(error)
-        )
+        is_hydras = isinstance(error, YAMLError) or "override" in str(error)
         if isinstance(error, ConfigError) or not is_hydras:
             raise
         raise ConfigError(f"Hydra cannot compose this: {error}") from error
 
 
-def _compose(overrides: list[str], name: str = "config") -> DictConfig:
+def _compose(overrides: list[str], name: str = "config", folder: str | None = None) -> DictConfig:
     from hydra import compose as hydra_compose
 
-    with hydra_at_hand():
+    with hydra_at_hand(folder):
         config = hydra_compose(name, overrides, return_hydra_config=True)
         return settle(config, config.hydra)
 
@@ -108,21 +107,28 @@ def referring_to(config: DictConfig) -> Iterator[None]:
 
 
 @contextmanager
-def hydra_at_hand(main: Path | None = None) -> Iterator[Hydra]:
-    """Hydra for the groups in the folder `main` (None: ours) within the block, whatever it was
-    initialised for before and is again afterwards."""
-    from hydra import initialize_config_dir
+def hydra_at_hand(folder: str | None = None) -> Iterator[Hydra]:
+    """Hydra for our groups and those in a folder of the user's own within the block, whatever it
+    was initialised for before and is again afterwards."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
-    ours, before = GlobalHydra.instance(), GlobalHydra.instance().hydra
-    ours.hydra = None
+    version.setbase(None)
+    search_path = create_config_search_path(str(conf_dir()))
+    if folder is not None:
+        # As hydra.main has --config-dir: what is ours comes first.
+        place = f"file://{Path(folder).absolute()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
     try:
-        with initialize_config_dir(str(main or conf_dir()), version_base=None):
-            assert ours.hydra is not None
-            yield ours.hydra
+        yield Hydra.create_main_hydra2("rlrun", search_path)
     finally:
-        ours.hydra = before
+        GlobalHydra.instance().hydra = before
 
 
 def plain_config(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
     node[leaf] = value
 
 
-def explain(error: Exception, overrides: list[str]) -> ConfigError:
+def _explain(error: Exception, overrides: list[str], folder: str | None) -> ConfigError:
     """Hydra's or OmegaConf's error in our words, with the nearest valid name."""
     from hydra.errors import MissingConfigException
 
@@ -188,7 +194,7 @@ def explain(error: Exception, overrides: list[str]) -> ConfigError:
                 f"There is no key {key!r}, for {group}.{choice} is not part of this run. Choose it "
                 f"first: {group}={choice} {key}=..."
             )
-        return unknown_key(key, _known_keys(_composed_by_choices(overrides)))
+        return unknown_key(key, _known_keys(_composed_by_choices(overrides, folder)))
     if text.startswith("Error merging override") and error.__cause__ is not None:
         override = text.removeprefix("Error merging override ").strip()
         return ConfigError(f"{override}: {str(error.__cause__).splitlines()[0]}")
@@ -221,7 +227,7 @@ def _known_keys(plain: dict[str, Any]) -> list[str]:
     return [key for key in flatten_keys(plain) if not key.startswith(is_open)]
 
 
-def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
+def _composed_by_choices(overrides: list[str], folder: str | None) -> dict[str, Any]:
     """The config that the group choices among `overrides` make, or the default one.
 
     With --config-name among them, the one of that name.
@@ -234,7 +240,7 @@ def _composed_by_choices(overrides: list[str]) -> dict[str, Any]:
     names = [after for flag, after in pairwise(overrides) if flag == "--config-name"]
     name = names[-1] if names else "config"
     try:
-        return nodes_of(_compose(choices, name))
+        return nodes_of(_compose(choices, name, folder))
     except (HydraException, OmegaConfBaseException, ConfigError):
         return nodes_of(_compose([]))
 

@@ -47,12 +47,13 @@ class Option:
     doc: str
 
 
-def print_options(overrides: list[str], names: list[str]) -> None:
-    """Print the options of the run that `overrides` compose; with `names`, of these groups alone.
+def print_options(overrides: list[str], names: list[str], folder: str | None = None) -> None:
+    """Print the options of the run that `overrides` compose, with the groups in a folder of the
+    user's own; with `names`, of these groups alone.
 
     Raises ConfigError if the run cannot be composed, or there is no such group.
     """
-    config = compose(overrides)
+    config = compose(overrides, folder)
     sections = dict(_sections(plain_config(config)))
     for name in names:
         if name not in sections:

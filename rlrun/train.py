@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlrun.arguments import HELP, MULTIRUN, CommandLine, read_command_line
+from rlrun.arguments import (
+    CFG,
+    HELP,
+    INSTEAD_OF_MODE,
+    MULTIRUN,
+    RESOLVE,
+    CommandLine,
+    read_command_line,
+)
 from rlrun.compose import compose, explaining, hydra_at_hand, register_resolvers
 from rlrun.config import conf_dir
 from rlrun.core.errors import ConfigError, MissingExtraError, ResourceError
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from rlrun.sweep.driver import SweepDriver
     from rlrun.sweep.trial_process import Start
 
-CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
 ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
 """Options with which Hydra itself shows the config."""
 
@@ -69,19 +76,22 @@ def _train(arguments: list[str], reporter: Reporter | None) -> int:
         return 0
     if _is_our_sweep(line):
         return sweep(arguments)
-    said = [*line.search_path, *line.all]
+    primary = line.primary
     if line.has(SHOWING):
-        with explaining(said):
+        with explaining(line.all, primary.folder):
             _let_hydra_show(line)
         return 0
-    primary = line.primary
     try:
         # Without hydra.main, which composes everything twice, once only to learn hydra.mode.
-        with explaining(said), hydra_at_hand(primary.folder) as hydra:
-            start = hydra.multirun if line.has(MULTIRUN) else hydra.run
-            start(primary.name, jobs.run, [*primary.search_path, *line.overrides])
+        with explaining(line.all, primary.folder), hydra_at_hand(primary.folder) as hydra:
+            if line.has(MULTIRUN):
+                hydra.multirun(primary.name, jobs.run, [*line.overrides, "hydra.mode=MULTIRUN"])
+            else:
+                hydra.run(primary.name, jobs.run, line.overrides)
     except BrokenPipeError:
         raise
+    except AssertionError as error:  # Hydra's of its mode; those of a job are reported there.
+        raise ConfigError(f"A file sets hydra.mode: MULTIRUN. {INSTEAD_OF_MODE}") from error
     except OSError as error:
         raise ConfigError(f"The run cannot start: {error}") from error
     return max(jobs.statuses, default=0)
@@ -219,7 +229,7 @@ def _is_our_sweep(line: CommandLine) -> bool:
 
 
 def _show_config(line: CommandLine) -> None:
-    config = compose([*line.search_path, *line.overrides])
+    config = compose(line.overrides, line.primary.folder)
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     print(OmegaConf.to_yaml(ours, resolve=line.has(RESOLVE)))
 

@@ -80,10 +80,8 @@ IMPORTS_IN_FUNCTIONS = {
         *("rlrun.sweep.runner", "rlrun.sweep.trial_process"),
     },
     "compose": {
-        "hydra",
-        "hydra.core.global_hydra",
-        "hydra.core.hydra_config",
-        "hydra.errors",
+        *("hydra", "hydra._internal.hydra", "hydra._internal.utils", "hydra.errors"),
+        *("hydra.core.config_search_path", "hydra.core.global_hydra", "hydra.core.hydra_config"),
         "yaml",
     },
     "config": {"msgspec"},

@@ -228,11 +228,65 @@ def test_a_replayed_run_may_log_elsewhere_but_what_it_is_is_settled(rlrun, tmp_p
 
 def test_a_sweep_is_not_begun_by_hydras_mode(rlrun, tmp_path):
     assert_refused(rlrun("hydra.mode=MULTIRUN"), "hydra.mode=MULTIRUN", "rlrun -m key=value,value")
-    (tmp_path / "conf").mkdir()
-    own = "defaults: [config, _self_]\nhydra: {mode: MULTIRUN}\n"
-    (tmp_path / "conf" / "mine.yaml").write_text(own)
-    outcome = rlrun("--config-dir", "conf", "--config-name", "mine")
-    assert_refused(outcome, "mine.yaml sets hydra.mode", "rlrun -m key=value,value")
+    (tmp_path / "conf" / "exp").mkdir(parents=True)
+    (tmp_path / "conf" / "exp" / "many.yaml").write_text(
+        "# @package _global_\nhydra: {mode: MULTIRUN}\n"
+    )
+    outcome = rlrun("--config-dir", "conf", "+exp=many")
+    assert_refused(outcome, "A file sets hydra.mode: MULTIRUN", "rlrun -m key=value,value")
+    assert rlrun("hydra.mode=RUN", *SMALL, "stop.training_iteration=1").status == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--resolve",), "--resolve is for what --cfg job shows"),
+        (("--run", "-m"), "--run and -m do not go together"),
+        (("--cfg", "job", "-m"), "--cfg and -m do not go together"),
+        (("--help", "--bogus"), "There is no option --bogus"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(rlrun, options, message):
+    assert_refused(rlrun(*options, *SMALL), message)
+
+
+def test_the_version_is_told_whatever_else_is_typed(rlrun):
+    outcome = rlrun(*SMALL, "--version")
+    assert (outcome.status, outcome.stdout.split()[0]) == (0, "rlrun")
+
+
+# A folder of one's own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env_id"),
+    [
+        (["env=mine"], "Acrobot-v1"),
+        (["env=mine", "--config-name", "whole"], "Acrobot-v1"),
+        (["env=mine", "hydra.searchpath=[file://{other}]"], "Acrobot-v1"),
+        (["env=yours", "hydra.searchpath=[file://{other}]"], "Pendulum-v1"),
+        (["env=yours", "--config-name", "whole"], "Pendulum-v1"),
+        (["env=cartpole"], "CartPole-v1"),
+        (["env=cartpole", "--config-name", "whole"], "CartPole-v1"),
+    ],
+)
+def test_a_folder_adds_to_our_groups_and_takes_nothing_away(rlrun, tmp_path, arguments, env_id):
+    own, other = tmp_path / "it's mine, (all) of it", tmp_path / "other"
+    for folder, choice, its_id in ((own, "mine", "Acrobot-v1"), (other, "yours", "Pendulum-v1")):
+        (folder / "env").mkdir(parents=True)
+        text = f"defaults: [gym, _self_]\nid: {its_id}\n"
+        (folder / "env" / f"{choice}.yaml").write_text(text)
+    (own / "config.yaml").write_text("nothing: 1\n")
+    (own / "env" / "cartpole.yaml").write_text("id: Acrobot-v1\n")
+    whole = f"defaults: [config, _self_]\nhydra: {{searchpath: ['file://{other}']}}\n"
+    (own / "whole.yaml").write_text(whole)
+    arguments = ["--config-dir", own.name, *(each.format(other=other) for each in arguments)]
+    outcome = rlrun(*arguments, *ONE)
+    assert outcome.status == 0, outcome.stderr
+    assert json.loads((tmp_path / "run" / "params.json").read_text())["env"]["id"] == env_id
+    sweep = rlrun("-m", *arguments, *SMALL, "algo.gamma=0.8,0.9", "sweep.dry_run=true")
+    assert sweep.status == 0, sweep.stderr
+    assert_refused(rlrun(*arguments, "algo.lrr=1"), "There is no key 'algo.lrr'", "algo.lr")
 
 
 # Folders

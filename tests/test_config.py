@@ -11,9 +11,19 @@ from typing import Any, Literal
 
 import pytest
 from helpers_cli import ALGORITHMS
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
-from rlrun.compose import compose, plain_config, set_value
-from rlrun.config import RunSettings, build, build_all, convert, flatten_keys, unknown_key
+from rlrun.compose import compose, hydra_at_hand, plain_config, set_value
+from rlrun.config import (
+    RunSettings,
+    build,
+    build_all,
+    conf_dir,
+    convert,
+    flatten_keys,
+    unknown_key,
+)
 from rlrun.core.errors import ConfigError
 from rlrun.core.schedules import LinearSchedule
 from rlrun.early import refuse_early
@@ -810,3 +820,14 @@ def test_a_key_that_is_not_there_gets_the_one_that_was_meant(override, meant):
         compose([override])
     hint = str(refused.value).partition("Did you mean ")[2].partition("?")[0]
     assert meant in hint.split(" or ")
+
+
+def test_composing_leaves_the_hydra_of_others_as_it_was():
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        theirs = GlobalHydra.instance().hydra
+        compose(["algo=ppo"])
+        assert GlobalHydra.instance().hydra is theirs
+    with hydra_at_hand() as ours:
+        compose(["algo=ppo"])
+        assert GlobalHydra.instance().hydra is ours
+    assert not GlobalHydra.instance().is_initialized()

@@ -72,12 +72,11 @@ def _compose(line: CommandLine) -> DictConfig:
     from hydra.types import RunMode
 
     primary = line.primary
-    overrides = [*primary.search_path, *line.overrides]
-    said = [*line.options, *line.search_path, *line.overrides, "-m"]
-    with hydra_at_hand(primary.folder) as hydra, explaining(said):
+    said = [*line.all, "-m"]
+    with hydra_at_hand(primary.folder) as hydra, explaining(said, primary.folder):
         return hydra.compose_config(
             config_name=primary.name,
-            overrides=overrides,
+            overrides=line.overrides,
             run_mode=RunMode.MULTIRUN,
             with_log_configuration=False,
         )

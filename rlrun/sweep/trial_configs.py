@@ -33,7 +33,7 @@ class TrialConfigs:
 
     def __init__(self, primary: Primary, common: Sequence[str]) -> None:
         self._primary = primary
-        self._common = [*primary.search_path, *common]
+        self._common = [*common]
         self._composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
         """By the overrides beyond the common ones; None where values may not be laid over."""
 
@@ -80,7 +80,7 @@ class TrialConfigs:
         from hydra import compose
 
         everything = [*self._common, *overrides]
-        with hydra_at_hand(self._primary.folder), explaining(everything):
+        with hydra_at_hand(self._primary.folder), explaining(everything, self._primary.folder):
             config = compose(self._primary.name, everything, return_hydra_config=True)
             return settle(config, config.hydra)
 

@@ -309,7 +309,7 @@ def _make_async(
     config: EnvConfig, num_envs: int, seed_path: tuple[int, Purpose, int], is_filmed: bool
 ) -> AsyncVectorEnv:
     worker_index = seed_path[-1]
-    parent = (os.getpid(), shared.listen())
+    parent = (os.getpid(), shared.listen(), gc.isenabled())
     makers = [
         partial(
             _make_env_of_a_process,
@@ -352,16 +352,17 @@ def _no_collection() -> Iterator[None]:
 def _make_env_of_a_process(
     config: EnvConfig,
     seed_path: tuple[int, Purpose, int, int],
-    parent: tuple[int, Any],
+    parent: tuple[int, Any, bool],
     shown: dict[str, Any],
 ) -> SubEnv:
     """An env in a child process of its own (gymnasium makes one in the parent as well)."""
-    process_id, address = parent
+    process_id, address, collects = parent
     owns_process = os.getpid() != process_id
     if owns_process:
         shared.speak_to(address)
         gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()
         # Signals to all processes of a run are for the parent: it needs its envs for the last
         # iteration and the checkpoint, and then closes them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
