@@ -123,10 +123,12 @@ def test_every_env_of_every_worker_has_a_seed_of_its_own(trainer):
 
 
 def test_a_remote_worker_samples_what_a_local_one_in_its_state_would(trainer):
+    root = seeding.integer_seed(11, "rollout")
+
     def sample_from_the_start(worker):
         if worker.input is None:
             return None
-        worker.input.restart([worker.worker_index, 5])
+        worker.input.restart(env_seeds(root, worker.worker_index, 2))  # Those that it began with.
         worker.actors["default_policy"].rng.bit_generator.state = np.random.default_rng(
             4
         ).bit_generator.state
