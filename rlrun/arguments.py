@@ -19,7 +19,7 @@ CONFIG_NAME = ("--config-name", "-cn")
 MULTIRUN = ("--multirun", "-m")
 CFG, RESOLVE = ("--cfg", "-c"), ("--resolve",)
 INFO = ("--info", "-i")
-ONE_OF = (*MULTIRUN, *CFG, *INFO, "--run", "-r", "--shell-completion", "-sc")
+ONE_OF = (*MULTIRUN, *CFG, *INFO, "--run", "-r", "--hydra-help", "--shell-completion", "-sc")
 """Options each of which says what is to be done."""
 
 SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -170,7 +170,7 @@ def _no_such_option(argument: str, following: str) -> ConfigError:
 
 def _check_together(line: CommandLine) -> None:
     """Options of which the other would be ignored."""
-    ways = [name for name in line.options if name in ONE_OF]
+    ways = list(dict.fromkeys(name for name in line.options if name in ONE_OF))
     if len(ways) > 1:
         raise ConfigError(f"{ways[0]} and {ways[1]} do not go together. Leave one out.")
     if line.has(RESOLVE) and not line.has((*CFG, *HELP)):

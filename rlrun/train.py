@@ -33,12 +33,14 @@ from rlrun.sweep.request_file import is_sweep
 from rlrun.validate import take_or_read
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from rlrun.run import Reporter
     from rlrun.sweep.channel import Channel
     from rlrun.sweep.driver import SweepDriver
     from rlrun.sweep.trial_process import Start
 
-ELSEWHERE = ("--package", "-p", "--config-name", "-cn", "--multirun", "-m")
+ELSEWHERE = ("--package", "-p", "--config-name", "-cn")
 """Options with which Hydra itself shows the config."""
 
 SHOWING = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
@@ -84,17 +86,23 @@ def _train(arguments: list[str], reporter: Reporter | None) -> int:
     try:
         # Without hydra.main, which composes everything twice, once only to learn hydra.mode.
         with explaining(line.all, primary.folder), hydra_at_hand(primary.folder) as hydra:
-            if line.has(MULTIRUN):
-                hydra.multirun(primary.name, jobs.run, [*line.overrides, "hydra.mode=MULTIRUN"])
-            else:
-                hydra.run(primary.name, jobs.run, line.overrides)
+            _let_hydra_run(hydra, line, jobs)
     except BrokenPipeError:
         raise
-    except AssertionError as error:  # Hydra's of its mode; those of a job are reported there.
-        raise ConfigError(f"A file sets hydra.mode: MULTIRUN. {INSTEAD_OF_MODE}") from error
     except OSError as error:
         raise ConfigError(f"The run cannot start: {error}") from error
     return max(jobs.statuses, default=0)
+
+
+def _let_hydra_run(hydra: Hydra, line: CommandLine, jobs: Jobs) -> None:
+    name = line.primary.name
+    if line.has(MULTIRUN):
+        hydra.multirun(name, jobs.run, [*line.overrides, "hydra.mode=MULTIRUN"])
+        return
+    try:
+        hydra.run(name, jobs.run, line.overrides)
+    except AssertionError as error:  # Hydra's of its mode; the job reports its own.
+        raise ConfigError(f"A file sets hydra.mode: MULTIRUN. {INSTEAD_OF_MODE}") from error
 
 
 def _let_hydra_show(line: CommandLine) -> None:
@@ -225,7 +233,7 @@ def say(text: str) -> None:
 def _is_our_sweep(line: CommandLine) -> bool:
     """Whether this is a sweep for which no sweeper or launcher of Hydra's was chosen."""
     is_chosen = any(o.startswith(("hydra/sweeper=", "hydra/launcher=")) for o in line.overrides)
-    return line.has(MULTIRUN) and not line.has(SHOWING) and not is_chosen
+    return line.has(MULTIRUN) and not is_chosen
 
 
 def _show_config(line: CommandLine) -> None:

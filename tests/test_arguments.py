@@ -243,6 +243,7 @@ def test_a_sweep_is_not_begun_by_hydras_mode(rlrun, tmp_path):
         (("--resolve",), "--resolve is for what --cfg job shows"),
         (("--run", "-m"), "--run and -m do not go together"),
         (("--cfg", "job", "-m"), "--cfg and -m do not go together"),
+        (("-m", "--hydra-help"), "-m and --hydra-help do not go together"),
         (("--help", "--bogus"), "There is no option --bogus"),
     ],
 )

@@ -33,7 +33,7 @@ class TrialConfigs:
 
     def __init__(self, primary: Primary, common: Sequence[str]) -> None:
         self._primary = primary
-        self._common = [*common]
+        self._common = list(common)
         self._composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
         """By the overrides beyond the common ones; None where values may not be laid over."""
 
