@@ -17,8 +17,8 @@ from rlrun.evaluation_config import EvaluationConfig
 from rlrun.key_watch import RESULT_KEYS, first_part
 from rlrun.workers.envs import NO_ENV, EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig, resolved
-from rlrun.workers.rollout_worker import WorkerConfig
 from rlrun.workers.video import VideoConfig
+from rlrun.workers.worker_config import WorkerConfig
 
 OF_EPISODES = frozenset(key for key in RESULT_KEYS if key.startswith("episode"))
 """Result keys that say how episodes of training fared."""

@@ -16,7 +16,8 @@ from rlrun.core.resources import Resources
 from rlrun.curriculum.base import shown
 from rlrun.evaluation_config import EvaluationConfig
 from rlrun.workers.evaluate import Amount
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.worker_config import WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
 
 DURATION_ALONE = 10

@@ -33,7 +33,7 @@ from rlrun.key_watch import check_names
 from rlrun.loggers.base import Logger, to_json
 from rlrun.trainer import TrainerConfig
 from rlrun.workers.envs import EnvConfig
-from rlrun.workers.rollout_worker import WorkerConfig
+from rlrun.workers.worker_config import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from rlrun.run_folder import VIDEOS, modules_from_where_it_was_started
 from rlrun.saved import find_checkpoint
 
 if TYPE_CHECKING:
-    from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+    from rlrun.workers.rollout_worker import RolloutWorker
     from rlrun.workers.sample import Sample
+    from rlrun.workers.worker_config import WorkerConfig
 
 DEFAULT_EPISODES = 10
 

@@ -42,8 +42,9 @@ from rlrun.evaluation_config import EvaluationConfig
 from rlrun.progress import Progress
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, Decision
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker
 from rlrun.workers.video import require_encoder
+from rlrun.workers.worker_config import WorkerConfig
 from rlrun.workers.worker_set import WorkerSet
 
 logger = logging.getLogger("rlrun")

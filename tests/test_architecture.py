@@ -148,13 +148,14 @@ IMPORTS_IN_FUNCTIONS = {
     "workers.offline.reference_batches": {"lz4.frame"},
     "workers.envs": {"ale_py"},
     "workers.pool": {"ray", "torch"},
+    "workers.ray_connection": {"ray"},
     # Ray is not imported where there are no remote workers.
     "workers.worker_set": {"rlrun.workers.pool", "rlrun.workers.remote_shards"},
 }
 """Every import that a function may do, by module; there are no others."""
 
 HOMES = {
-    "ray": {"workers.pool"},
+    "ray": {"workers.pool", "workers.ray_connection"},
     "wandb": {"loggers.wandb"},
     "rich": {"loggers.console", "loggers.terminal", "sweep.table"},
     "pandas": {"analysis"},

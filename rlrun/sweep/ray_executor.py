@@ -25,7 +25,7 @@ from rlrun.sweep.local_executor import LocalExecutor
 from rlrun.sweep.packing import Place, Room
 from rlrun.sweep.trial import TrialResources
 from rlrun.sweep.trial_process import Start, write_into
-from rlrun.workers import pool
+from rlrun.workers import ray_connection
 
 WARN_AFTER_S = 30.0
 """How long Ray may take to reserve what it has free before the user is told."""
@@ -44,8 +44,8 @@ class SharedRayExecutor(LocalExecutor):
 
     def __init__(self, num_cpus: int) -> None:
         super().__init__()
-        self._ray = pool.connect(Resources(ray_num_cpus=num_cpus))
-        self._environ = pool.environ_to_share(self._ray)
+        self._ray = ray_connection.connect(Resources(ray_num_cpus=num_cpus))
+        self._environ = ray_connection.environ_to_share(self._ray)
         self._groups: dict[int, Any] = {}
 
     def start(self, start: Start, place: Place) -> None:
@@ -54,7 +54,7 @@ class SharedRayExecutor(LocalExecutor):
             bundles = _bundles(place.resources)
             if bundles:
                 self._groups[start.number] = _reserve(self._ray, bundles, name)
-                start.environ[pool.PLACEMENT_GROUP] = name
+                start.environ[ray_connection.PLACEMENT_GROUP] = name
             start.environ.update(self._environ)
         super().start(start, place)
 
@@ -76,7 +76,7 @@ class ClusterExecutor(Executor):
     the sweep has to be the same on all machines."""
 
     def __init__(self, resources: Resources) -> None:
-        self._ray = pool.connect(resources)
+        self._ray = ray_connection.connect(resources)
         self._resources = resources
         self._token = secrets.token_hex(TOKEN_BYTES)
         host = self._ray.util.get_node_ip_address()
@@ -121,7 +121,7 @@ class ClusterExecutor(Executor):
             replace(start, environ={}).to_message(),
             self._server.getsockname(),
             self._token,
-            pool.environ_to_share(self._ray)[pool.SHARED_RAY],
+            ray_connection.environ_to_share(self._ray)[ray_connection.SHARED_RAY],
             (os.getcwd(), list(sys.path)),
         )
 
@@ -254,7 +254,7 @@ def _run_trial(
     start = Start(**message)
     write_into(start)
     sys.argv = ["rlrun"]
-    os.environ[pool.SHARED_RAY] = cluster
+    os.environ[ray_connection.SHARED_RAY] = cluster
     channel = Channel(socket.create_connection(address))
     channel.send({"token": token, "number": start.number})
     # What runs a trial stands above this module, and is found by its name.

@@ -5,41 +5,37 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from rlrun.core import finite, seeding
 from rlrun.core.algorithm import Algorithm
-from rlrun.core.batch import Batch, concat
-from rlrun.core.callbacks import Callbacks, call
-from rlrun.core.episode import AGENT_ID, Episode
-from rlrun.core.exploration import Exploration
+from rlrun.core.batch import Batch
+from rlrun.core.callbacks import call
+from rlrun.core.episode import Episode
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient, gradient_of
-from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.workers import shared
 from rlrun.workers.actor import DEFAULT_POLICY_ID, Actor, ActorConfig
-from rlrun.workers.cutters import TrajectoryCutter, cut_sequences, cut_steps
 from rlrun.workers.env_context import EnvContext, WorkerOutline
 from rlrun.workers.env_sampler import EnvSampler
-from rlrun.workers.envs import NO_ENV, EnvConfig
+from rlrun.workers.envs import NO_ENV
 from rlrun.workers.evaluate import PIECE_S, Amount, EvaluationRound
 from rlrun.workers.input import Input
-from rlrun.workers.offline.config import InputConfig, OutputConfig
 from rlrun.workers.offline.reader import OfflineReader, origin_of_data
 from rlrun.workers.offline.recorder import make_recorder
 from rlrun.workers.offline.shuffle import Share
+from rlrun.workers.row_maker import RowMaker
 from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.task_state import pack, unpack, update_task
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 from rlrun.workers.video import FilmedVectorEnv, VideoConfig
 from rlrun.workers.whole_episode import run_episode
+from rlrun.workers.worker_config import Spaces, WorkerConfig
 
 _global_worker: RolloutWorker | None = None
 
@@ -53,46 +49,6 @@ def get_global_worker() -> RolloutWorker:
     if _global_worker is None:
         raise RuntimeError("There is no rollout worker in this process.")
     return _global_worker
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """All that a worker is made of; plain objects, so that it travels to other processes."""
-
-    env: EnvConfig
-    algorithm: Algorithm
-    exploration: Exploration
-    model: Model
-    callbacks: Callbacks
-    explore: bool
-    seed: int
-    num_workers: int = 0
-    """Remote workers of the set; 0: the local one samples."""
-    device: str = "cpu"
-    """Where networks act in remote workers that are too large for NumPy."""
-    local_device: str = "cpu"
-    """Where they act in the local one: the learner's device."""
-    in_evaluation: bool = False
-    """Whether the worker serves evaluation: own streams of randomness, nothing is gathered, read or
-    written."""
-    input: InputConfig | None = None
-    """Data that take the place of envs; None: workers sample from envs."""
-    output: OutputConfig | None = None
-    """Where what is sampled is written."""
-    rollout_columns: tuple[str, ...] = ()
-    """Columns that trajectories have for callbacks, beside those of the algorithm."""
-    videos: VideoConfig | None = None
-    """Which episodes become videos; None: none."""
-    debug: bool = False
-    """Whether all numbers are checked, not only those that come from envs."""
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What an actor needs to know of an env."""
-
-    observation_space: spaces.Space
-    action_space: spaces.Space
 
 
 class RolloutWorker:
@@ -143,11 +99,7 @@ class RolloutWorker:
             self.input = self._make_sampler(self.env)
         elif not is_idle:
             self.input = self._make_reader()
-        self._cutter = TrajectoryCutter(
-            config.algorithm.batch_mode,
-            config.algorithm.lookahead_steps,
-            config.algorithm.num_envs_per_worker,
-        )
+        self._row_maker = RowMaker(self)
         self._evaluation: EvaluationRound | None = None
         if _global_worker is None or not config.in_evaluation:
             self._become_global()
@@ -195,15 +147,7 @@ class RolloutWorker:
         void_steps = int((~fragment["valid"]).sum()) if "valid" in fragment else 0
         env_steps = fragment["rewards"].size - void_steps
         self.timestep += env_steps * max(self.num_workers, 1)
-        trajectories = self._cutter.complete(fragment)
-        batch = concat(
-            [
-                self._rows(actor, trajectory, episode)
-                for trajectory, episode in zip(
-                    trajectories, self._episodes_of(trajectories), strict=True
-                )
-            ]
-        )
+        batch = self._row_maker.rows(actor, fragment)
         if batch and self.callbacks.overrides("on_sample_end"):
             call(self.callbacks, "on_sample_end", worker=self, samples=batch)
         gathered = actor.take_gathered()
@@ -235,68 +179,7 @@ class RolloutWorker:
 
     def postprocess(self, policy_id: str, trajectory: Batch) -> Batch:
         """What the algorithm makes of a trajectory [T, B, ...]: the columns that it learns from."""
-        actor = self.actors[policy_id]
-        extra = self._extra_columns(actor)
-        if extra:
-            trajectory = Batch({name: c for name, c in trajectory.items() if name not in extra})
-        return actor.algorithm.postprocess(actor.policy, trajectory)
-
-    def _extra_columns(self, actor: Actor) -> list[str]:
-        """The columns that only callbacks look at."""
-        known = actor.algorithm.rollout_columns
-        return [name for name in self.config.rollout_columns if name not in known]
-
-    def _episodes_of(self, trajectories: list[Batch]) -> list[Episode | None]:
-        """The episode that on_postprocess_trajectory gets with each."""
-        tracker = self.input.episodes if isinstance(self.input, EnvSampler) else None
-        if tracker is None or not tracker.episodes:
-            return [None] * len(trajectories)
-        ended: list[Episode | None] = [*tracker.take_ended()]
-        if not self._cutter.by_episode:
-            return [tracker.episodes[0]] * len(trajectories)
-        # In front are those that could not be brought back after a resume.
-        return [None] * (len(trajectories) - len(ended)) + ended
-
-    def _rows(self, actor: Actor, trajectory: Batch, episode: Episode | None) -> Batch:
-        """Postprocess a trajectory [T, B, ...] and cut it into the learner's rows."""
-        valid = trajectory.pop("valid", None)
-        ends = trajectory["terminated"] | trajectory["truncated"]
-        done = self.postprocess(actor.policy_id, trajectory)
-        if self.callbacks.overrides("on_postprocess_trajectory"):
-            self._show(actor, trajectory, done, episode)
-        if valid is not None:
-            valid = valid[: done.num_rows]
-        has_memory = bool(actor.policy.initial_state(1))
-        bootstraps = actor.algorithm.learns_from_sequences
-        if not (has_memory or bootstraps):
-            return cut_steps(done, valid)
-        longest = actor.algorithm.fragment_length(self.num_workers)
-        if has_memory:
-            longest = actor.policy.max_seq_len
-        overlap = actor.algorithm.overlapping_steps
-        return cut_sequences(
-            done, ends[: done.num_rows], valid, longest, overlap=overlap, bootstraps=bootstraps
-        )
-
-    def _show(self, actor: Actor, trajectory: Batch, done: Batch, episode: Episode | None) -> None:
-        """Let callbacks see, and change, what was made of a trajectory."""
-        extra = self._extra_columns(actor)
-        original = Batch(trajectory)
-        done.update({name: original[name][: done.num_rows] for name in extra})
-        call(
-            self.callbacks,
-            "on_postprocess_trajectory",
-            worker=self,
-            episode=episode,
-            agent_id=AGENT_ID,
-            policy_id=actor.policy_id,
-            policies=self.policies,
-            policy=actor.policy,
-            postprocessed_batch=done,
-            original_batches={AGENT_ID: (actor.policy, original)},
-        )
-        for name in extra:
-            done.pop(name, None)
+        return self._row_maker.postprocess(self.actors[policy_id], trajectory)
 
     def _gradient(self, actor: Actor, rows: Batch, gathered: RunningMoments | None) -> Gradient:
         """The gradient of rows by a copy of the learner, with the weights that act."""
@@ -486,7 +369,7 @@ class RolloutWorker:
         return {
             "timestep": self.timestep,
             "actors": {policy_id: actor.state_dict() for policy_id, actor in self.actors.items()},
-            "trajectories": self._cutter.state_dict(),
+            "trajectories": self._row_maker.cutter.state_dict(),
             "tasks": [pack(task) for task in self.get_tasks()],
             "input": None if self.input is None else self.input.state_dict(),
             "videos": self.env.state_dict() if isinstance(self.env, FilmedVectorEnv) else None,
@@ -500,14 +383,14 @@ class RolloutWorker:
         self.timestep = int(state["timestep"])
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
-        self._cutter.load_state_dict(state["trajectories"])
+        self._row_maker.cutter.load_state_dict(state["trajectories"])
         tasks = [unpack(task) for task in state["tasks"]]
         if self.env is not None and len(tasks) == self.env.num_callees:
             self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])
-            self._cutter.truncate(cut)
+            self._row_maker.cutter.truncate(cut)
             # What hooks counted of that has been counted.
             self.callbacks.load_state_dict(state["callbacks"])
         if isinstance(self.env, FilmedVectorEnv) and state.get("videos"):

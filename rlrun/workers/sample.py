@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from rlrun.core.batch import Batch
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.filters import RunningMoments
 from rlrun.core.gradients import Gradient
+from rlrun.workers.task_state import pack_entries, unpack_entries
 
 
 @dataclass
@@ -36,6 +37,31 @@ class Sample:
     exploration: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Numbers that the exploration reports, by policy id."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        batches = {
+            policy_id: dict(rows.fetch() if isinstance(rows, RowsElsewhere) else rows)
+            for policy_id, rows in self.batches.items()
+        }
+        return {
+            **vars(self),
+            "batches": batches,
+            "episodes": [report_state(report) for report in self.episodes],
+            "gathered": moments_state(self.gathered),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Sample:
+        """What `state_dict` was of."""
+        return cls(
+            **{
+                **state,
+                "batches": {id_: Batch(batch) for id_, batch in state["batches"].items()},
+                "episodes": [report_of(report) for report in state["episodes"]],
+                "gathered": moments_of(state["gathered"]),
+            }
+        )
+
 
 @dataclass(frozen=True)
 class RowsElsewhere:
@@ -59,3 +85,26 @@ def without_rows(sample: Sample) -> tuple[Sample, dict[str, Batch]]:
     batches = sample.batches
     sample.batches = {id_: (each.num_rows, each.num_steps) for id_, each in batches.items()}
     return sample, batches
+
+
+def report_state(report: EpisodeReport) -> dict[str, Any]:
+    """What a checkpoint holds of a report, which may have media of any kind."""
+    return {**vars(report), "media": pack_entries(report.media)[0]}
+
+
+def report_of(state: Mapping[str, Any]) -> EpisodeReport:
+    """What `report_state` was of."""
+    return EpisodeReport(**{**state, "media": unpack_entries(state["media"])})
+
+
+def moments_state(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:
+    """What a checkpoint holds of what filters gathered, by policy id."""
+    return {policy_id: moments.state_dict() for policy_id, moments in gathered.items()}
+
+
+def moments_of(state: Mapping[str, Any]) -> dict[str, RunningMoments]:
+    """What `moments_state` was of."""
+    found = {policy_id: RunningMoments(each["mean"].shape) for policy_id, each in state.items()}
+    for policy_id, moments in found.items():
+        moments.load_state_dict(state[policy_id])
+    return found

@@ -27,10 +27,18 @@ from rlrun.core.shards import ShardPlan
 from rlrun.workers.actor import DEFAULT_POLICY_ID
 from rlrun.workers.env_context import EnvContext
 from rlrun.workers.evaluate import PIECE_S, Amount
-from rlrun.workers.rollout_worker import RolloutWorker, Spaces, WorkerConfig
-from rlrun.workers.sample import RowsElsewhere, Sample
+from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.sample import (
+    RowsElsewhere,
+    Sample,
+    moments_of,
+    moments_state,
+    report_of,
+    report_state,
+)
 from rlrun.workers.task import Task, do
-from rlrun.workers.task_state import is_same, pack, pack_entries, unpack, unpack_entries
+from rlrun.workers.task_state import is_same, pack, unpack
+from rlrun.workers.worker_config import Spaces, WorkerConfig
 
 logger = logging.getLogger("rlrun.workers")
 
@@ -423,10 +431,10 @@ class WorkerSet:
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "tasks": [pack(task) for task in self.tasks],
-            "rounds": [_as_plain(sample) for sample in self._rounds],
-            "arrived": [[position, _as_plain(sample)] for position, sample in self._under_way()],
-            "episodes": [_report_as_plain(report) for report in self._episodes],
-            "gathered": _moments_as_plain(self._gathered),
+            "rounds": [sample.state_dict() for sample in self._rounds],
+            "arrived": [[position, sample.state_dict()] for position, sample in self._under_way()],
+            "episodes": [report_state(report) for report in self._episodes],
+            "gathered": moments_state(self._gathered),
             "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
             "older_weights": self._older_weights(),
@@ -441,17 +449,17 @@ class WorkerSet:
             # Of workers that the state knows, each then gets what it had itself.
             self.set_tasks([unpack(task) for task in tasks])
             self._tasks_may_differ = True
-        self._rounds = [_as_sample(sample) for sample in state["rounds"]]
+        self._rounds = [Sample.from_state(sample) for sample in state["rounds"]]
         if self._pool is not None:
             for task in SAMPLING:
                 self._pool.settle(task).clear()
         last_position = max(self.num_workers, 1) - 1
         self._arrived = deque(
-            (min(int(position), last_position), _as_sample(sample))
+            (min(int(position), last_position), Sample.from_state(sample))
             for position, sample in state["arrived"]
         )
-        self._episodes = [_as_report(report) for report in state["episodes"]]
-        self._gathered = _as_moments(state["gathered"])
+        self._episodes = [report_of(report) for report in state["episodes"]]
+        self._gathered = moments_of(state["gathered"])
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
             stats.load_state_dict(state["exploration"][policy_id])
@@ -549,48 +557,3 @@ def _are_same(tasks: Sequence[Any], others: Sequence[Any]) -> bool:
 def _steps_in(sample: Sample) -> int:
     # Void steps count, or they would call for a whole second round.
     return sample.void_steps + sum(batch.num_steps for batch in sample.batches.values())
-
-
-def _as_plain(sample: Sample) -> dict[str, Any]:
-    """What a checkpoint holds of a sample."""
-    return {
-        **vars(sample),
-        "batches": {id_: dict(_here(batch)) for id_, batch in sample.batches.items()},
-        "episodes": [_report_as_plain(report) for report in sample.episodes],
-        "gathered": _moments_as_plain(sample.gathered),
-    }
-
-
-def _here(rows: Batch | RowsElsewhere) -> Batch:
-    return rows.fetch() if isinstance(rows, RowsElsewhere) else rows
-
-
-def _as_sample(plain: Mapping[str, Any]) -> Sample:
-    return Sample(
-        **{
-            **plain,
-            "batches": {id_: Batch(batch) for id_, batch in plain["batches"].items()},
-            "episodes": [_as_report(report) for report in plain["episodes"]],
-            "gathered": _as_moments(plain["gathered"]),
-        }
-    )
-
-
-def _report_as_plain(report: EpisodeReport) -> dict[str, Any]:
-    """What a checkpoint holds of a report, which may have media of any kind."""
-    return {**vars(report), "media": pack_entries(report.media)[0]}
-
-
-def _as_report(plain: Mapping[str, Any]) -> EpisodeReport:
-    return EpisodeReport(**{**plain, "media": unpack_entries(plain["media"])})
-
-
-def _moments_as_plain(gathered: Mapping[str, RunningMoments]) -> dict[str, Any]:
-    return {policy_id: moments.state_dict() for policy_id, moments in gathered.items()}
-
-
-def _as_moments(plain: Mapping[str, Any]) -> dict[str, RunningMoments]:
-    found = {policy_id: RunningMoments(state["mean"].shape) for policy_id, state in plain.items()}
-    for policy_id, moments in found.items():
-        moments.load_state_dict(plain[policy_id])
-    return found

@@ -18,8 +18,9 @@ from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import MLP
 from rlrun.core.policy import Policy
 from rlrun.workers.envs import EnvConfig
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker
 from rlrun.workers.sample import Sample
+from rlrun.workers.worker_config import WorkerConfig
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,8 @@ from rlrun.core.exploration import EpsilonGreedy, StochasticSampling
 from rlrun.core.filters import NoFilter, RunningMoments
 from rlrun.core.networks import CNN
 from rlrun.workers.envs import EnvConfig
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.worker_config import WorkerConfig
 
 COUNTING = "toy_envs.CountingEnv"
 USUAL = {"obs", "actions", "rewards", "next_obs", "terminated", "truncated"}

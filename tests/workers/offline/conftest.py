@@ -14,7 +14,8 @@ from rlrun.core.exploration import StochasticSampling
 from rlrun.core.networks import MLP, Model
 from rlrun.workers.envs import EnvConfig
 from rlrun.workers.offline.config import InputConfig, OutputConfig
-from rlrun.workers.rollout_worker import RolloutWorker, WorkerConfig
+from rlrun.workers.rollout_worker import RolloutWorker
+from rlrun.workers.worker_config import WorkerConfig
 
 
 @pytest.fixture
