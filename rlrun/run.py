@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -131,6 +132,9 @@ class Run:
             logger.info("Run folder: %s, seed %d", self.folder, self.settings.seed)
             logger.info("%s", tuned_or_general(self.settings.tuned))
             trainer = self._trainer = self._make_trainer(is_fresh)
+            # What is there by now stays: it need not be looked through again and again for garbage.
+            gc.freeze()
+            stack.callback(gc.unfreeze)
             try:
                 if is_fresh or self._goes_on(trainer):
                     self._train(trainer)

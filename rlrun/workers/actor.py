@@ -138,9 +138,10 @@ class Actor:
                 f"action masks. Give it one by rlrun.core.masks.action_mask, or leave it at false."
             )
         policy.wants_compile, policy.uses_amp = config.model.compile, config.model.amp
-        policy.observation_filter = make_filter(
+        observation_filter = make_filter(
             config.observation_filter, self.obs_space.shape, self.preprocessor.layout
         )
+        policy.add_module("observation_filter", observation_filter)
         return policy
 
     def act(
