@@ -22,7 +22,6 @@ class GTrXL(Model):
     """A gated transformer over an encoder: an MLP where observations are vectors, a CNN where they
     are images (conf/model/gtrxl.yaml). Values are the classic API's."""
 
-    vf_share_layers: bool = True
     attention_num_transformer_units: int = 1
     """Transformer units, one on top of the other; the paper has 12."""
     attention_dim: int = 64

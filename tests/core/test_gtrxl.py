@@ -23,6 +23,7 @@ SMALL: Any = {
     "attention_position_wise_mlp_dim": 6,
     "max_seq_len": 4,
     "fcnet_hiddens": [6],
+    "vf_share_layers": True,
 }
 VECTORS = spaces.Box(-1.0, 1.0, (3,), np.float32)
 

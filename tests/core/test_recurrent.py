@@ -88,12 +88,8 @@ CASES = {
     ),
     "lstm of images": (CNN(**LSTM, **CONV), IMAGES, spaces.Discrete(2)),
     "one's own": (OwnModel(fcnet_hiddens=[6], max_seq_len=4), VECTORS, spaces.Discrete(3)),
-    "gtrxl": (GTrXL(**ATTENTION), VECTORS, spaces.Discrete(3)),
-    "gtrxl, a memory each": (
-        GTrXL(**ATTENTION, vf_share_layers=False),
-        VECTORS,
-        spaces.Discrete(3),
-    ),
+    "gtrxl, a memory each": (GTrXL(**ATTENTION), VECTORS, spaces.Discrete(3)),
+    "gtrxl, shared": (GTrXL(**ATTENTION, vf_share_layers=True), VECTORS, spaces.Discrete(3)),
     "gtrxl after actions": (
         GTrXL(**ATTENTION, attention_use_n_prev_actions=1, attention_use_n_prev_rewards=1),
         VECTORS,
@@ -285,7 +281,7 @@ def test_the_observation_filter_is_applied_on_both_sides():
     torch.testing.assert_close(found, rows.real(rows["values"]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["lstm, a memory each", "gtrxl"])
+@pytest.mark.parametrize("case", ["lstm, a memory each", "gtrxl, shared"])
 def test_copies_act_alike_and_apart(case):
     policy = make(*CASES[case])
     obs = observations(VECTORS, 4)
