@@ -16,6 +16,11 @@ CNN = ["model=cnn", "model.post_fcnet_hiddens=[16]"]
 DQN = ["tuned=none", "algo.timesteps_per_iteration=80", "algo.learning_starts=64"]
 DQN += ["algo.train_batch_size=16", "algo.buffer_size=100"]
 
+R2D2 = ["model.max_seq_len=8", "algo.burn_in=2", "algo.sequence_overlap=2"]
+R2D2 += ["algo.rollout_fragment_length=20"]
+GTRXL = ["model=gtrxl", "model.attention_dim=16", "model.attention_head_dim=8"]
+GTRXL += ["model.attention_num_transformer_units=1", "model.attention_num_heads=2"]
+
 LEARNERS: dict[str, tuple[str, str, list[str]]] = {
     "ppo": ("ppo", "CartPole-v1", PPO),
     "cnn": ("ppo", "toy_envs.ImageEnv", [*PPO, *CNN, "env.env_config.truncates_at=10"]),
@@ -23,6 +28,16 @@ LEARNERS: dict[str, tuple[str, str, list[str]]] = {
     "dqn": ("dqn", "CartPole-v1", DQN),
     "rainbow": ("rainbow", "CartPole-v1", [*DQN, "algo.n_step=1"]),
     "sac": ("sac", "Pendulum-v1", DQN),
+    "gtrxl": ("ppo", "CartPole-v1", [*PPO, *GTRXL]),
+    "entropy": ("ppo", "CartPole-v1", [*PPO, "algo.entropy_coeff=0.01"]),
+    "gaussian": ("ppo", "Pendulum-v1", PPO),
+    "pg": ("pg", "CartPole-v1", ["tuned=none", "algo.timesteps_per_iteration=0"]),
+    "a2c": ("a2c", "CartPole-v1", ["tuned=none", "algo.timesteps_per_iteration=0"]),
+    "a3c": ("a3c", "CartPole-v1", ["tuned=none", "algo.timesteps_per_iteration=0"]),
+    "impala": ("impala", "CartPole-v1", ["tuned=none", "algo.timesteps_per_iteration=0"]),
+    "appo": ("appo", "CartPole-v1", ["tuned=none", "algo.timesteps_per_iteration=0"]),
+    "ddppo": ("ddppo", "CartPole-v1", PPO),
+    "r2d2": ("r2d2", "CartPole-v1", [*DQN, *R2D2]),
 }
 
 
@@ -50,7 +65,12 @@ def first_losses(name: str, *overrides: str) -> dict[str, float]:
             pytest.param(name, "compile", marks=pytest.mark.slow)
             for name in ("cnn", "dqn", "sac", "lstm")
         ),
-        *(("ppo", "amp"), ("cnn", "amp"), ("dqn", "amp"), ("rainbow", "amp"), ("lstm", "amp")),
+        *((name, "amp") for name in ("ppo", "cnn", "dqn", "rainbow", "lstm", "gtrxl", "r2d2")),
+        *((name, "amp") for name in ("entropy", "a2c", "impala")),
+        *(
+            pytest.param(name, "amp", marks=pytest.mark.slow)
+            for name in ("gaussian", "pg", "a3c", "appo", "ddppo")
+        ),
     ],
 )
 def test_losses_stay_close_to_those_without(name, switch):

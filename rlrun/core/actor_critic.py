@@ -16,7 +16,7 @@ from rlrun.core.masks import action_mask
 from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.recurrent import RecurrentActorCritic
-from rlrun.core.stack import Stack
+from rlrun.core.stack import Stack, in_float32
 
 
 def make_actor_critic(
@@ -54,7 +54,7 @@ class ActorCritic(Policy):
         features = self.observation_filter.forward(rows["obs"])
         if self._shared is not None:
             features = self._shared(features)
-        outputs, values = self._pi(features), self._vf(features)
+        outputs, values = in_float32(self._pi(features)), in_float32(self._vf(features))
         if self.action_mask is not None:
             outputs = self.action_mask(outputs, rows["obs"])
         return self.family(outputs, self.log_std), values.squeeze(-1)

@@ -273,7 +273,9 @@ class GRUGate(nn.Module):
         x_r, x_z = self.u_rz(x).chunk(2, -1)
         r = (y_r + x_r).sigmoid()
         z = (y_z + x_z - self.bias).sigmoid()
-        return torch.lerp(x, (y_g + self.u_g(r * x)).tanh(), z)
+        h = (y_g + self.u_g(r * x)).tanh()
+        # In bfloat16 only z is float32, by the bias.
+        return torch.lerp(x.to(z.dtype), h.to(z.dtype), z)
 
 
 def seen_steps(num_steps: int, num_before: int, filled: torch.Tensor) -> torch.Tensor:

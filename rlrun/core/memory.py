@@ -104,7 +104,11 @@ class LSTMMemory(Memory):
     def unroll(
         self, features: torch.Tensor, state: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        found, (h, c) = self.lstm(features, (state["h"][None], state["c"][None]))
+        # In bfloat16 a state would lose what it adds up over many steps.
+        with torch.autocast(features.device.type, enabled=False):
+            found, (h, c) = self.lstm(
+                features.float(), (state["h"][None].float(), state["c"][None].float())
+            )
         return found, {"h": h[0], "c": c[0]}
 
     @property

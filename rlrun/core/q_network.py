@@ -15,7 +15,7 @@ from rlrun.core.masks import action_mask
 from rlrun.core.networks import Layers, Model, NoisyLinear
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.policy_model import QModel
-from rlrun.core.stack import Stack
+from rlrun.core.stack import Stack, in_float32
 
 
 class QNetwork(Policy):
@@ -76,7 +76,7 @@ class QNetwork(Policy):
         if self._shared is not None:
             features = self._shared(features)
         value = None if self.value is None else self._value(features)
-        return self._combine(self._advantage(features), value)
+        return in_float32(self._combine(self._advantage(features), value))
 
     def q_values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Action values [N, num_actions] from what `forward` gave."""

@@ -19,7 +19,7 @@ from rlrun.core.masks import action_mask
 from rlrun.core.memory import Memory
 from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Policy, Previous, State
-from rlrun.core.stack import Stack
+from rlrun.core.stack import Stack, in_float32
 
 
 class RecurrentPolicy(Policy):
@@ -164,10 +164,10 @@ class RecurrentActorCritic(RecurrentPolicy):
         """The distribution over actions and the state values, [S, L] of sequences (whatever their
         `mask` says: every step is a step), or [N] of steps with a state each."""
         features = self.unroll(rows)
-        outputs, values = self._pi(features[0]), self._vf(features[-1]).squeeze(-1)
+        outputs, values = in_float32(self._pi(features[0])), in_float32(self._vf(features[-1]))
         if self.action_mask is not None:
             outputs = self.action_mask(outputs, rows["obs"])
-        return self.family(outputs, self.log_std), values
+        return self.family(outputs, self.log_std), values.squeeze(-1)
 
 
 class Trunk:

@@ -14,7 +14,7 @@ from rlrun.core.networks import Model
 from rlrun.core.policy import Extras, Previous, State
 from rlrun.core.q_network import make_stream
 from rlrun.core.recurrent import RecurrentPolicy
-from rlrun.core.stack import Stack
+from rlrun.core.stack import Stack, in_float32
 
 
 class RecurrentQNetwork(RecurrentPolicy):
@@ -46,7 +46,7 @@ class RecurrentQNetwork(RecurrentPolicy):
         [N, num_actions] of steps with a state each."""
         features = self.unroll(rows)[0]
         value = None if self._value is None else self._value(features)
-        return _combine(self._advantage(features), value)
+        return in_float32(_combine(self._advantage(features), value))
 
     def decide(self, rows: Batch) -> tuple[Distribution, dict[str, torch.Tensor]]:
         (features,), after = self.step_in_torch(rows)

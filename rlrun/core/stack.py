@@ -131,6 +131,12 @@ class Stack:
         return self.__dict__ | state | {"_seen_changes": -1, "_hooks": [], "_addresses": []}
 
 
+def in_float32(outputs: torch.Tensor) -> torch.Tensor:
+    """What heads gave, for distributions and losses: those of bfloat16 overflow, and round ratios
+    of 1 to others."""
+    return outputs.float()
+
+
 def through(modules: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
     """x through one module after the other."""
     for module in modules:
