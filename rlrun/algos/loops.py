@@ -41,10 +41,12 @@ def replay(algorithms: Mapping[str, Any], workers: Any) -> None:
 
 
 def asynchronous(algorithms: Mapping[str, Any], workers: Any) -> None:
-    """Take in `train_batch_size` steps as fragments arrive, while a thread learns from those before
-    them; whoever brought one gets new weights. Without remote workers both take turns."""
+    """Until the iteration is over, at least for `train_batch_size` steps, take in fragments as they
+    arrive, while a thread learns; whoever brought one gets new weights. Without remote workers both
+    take turns."""
     some_algorithm = next(iter(algorithms.values()))
-    end = workers.num_env_steps_sampled + some_algorithm.train_batch_size
+    one_batch = workers.num_env_steps_sampled + some_algorithm.train_batch_size
+    end = max(workers.iteration_ends_at, one_batch)
     with ExitStack() as stack:
         learners = {
             policy_id: stack.enter_context(algorithm.at_work(workers))

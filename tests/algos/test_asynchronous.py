@@ -133,6 +133,44 @@ def interrupt_at(update: int, raises: bool = False) -> list[str]:
     return [target, f"callbacks.x.at={update}", f"callbacks.x.raises={raises}"]
 
 
+class FirstUpdateTakesLong(Callbacks):
+    """The first update lasts until `num_steps` env steps have been gathered beside it."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps, self.is_over = num_steps, False
+        self.trainer: Any = None
+
+    def on_trainer_init(self, *, trainer, **kwargs):
+        self.trainer = trainer
+
+    def on_learn_on_batch(self, **kwargs):
+        begun = time.monotonic()
+        while not self.is_over:
+            gathered = self.trainer.workers.num_env_steps_sampled >= self.num_steps
+            self.is_over = gathered or time.monotonic() - begun > 60.0
+            time.sleep(0.001)
+
+    def __reduce__(self):  # Workers need no trainer.
+        return FirstUpdateTakesLong, (self.num_steps,)
+
+
+@pytest.mark.parametrize(("drops", "num_dropped"), [(True, 200), (False, 0)])
+def test_gathering_goes_on_while_the_learner_learns_until_the_line_is_full(drops, num_dropped):
+    # 20 steps are learned from; 3 batches of 20 wait: then those that come are dropped, or wait.
+    num_steps = 300 if drops else 80
+    overrides = [
+        *("algo.learner_queue_size=3", f"algo.learner_queue_drops={drops}"),
+        f"callbacks.x._target_={__name__}.FirstUpdateTakesLong",
+        *(f"callbacks.x.num_steps={num_steps}", "algo.timesteps_per_iteration=400"),
+    ]
+    with make("CartPole-v1", *overrides) as trainer:
+        result = trainer.train()
+    learner = result["info"]["learner"]["default_policy"]
+    assert learner["learner_stats"]["learner_queue_size_max"] == 3.0
+    assert learner["num_rows_dropped"] >= num_dropped
+    assert drops or learner["num_rows_dropped"] == 0
+
+
 @pytest.mark.parametrize("algo", ["impala", pytest.param("appo", marks=pytest.mark.slow)])
 def test_it_learns_beside_the_gathering_is_interrupted_and_goes_on(algo, tmp_path):
     overrides = [
