@@ -105,9 +105,11 @@ class DDPPO(PPO):
         wanted = max(round(num_steps.mean() / self.minibatch_size), 1)
         return rows.shuffled_parts(min(wanted, int(num_rows.min())), self.num_epochs, self.rng)
 
-    def apply_gradients(self) -> dict[str, Any]:
-        self.peers.average(self.policy.flat.grad)
-        return super().apply_gradients()
+    def compute_gradients(self, rows: Batch) -> dict[str, Any]:
+        """The gradient of what all peers have in their minibatches, each step as much as any."""
+        metrics = super().compute_gradients(rows)
+        self.peers.average(self.policy.flat.grad, rows.num_steps)
+        return metrics
 
     def _adapt_kl_coeff(self, kl: float) -> None:
         super()._adapt_kl_coeff(float(self.peers.gather(np.array([kl])).mean()))

@@ -143,14 +143,7 @@ def test_two_workers_equal_one_process_on_the_same_rows(pair, num_rows):
     batches = [random_rows(rank, num_rows[rank]) for rank in (0, 1)]
     for pair_of_steps in zip(first_steps, other_steps, strict=True):
         rows = [batch.take(step) for batch, step in zip(batches, pair_of_steps, strict=True)]
-        if rows[0].num_rows == rows[1].num_rows:
-            one.compute_gradients(concat(rows).to())
-        else:  # Each worker counts as much as any other.
-            halves = []
-            for part in rows:
-                one.compute_gradients(part.to())
-                halves.append(one.policy.flat.grad / 2)
-            one.policy.flat.grad.copy_(halves[0] + halves[1])
+        one.compute_gradients(concat(rows).to())
         one.apply_gradients()
     np.testing.assert_allclose(weights_of(one), first, rtol=1e-4, atol=2e-6)
     assert np.abs(first - before).max() > 1e-3
