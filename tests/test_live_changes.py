@@ -85,6 +85,8 @@ def test_parts_that_a_learner_holds_follow():
         ({"num_envs_per_worker": 4}, r"algo\.num_envs_per_worker is built in"),
         ({"learning_rate": 1e-3}, r"algo\.learning_rate does not exist.*lr"),
         ({"minibatch_size": 1000}, r"minibatch_size=1000 exceeds"),
+        ({"kl_coeff": 0.5, "use_kl_loss": True}, r"algo\.kl_coeff is built in"),
+        ({"use_kl_loss": True}, r"algo\.use_kl_loss is built in"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(values, words):
@@ -94,6 +96,13 @@ def test_what_cannot_be_is_refused_and_changes_nothing(values, words):
             trainer.set_hyperparameters(**values)
         assert trainer.algorithms["default_policy"].lr == before
         assert trainer.algorithms["default_policy"].changes == {}
+
+
+@pytest.mark.parametrize(("algo", "name"), [("pg", "use_baseline"), ("appo", "kl_coeff")])
+def test_what_decides_on_columns_or_where_adapting_begins_is_built_in(algo, name):
+    with make_trainer(algo, env="CartPole-v1", overrides=["tuned=none"], seed=1) as trainer:
+        with pytest.raises(ConfigError, match=rf"algo\.{name} is built in"):
+            trainer.set_hyperparameters(**{name: 1})
 
 
 def test_a_restored_trainer_goes_on_with_what_was_changed(tmp_path):

@@ -48,7 +48,7 @@ class APPO(AsynchronousActorCritic):
     tau: float = 1.0
     """Share of the weights that the target takes over then."""
 
-    built_in: ClassVar[frozenset[str]] = AsynchronousActorCritic.built_in | {"vtrace"}
+    built_in: ClassVar[frozenset[str]] = AsynchronousActorCritic.built_in | {"vtrace", "kl_coeff"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

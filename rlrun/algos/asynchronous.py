@@ -151,6 +151,10 @@ class AsynchronousActorCritic(ThreadedLearner, Algorithm):
             self.policy.flat, decay=self.decay, momentum=self.momentum, eps=self.epsilon
         )
 
+    def learn_on_batch(self, batch: Batch) -> None:
+        # The same rows come again: what the hook makes of them is for one update.
+        super().learn_on_batch(batch.copied() if self.on_learn_on_batch is not None else batch)
+
     def learn(self, rows: Batch) -> dict[str, Any]:
         ages = self.num_updates - rows.real(rows.pop("sampled_at_update"))
         queue_size = len(self.intake.line)

@@ -4,7 +4,7 @@ al., 2000, NIPS 12)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -48,6 +48,7 @@ class PG(Algorithm):
     """Whether the rewards to go (or advantages) of a train batch get mean 0 and standard
     deviation 1."""
 
+    built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"use_baseline"}
     loop = staticmethod(loops.on_policy)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -61,6 +61,8 @@ class PPO(Algorithm):
     """Whether each minibatch's advantages get mean 0 and standard deviation 1."""
     adam_epsilon: float = 1e-5
 
+    # The first decides on columns of steps that wait, the other is where adapting begins.
+    built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"use_kl_loss", "kl_coeff"}
     loop = staticmethod(loops.on_policy)
 
     def __post_init__(self) -> None:

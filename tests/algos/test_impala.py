@@ -14,6 +14,7 @@ from test_resume import assert_resumed_equals_uninterrupted
 
 from rlrun.algos.impala import Impala
 from rlrun.core.batch import Batch
+from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import MLP
 from rlrun.core.sequences import Unrolling
@@ -317,3 +318,31 @@ def test_it_learns_to_balance_a_pole():
         returns = [trainer.train()["episode_reward_mean"] for _ in range(10)]
     assert returns[0] < 50.0
     assert returns[-1] > 110.0
+
+
+class DoubleRewards(Callbacks):
+    """Doubles the rewards of each update, in place, and notes what it found."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_learn_on_batch(self, *, train_batch, **kwargs):
+        self.found.append(float(train_batch["rewards"].max()))
+        train_batch["rewards"] *= 2.0
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        ["algo.num_sgd_iter=3"],
+        ["algo.replay_proportion=0.5", "algo.replay_buffer_num_slots=4"],
+    ],
+)
+def test_what_a_hook_changes_in_rows_that_come_again_is_for_one_update(again):
+    overrides = ["tuned=none", "algo.train_batch_size=50", "algo.timesteps_per_iteration=200"]
+    hook = {"x": {"_target_": f"{__name__}.DoubleRewards"}}
+    with make_trainer("impala", "CartPole-v1", [*overrides, *again], callbacks=hook) as trainer:
+        trainer.train()
+        found = trainer.callbacks.found
+    assert len(found) >= 4
+    assert set(found) == {1.0}
