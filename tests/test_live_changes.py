@@ -100,9 +100,11 @@ def test_what_cannot_be_is_refused_and_changes_nothing(values, words):
 
 @pytest.mark.parametrize(("algo", "name"), [("pg", "use_baseline"), ("appo", "kl_coeff")])
 def test_what_decides_on_columns_or_where_adapting_begins_is_built_in(algo, name):
-    with make_trainer(algo, env="CartPole-v1", overrides=["tuned=none"], seed=1) as trainer:
-        with pytest.raises(ConfigError, match=rf"algo\.{name} is built in"):
-            trainer.set_hyperparameters(**{name: 1})
+    with (
+        make_trainer(algo, env="CartPole-v1", overrides=["tuned=none"], seed=1) as trainer,
+        pytest.raises(ConfigError, match=rf"algo\.{name} is built in"),
+    ):
+        trainer.set_hyperparameters(**{name: 1})
 
 
 def test_a_restored_trainer_goes_on_with_what_was_changed(tmp_path):

@@ -68,7 +68,7 @@ class A2C(Algorithm):
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        return ("values", "next_values")
+        return ("values", "next_values", *self.age_columns)
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

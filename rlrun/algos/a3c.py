@@ -27,7 +27,7 @@ class A3C(A2C):
     learns_on_workers = True
 
     @property
-    def rollout_columns(self) -> tuple[str, ...]:
-        return (*super().rollout_columns, "sampled_at_update")
+    def age_columns(self) -> tuple[str, ...]:
+        return ("sampled_at_update",)
 
     loop = staticmethod(loops.asynchronous_gradients)

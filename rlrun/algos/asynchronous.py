@@ -156,12 +156,9 @@ class AsynchronousActorCritic(ThreadedLearner, Algorithm):
         super().learn_on_batch(batch.copied() if self.on_learn_on_batch is not None else batch)
 
     def learn(self, rows: Batch) -> dict[str, Any]:
-        ages = self.num_updates - rows.real(rows.pop("sampled_at_update"))
         queue_size = len(self.intake.line)
         return super().learn(rows) | {
             "entropy_coeff": self.scheduled("entropy_coeff"),
-            "policy_lag_mean": ages.double().mean(),
-            "policy_lag_max": ages.max(),
             "learner_queue_size_mean": queue_size,
             "learner_queue_size_max": queue_size,
         }

@@ -96,10 +96,9 @@ def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) ->
     workers.note(sample)
     for policy_id, gradient in sample.gradients.items():
         learn_from(algorithms[policy_id], gradient)
+    # Where no episode is whole yet, it goes on by the weights that it began with.
     if sample.gradients:
         workers.sync_weights(algorithms, to=position)
-    else:  # No episode was whole yet.
-        workers.publish(algorithms, to=position)
 
 
 def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:

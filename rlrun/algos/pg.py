@@ -26,8 +26,10 @@ from rlrun.core.schedules import ScheduleLike, check_schedule_range
 class PG(Algorithm):
     """One gradient step along log pi times rewards to go, for each train batch of whole episodes.
 
-    With a value baseline, advantages take the place of rewards to go. conf/algo/pg.yaml lists the
-    defaults.
+    With a value baseline, advantages take the place of rewards to go. With several envs or workers
+    episodes are under way at an update: their first steps are of older weights, which nothing
+    corrects; `policy_lag_mean` and `policy_lag_max` tell by how many updates. conf/algo/pg.yaml
+    lists the defaults.
     """
 
     lr: ScheduleLike = 4e-4
@@ -66,7 +68,8 @@ class PG(Algorithm):
 
     @property
     def rollout_columns(self) -> tuple[str, ...]:
-        return ("values", "next_values") if self.use_baseline else ()
+        columns = ("values", "next_values") if self.use_baseline else ()
+        return (*columns, *self.age_columns)
 
     def make_policy(
         self, obs_space: spaces.Box, action_space: spaces.Space, model: Model

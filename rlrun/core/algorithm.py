@@ -18,7 +18,7 @@ from rlrun.core.callbacks import Callbacks, call
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.filters import RunningMoments
-from rlrun.core.learner_stats import LearnerStats
+from rlrun.core.learner_stats import LearnerStats, policy_lag
 from rlrun.core.metrics import Timers
 from rlrun.core.networks import Model
 from rlrun.core.optim import FlatAdam, FlatOptimizer
@@ -152,9 +152,17 @@ class Algorithm:
         """Columns beside obs, actions, rewards, terminated and truncated that postprocess or learn
         need: next_obs (the real one, also at an episode's end), log_probs, dist_inputs, next_values
         (the policy's value of the state after each step), sampled_at_update (how many updates the
-        weights had seen that acted), or extras of the policy such as values.
+        weights had seen that acted; `learn` reports their policy lag), or extras of the policy such
+        as values.
         """
         return ()
+
+    @property
+    def age_columns(self) -> tuple[str, ...]:
+        """What tells how old steps are, for algorithms whose rows should be of the newest weights
+        and which nothing corrects where they are not: in episodes that are under way at an update.
+        """
+        return ("sampled_at_update",) if self.batch_mode == "complete_episodes" else ()
 
     @staticmethod
     def loop(algorithms: Mapping[str, Any], workers: Any) -> None:
@@ -314,7 +322,10 @@ class Algorithm:
     def learn(self, rows: Batch) -> dict[str, Any]:
         """Update the policy from rows of torch tensors on the learner's device; returns learner
         statistics: numbers, or vectors of which mean, least and largest are reported."""
-        return self.compute_gradients(rows) | self.apply_gradients()
+        lag = {}
+        if "sampled_at_update" in rows:
+            lag = policy_lag(self.num_updates, rows.real(rows["sampled_at_update"]))
+        return self.compute_gradients(rows) | self.apply_gradients() | lag
 
     def compute_gradients(self, rows: Batch) -> dict[str, Any]:
         """Put the gradient of `loss` into `policy.flat.grad`; returns learner statistics."""

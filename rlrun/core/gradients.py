@@ -11,6 +11,7 @@ from torch import nn
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
+from rlrun.core.learner_stats import policy_lag
 
 Gradient = dict[str, Any]
 """Plain numbers and arrays: `values` [P], float32, laid out as the network's flat vector; the
@@ -40,7 +41,7 @@ def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
 def learn_from(learner: Algorithm, gradient: Gradient) -> None:
     """One optimiser step along a worker's gradient."""
     started = time.perf_counter()
-    ages = learner.num_updates - gradient["sampled_at_update"]
+    lag = policy_lag(learner.num_updates, gradient["sampled_at_update"])
     learner.num_rows_trained += gradient["num_steps"]
     if gradient["custom_metrics"]:
         learner.custom_stats.add(gradient["custom_metrics"])
@@ -48,14 +49,7 @@ def learn_from(learner: Algorithm, gradient: Gradient) -> None:
     if gradient["statistics"]:
         for name, buffer in _statistics(learner).items():
             buffer.copy_(torch.as_tensor(gradient["statistics"][name]))
-    learner.learner_stats.add(
-        {
-            **gradient["metrics"],
-            **learner.apply_gradients(),
-            "policy_lag_mean": ages.mean(),
-            "policy_lag_max": ages.max(),
-        }
-    )
+    learner.learner_stats.add({**gradient["metrics"], **learner.apply_gradients(), **lag})
     learner.timers.add("learn", started)
 
 

@@ -16,6 +16,13 @@ FOLD_AFTER_ON_GPU = 512
 """The same where a sum has to wait for a GPU."""
 
 
+def policy_lag(num_updates: int, sampled_at_update: torch.Tensor | np.ndarray) -> dict[str, Any]:
+    """How many updates lie between the weights that sampled steps and those that learn from them,
+    which have seen `num_updates`; sampled_at_update: [N], int64, of each step."""
+    ages = num_updates - torch.as_tensor(sampled_at_update)
+    return {"policy_lag_mean": ages.double().mean(), "policy_lag_max": ages.max()}
+
+
 class LearnerStats:
     """Means over all updates since the last `take`; of vectors also the least and largest entry.
 

@@ -86,9 +86,15 @@ class EnvSampler:
         self._steps_timed = 0
 
     def sample(
-        self, num_steps: int, timestep: int, explore: bool, only_usual: bool = False
+        self,
+        num_steps: int,
+        timestep: int,
+        explore: bool,
+        only_usual: bool = False,
+        ends_with_episode: bool = False,
     ) -> Batch:
-        """`num_steps` steps of every env as columns [T, B, ...].
+        """`num_steps` steps of every env as columns [T, B, ...]; `ends_with_episode`: fewer, if the
+        episode of the first env ends before.
 
         `timestep` counts env steps of all workers before this fragment. Columns: obs, actions,
         rewards, terminated, truncated, those of the actor's `rollout_columns` (unless
@@ -119,7 +125,10 @@ class EnvSampler:
             self._seconds["inference"] += time.perf_counter() - started
             self._step(t, row, decision)
             fragment.put(t, row)
-        self._steps_timed += num_steps
+            if ends_with_episode and (row["terminated"][0] or row["truncated"][0]):
+                fragment.cut(t + 1)
+                break
+        self._steps_timed += t + 1
         self._log.forget(self.lengths)
         columns = fragment.columns
         self._check_columns(columns)
@@ -444,3 +453,7 @@ class _Fragment:
                 columns[name] = np.empty((self.num_steps, *part.shape), dtype)
         for name, part in row.items():
             columns[name][t] = part
+
+    def cut(self, num_steps: int) -> None:
+        """Leave out what lies behind the first `num_steps` steps."""
+        self.columns = self.columns.take(slice(num_steps))

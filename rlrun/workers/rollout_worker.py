@@ -137,9 +137,8 @@ class RolloutWorker:
         started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
-        num_steps = actor.algorithm.fragment_length(self.num_workers)
         actor.exploration.before_fragment()
-        fragment = self.input.sample(num_steps, self.timestep, self.config.explore)
+        fragment = self._fragment(self.input, actor.algorithm)
         if "sampled_at_update" in actor.algorithm.rollout_columns:
             num_updates = self.num_updates.get(actor.policy_id, 0)
             fragment["sampled_at_update"] = np.full(fragment["rewards"].shape, num_updates)
@@ -172,6 +171,19 @@ class RolloutWorker:
             gradients=gradients,
             exploration={actor.policy_id: exploration_stats} if exploration_stats else {},
         )
+
+    def _fragment(self, source: Input, algorithm: Algorithm) -> Batch:
+        """What is sampled at a time, [T, B, ...]."""
+        num_steps = algorithm.fragment_length(self.num_workers)
+        is_one_episode = (
+            algorithm.batch_mode == "complete_episodes" and algorithm.num_envs_per_worker == 1
+        )
+        if is_one_episode and isinstance(source, EnvSampler):
+            # A longer one would begin the next episode by weights that it does not end with.
+            return source.sample(
+                num_steps, self.timestep, self.config.explore, ends_with_episode=True
+            )
+        return source.sample(num_steps, self.timestep, self.config.explore)
 
     def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:
         """The same in two parts, of which the rows need not go where the other goes."""

@@ -12,6 +12,7 @@ from policy_gradient_reference import ACTION_SPACES, Reference, as_sequences, le
 from rlrun.algos.pg import PG
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
+from rlrun.run import make_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,20 @@ def test_schedules_are_read_at_the_timestep_of_now():
     metrics = algo.learn(batch.to())
     reference.assert_equals(policy)
     assert (metrics["cur_lr"], metrics["entropy_coeff"]) == (0.01, 0.05)
+
+
+@pytest.mark.parametrize("algo", ["pg", "a2c"])
+@pytest.mark.parametrize(("num_envs", "is_newest"), [(1, True), (8, False)])
+def test_whole_episodes_of_one_env_are_of_the_newest_weights_and_results_say_so(
+    algo, num_envs, is_newest
+):
+    overrides = ["tuned=none", "algo.train_batch_size=40", f"algo.num_envs_per_worker={num_envs}"]
+    overrides += ["algo.batch_mode=complete_episodes", "algo.timesteps_per_iteration=800"]
+    with make_trainer(algo, env="CartPole-v1", overrides=overrides, seed=1) as trainer:
+        stats = trainer.train()["info"]["learner"]["default_policy"]["learner_stats"]
+        assert trainer.algorithms["default_policy"].num_updates > 3
+    assert (stats["policy_lag_max"] == 0.0) is is_newest
+    assert (stats["policy_lag_mean"] == 0.0) is is_newest
 
 
 def test_a_wrong_reference_would_be_noticed():

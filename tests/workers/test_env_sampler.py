@@ -332,12 +332,13 @@ def test_rows_wait_until_their_episode_is_whole(make_worker):
     worker = make_worker(
         COUNTING, fragment=4, batch_mode="complete_episodes", env_config={"terminates_at": 10}
     )
-    samples = [worker.sample() for _ in range(5)]
+    samples = [worker.sample() for _ in range(6)]
     rows = [sample.batches["default_policy"] for sample in samples]
-    assert [batch.num_rows for batch in rows] == [0, 0, 10, 0, 10]
-    assert [sample.env_steps for sample in samples] == [4] * 5
+    assert [batch.num_rows for batch in rows] == [0, 0, 10, 0, 0, 10]
+    # A fragment of one env ends with its episode: new weights begin with a new one.
+    assert [sample.env_steps for sample in samples] == [4, 4, 2] * 2
     assert worker.timestep == 20
-    np.testing.assert_array_equal(rows[4]["obs"], [[1, k] for k in range(10)])
+    np.testing.assert_array_equal(rows[5]["obs"], [[1, k] for k in range(10)])
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "native"])
