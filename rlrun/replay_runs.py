@@ -63,7 +63,7 @@ class Outcome:
     steps: int
     seconds: float
     error: str = ""
-    """The last line that it printed, where it ended with an error."""
+    """The last line that it printed, where it ended with an error, or what ended it."""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -100,7 +100,8 @@ class Runs:
                 ended = [process for process in self.running if process.poll() is not None]
                 for process in ended:
                     replay, started = self.running.pop(process)
-                    yield _outcome(replay, process.returncode, time.monotonic() - started)
+                    seconds = time.monotonic() - started
+                    yield _outcome(replay, process.returncode, seconds, self.signal is not None)
                 if time.monotonic() > self._killed_at:
                     self._send_all(signal.SIGKILL)
                 if not ended:
@@ -140,7 +141,8 @@ class Runs:
                     process.send_signal(number)
 
 
-def _outcome(replay: Replay, status: int, seconds: float) -> Outcome:
+def _outcome(replay: Replay, status: int, seconds: float, was_asked: bool) -> Outcome:
+    """How a process ended; `was_asked`: it was to end before its time."""
     best: dict[str, float] = {}
     reached_at: int | None = None
     steps = 0
@@ -157,8 +159,10 @@ def _outcome(replay: Replay, status: int, seconds: float) -> Outcome:
     verdict, error = "error", next((line for line in reversed(said) if line.strip()), "")
     if status in (0, 1) and any(line.startswith(("PASSED:", "FAILED:")) for line in said):
         verdict, error = "pass" if status == 0 else "fail", ""
-    elif status < 0 or status > 128:
+    elif was_asked and (status < 0 or status > 128):
         verdict, error = "interrupted", ""
+    elif status < 0:
+        error = f"It was ended by {signal.Signals(-status).name}. Is there enough memory?"
     return Outcome(replay, verdict, best, reached_at, steps, seconds, error)
 
 

@@ -333,13 +333,14 @@ class Trainer:
 
         `explore` null means the run's own setting. `state` is what the call before returned, or
         what `policy.get_initial_state()` gives; with it, or with `full_fetch`, returns
-        (action, state, extras). Raises KeyError if there is no such policy, ValueError if a
-        `prev_action` or `prev_reward` is given to a policy that does not look at it.
+        (action, state, extras). Raises KeyError if there is no such policy, ValueError if the state
+        is none of the policy's, or a `prev_action` or `prev_reward` is given to one that does not
+        look at it.
         """
         decision = self._decide(
             [observation],
             policy_id,
-            {name: np.asarray(part)[None] for name, part in dict(state or {}).items()} or None,
+            _as_rows(state),
             None if prev_action is None else [prev_action],
             None if prev_reward is None else [prev_reward],
             explore,
@@ -556,6 +557,13 @@ class Trainer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _as_rows(state: Any) -> Any:
+    """The state of one row for one that has an axis of rows; who has none knows what to say."""
+    if not isinstance(state, Mapping):
+        return state
+    return {name: np.asarray(part)[None] for name, part in state.items()}
 
 
 def _with_videos(config: TrainerConfig) -> TrainerConfig:

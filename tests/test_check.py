@@ -101,6 +101,19 @@ def test_ctrl_c_ends_all_runs_in_order(tmp_path):
     assert not (tmp_path / "check" / "endless_seed4").exists()
 
 
+def test_a_run_that_the_system_kills_is_an_error_and_the_others_go_on(tmp_path):
+    example(tmp_path / "endless.yaml", "episode_reward_mean: 600", iterations=10**9)
+    example(tmp_path / "short.yaml", "counters: {num_env_steps_sampled: 64}", iterations=1)
+    child = Child(tmp_path, "check", "endless.yaml", "short.yaml", "--out", "check.md")
+    child.wait_for_result(tmp_path / "check" / "endless_seed3", 1)
+    (run,) = psutil.Process(child.pid).children()
+    run.kill()
+    outcome = child.wait()
+    assert outcome.status == 1
+    assert [row[7] for row in rows_of(outcome.stdout)[1:]] == ["error", "pass"]
+    assert "endless, seed 3: It was ended by SIGKILL." in outcome.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -195,6 +195,26 @@ def test_whole_episodes_are_cut_to_sequences(memory):
 
 
 @each_memory
+def test_a_state_from_elsewhere_is_the_policys_or_is_refused(memory):
+    with small_trainer(memory) as trainer:
+        obs = trainer.workers.local_worker().spaces.observation_space.sample()
+        state = trainer.get_policy().get_initial_state()
+        expected = trainer.compute_action(obs, state, explore=False)
+        through_json = json.loads(json.dumps({name: part.tolist() for name, part in state.items()}))
+        found = trainer.compute_action(obs, through_json, explore=False)
+        assert found[0] == expected[0]
+        for name, part in expected[1].items():
+            np.testing.assert_array_equal(found[1][name], part)
+            assert found[1][name].dtype == part.dtype
+        name, part = next(iter(state.items()))
+        for wrong in ([*state.values()], {name: part}, {**state, name: np.zeros((3, 7))}):
+            with pytest.raises(ValueError, match=r"state must hold arrays of these names"):
+                trainer.compute_action(obs, wrong)
+            with pytest.raises(ValueError, match=r"state must hold arrays of these names"):
+                trainer.compute_actions([obs], wrong)
+
+
+@each_memory
 def test_padding_changes_nothing_that_ppo_learns_or_measures(memory):
     """Losses, normalised advantages, gradients and metrics: all the same to the last bit."""
     found = []

@@ -191,12 +191,28 @@ class Actor:
         policy that does not look at them.
         """
         obs = np.concatenate([self.preprocessor.single(raw) for raw in observations])
-        if state is None:
-            state = self.policy.initial_state(len(obs))
+        state = self._state(len(obs), state)
         previous = self._previous(len(obs), prev_actions, prev_rewards)
         decision = self.act(obs, state, previous, timestep, explore, policy or self.policy)
         decision.columns["actions"] = decision.actions
         return decision
+
+    def _state(self, num_rows: int, given: State | None) -> State:
+        """What the user gave as the policy's state, in its own dtypes. Raises ValueError if its
+        names or shapes are not those of the policy's."""
+        expected = self.policy.initial_state(num_rows)
+        if given is None or len(given) == 0:
+            return expected
+        found = given if isinstance(given, Mapping) else {}
+        shapes = {name: np.shape(part) for name, part in found.items()}
+        if shapes != {name: part.shape for name, part in expected.items()}:
+            wanted = {name: part.shape[1:] for name, part in expected.items()}
+            what = {name: shape[1:] for name, shape in shapes.items()} or type(given).__name__
+            raise ValueError(
+                f"state must hold arrays of these names and shapes: {wanted}, and holds {what}. "
+                f"Begin with policy.get_initial_state(), then give what the call before returned."
+            )
+        return {name: np.asarray(found[name], part.dtype) for name, part in expected.items()}
 
     def no_previous(self, num_rows: int) -> Previous | None:
         """What stands for the action and reward before an episode; None if nobody looks at them."""
