@@ -31,6 +31,9 @@ class OutputConfig:
     """Bytes after which a file is followed by the next one."""
     compress_columns: tuple[str, ...]
     """Which of `COLUMNS` are packed."""
+    run: str | None = None
+    """The run whose episodes they are, by its folder. Only that run, resumed, goes on with its
+    files; None: a trainer in Python, which nobody else is."""
 
     def __post_init__(self) -> None:
         if self.max_file_size < 1:
