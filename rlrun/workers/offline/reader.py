@@ -171,8 +171,9 @@ class OfflineReader:
             terminated=ends & episode.terminated,
             truncated=ends & (not episode.terminated),
         )
-        for name in ("obs", "actions", "rewards"):
-            if not np.isfinite(columns[name]).all():
+        given = {"obs": rows, "actions": columns["actions"], "rewards": columns["rewards"]}
+        for name, column in given.items():
+            if not np.isfinite(column).all():
                 raise RlrunError(f"{where}: {name} hold numbers that are not finite.")
         if "next_obs" in self.asked:
             columns["next_obs"] = rows[1:]

@@ -314,6 +314,19 @@ def test_what_does_not_fit_the_spaces_is_named(make_worker, tmp_path, column, va
         reader.sample()
 
 
+def test_the_last_observation_is_looked_at_too(make_worker, tmp_path):
+    env = "CartPole-v1"
+    make_worker(env, output=output_to(tmp_path), fragment=100).sample()
+    (path,) = tmp_path.iterdir()
+    head, line, *_ = path.read_text().splitlines()
+    episode = json.loads(line)
+    episode["obs"][-1][1] = float("nan")
+    path.write_text(f"{head}\n{json.dumps(episode)}\n")
+    reader = make_worker(env, input=input_from(tmp_path))
+    with pytest.raises(RlrunError, match="obs hold numbers that are not finite"):
+        reader.sample()
+
+
 def test_data_of_other_spaces_are_refused_before_anything_is_read(make_worker, tmp_path):
     write(make_worker, tmp_path)
     with pytest.raises(SpaceError, match=r"recorded in 'toy_envs.CountingEnv'; this run's are of"):
