@@ -182,6 +182,20 @@ def test_other_data_than_those_of_the_checkpoint_begin_anew(make_worker, tmp_pat
     assert steps_of(two, 1)[0] == (0, 0)
 
 
+def test_where_one_source_is_another_all_begin_anew(make_worker, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(make_worker, tmp_path / name)
+    config = input_from(tmp_path / "a", tmp_path / "b")
+    one = make_worker(COUNTING, input=config, fragment=70)
+    one.sample()
+    state = one.input.state_dict()
+    (tmp_path / "b" / "0.jsonl").rename(tmp_path / "b" / "1.jsonl")
+    two, fresh = (make_worker(COUNTING, input=config, fragment=70) for _ in range(2))
+    assert two.input.load_state_dict(state).tolist() == [True]
+    assert steps_of(two, 1) == steps_of(fresh, 1)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "buffer_size", "is_same"),
     [
