@@ -407,6 +407,15 @@ def test_files_are_found_by_folder_file_and_pattern(tmp_path):
         files_of(str(tmp_path / "empty"))
 
 
+def test_files_that_follow_each_other_come_by_their_numbers(tmp_path):
+    names = ["x_1000.jsonl", "x_1001.jsonl", "x_999.jsonl", "w_2000.jsonl", "y.jsonl"]
+    for name in names:
+        (tmp_path / name).touch()
+    expected = ["w_2000.jsonl", "x_999.jsonl", "x_1000.jsonl", "x_1001.jsonl", "y.jsonl"]
+    for source in (tmp_path, tmp_path / "*.jsonl"):
+        assert [path.name for path in files_of(str(source))] == expected
+
+
 def test_paths_are_those_given_or_shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
