@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algos.off_policy import OffPolicy, check_next_actions
-from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
+from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_greed, refuse_sampling
 from rlrun.core import losses
 from rlrun.core.algorithm import BatchMode
 from rlrun.core.batch import Batch
@@ -132,6 +132,9 @@ class R2D2(OffPolicy):
 
     def check_exploration(self, exploration: Exploration) -> None:
         refuse_sampling("r2d2", exploration, "Use exploration=epsilon_greedy.")
+
+    def check_explores(self, exploration: Exploration) -> None:
+        refuse_greed("r2d2", exploration, "Use exploration=epsilon_greedy.")
 
     def natural_exploration(self) -> Exploration:
         return EpsilonGreedy()
