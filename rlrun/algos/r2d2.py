@@ -94,6 +94,8 @@ class R2D2(OffPolicy):
         "burn_in",
         "sequence_overlap",
         "zero_init_states",
+        "use_h_function",
+        "h_function_epsilon",
     }
     model_fields = frozenset(
         {
@@ -117,6 +119,13 @@ class R2D2(OffPolicy):
         if not self.use_h_function:
             refuse_unused(self, ["h_function_epsilon"], "algo.use_h_function=false")
         check_widths("algo.hiddens", self.hiddens)
+        if self.rollout_fragment_length == "auto" and self.batch_mode == "truncate_episodes":
+            raise ConfigError(
+                "algo.rollout_fragment_length=auto makes fragments of algo.train_batch_size steps "
+                "in all, and that of R2D2 counts sequences. With "
+                "algo.batch_mode=truncate_episodes set the steps of a fragment, or use "
+                "algo.batch_mode=complete_episodes."
+            )
 
     @property
     def lookahead_steps(self) -> int:
@@ -153,7 +162,7 @@ class R2D2(OffPolicy):
             )
         length, longest = self.rollout_fragment_length, model.max_seq_len + self.burn_in
         is_cut = self.batch_mode == "truncate_episodes" and self.burn_in > 0
-        if is_cut and length != "auto" and length <= longest:
+        if is_cut and isinstance(length, int) and length <= longest:
             raise ConfigError(
                 f"algo.burn_in={self.burn_in} has no effect in fragments of "
                 f"algo.rollout_fragment_length={length} steps, which one sequence holds. Use "
