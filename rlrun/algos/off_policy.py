@@ -91,6 +91,7 @@ class OffPolicy(Algorithm):
             check_range(name, getattr(self, name), low=0)
         for name in ("prioritized_replay_alpha", "tau"):
             check_range(name, getattr(self, name), low=0.0, high=1.0)
+        self._check_interval_is_of_tau()
         check_range("prioritized_replay_eps", self.prioritized_replay_eps, low=1e-12)
         check_schedule_range(
             "algo.prioritized_replay_beta", self.prioritized_replay_beta, low=0.0, high=1.0
@@ -108,6 +109,16 @@ class OffPolicy(Algorithm):
             raise ConfigError(
                 f"algo.replay_folder={self.replay_folder} has no effect with "
                 f"algo.replay_storage=memory. Use algo.replay_storage=memmap, or leave it null."
+            )
+
+    def _check_interval_is_of_tau(self) -> None:
+        """Raise ConfigError if targets follow by updates, and the interval is one of env steps."""
+        usual = type(self).target_network_update_freq
+        if type(self).tau == 1.0 > self.tau and self.target_network_update_freq == usual:
+            raise ConfigError(
+                f"algo.target_network_update_freq={usual} is of env steps between copies "
+                f"(algo.tau=1), and with algo.tau={self.tau} it counts updates of the learner. Set "
+                f"it too, such as algo.target_network_update_freq=1."
             )
 
     @property
