@@ -66,6 +66,7 @@ class OffPolicy(Algorithm):
     """Share of the online weights in each update of the target network; 1 copies."""
 
     built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {
+        "gamma",  # Rows in replay hold its powers.
         "n_step",
         "prioritized_replay",
         "prioritized_replay_alpha",

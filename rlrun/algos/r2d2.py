@@ -87,7 +87,8 @@ class R2D2(OffPolicy):
     grad_clip: float | None = 40.0
     """Largest L2 norm of the gradient (Horgan et al., 2018: 40); null: unbounded."""
 
-    built_in = OffPolicy.built_in | {
+    # Rows hold rewards as they came: the discount is that of the moment.
+    built_in = OffPolicy.built_in - {"gamma"} | {
         "double_q",
         "dueling",
         "hiddens",
