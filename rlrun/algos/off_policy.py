@@ -115,7 +115,8 @@ class OffPolicy(Algorithm):
     def _check_interval_is_of_tau(self) -> None:
         """Raise ConfigError if targets follow by updates, and the interval is one of env steps."""
         usual = type(self).target_network_update_freq
-        if type(self).tau == 1.0 > self.tau and self.target_network_update_freq == usual:
+        is_usual = type(self).tau == 1.0 and self.target_network_update_freq == usual
+        if is_usual and self.tau < 1.0:
             raise ConfigError(
                 f"algo.target_network_update_freq={usual} is of env steps between copies "
                 f"(algo.tau=1), and with algo.tau={self.tau} it counts updates of the learner. Set "
@@ -193,7 +194,12 @@ class OffPolicy(Algorithm):
 
     def make_target(self) -> Target:
         """What follows the policy, for the targets."""
-        return Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
+        return Target(self.policy, interval=self.target_interval, tau=self.tau)
+
+    @property
+    def target_interval(self) -> int:
+        """How much is counted (see `target_count`) between updates of the target."""
+        return self.target_network_update_freq
 
     @property
     def replayed_steps(self) -> int | None:
@@ -242,7 +248,7 @@ class OffPolicy(Algorithm):
             return
         if (self.tau == 1.0) != (self.target.tau == 1.0):
             self.target.last_update = self.target_count
-        self.target.interval, self.target.tau = self.target_network_update_freq, self.tau
+        self.target.interval, self.target.tau = self.target_interval, self.tau
         self.replay.train_batch_size = self.train_batch_size
         self.replay.learning_starts = self.learning_starts
         self.replay.training_intensity = self.training_intensity
