@@ -182,6 +182,8 @@ class OffPolicy(Algorithm):
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
+        if self.replay_storage == "memmap":
+            Disk(self.replay_folder).require_folder()
         self.target = self.make_target()
         self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),

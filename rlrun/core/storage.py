@@ -62,6 +62,8 @@ class Disk(Memory):
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if not num_bytes:  # No file is mapped that is empty.
+            return super().zeros(shape, dtype)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 # All of it at once: a disk that fills up later ends the process by a signal.
@@ -74,9 +76,13 @@ class Disk(Memory):
                 f"another disk by algo.replay_folder."
             ) from error
 
-    def check(self, capacity: int, row_bytes: int) -> None:
+    def require_folder(self) -> None:
+        """Raise ResourceError if the folder is not there."""
         if not os.path.isdir(self.folder):
             raise ResourceError(f"algo.replay_folder={self.folder} is no folder. Make it first.")
+
+    def check(self, capacity: int, row_bytes: int) -> None:
+        self.require_folder()
         free = shutil.disk_usage(self.folder).free
         if capacity * row_bytes > free:
             raise ResourceError(

@@ -64,6 +64,21 @@ def test_a_buffer_that_the_disk_has_no_room_for_is_refused_before_it_fills_up(tm
         Storage(10**12, Disk(str(tmp_path))).write(slice(0, 1), rows(0, 1))
 
 
+def test_a_column_without_numbers_takes_no_file(tmp_path):
+    storage = Storage(10, Disk(str(tmp_path)))
+    storage.write(slice(0, 2), Batch(obs=np.zeros((2, 0), np.float32), number=np.arange(2)))
+    found = storage.read(np.array([1, 0]))
+    assert found["obs"].shape == (2, 0)
+    assert found["number"].tolist() == [1, 0]
+
+
+def test_a_folder_that_is_none_is_named_before_anything_is_sampled(tmp_path):
+    folder = tmp_path / "nowhere"
+    on_disk = ["algo.replay_storage=memmap", f"algo.replay_folder={folder}"]
+    with pytest.raises(ResourceError, match=r"replay_folder=.*nowhere is no folder. Make it"):
+        make_trainer("dqn", overrides=[*DQN, *on_disk], seed=1)
+
+
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(ResourceError, match=r"replay_folder=.*nowhere is no folder"):
         Storage(10, Disk(str(tmp_path / "nowhere"))).write(slice(0, 1), rows(0, 1))
