@@ -75,6 +75,8 @@ def read_config(plain: Mapping[str, Any], *, trains: bool = True) -> Parts:
     worker.algorithm.check_resources(resources)
     if trains:
         check_data(worker, settings, resources)
+        if worker.input is None and worker.explore:
+            worker.algorithm.check_explores(worker.exploration)
     check_rollout_columns(worker)
     num_remote = resources.num_workers + evaluation.num_workers
     if resources.ray_address is not None and not num_remote:

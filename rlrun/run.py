@@ -161,9 +161,14 @@ class Run:
         if self.parts.task is not None:
             num_threads = config.resources.num_cpus_for_driver
             return FunctionTrainer(self.parts.task, config.plain, num_threads)
+        worker = config.worker
+        if worker.output is not None:
+            output = replace(worker.output, run=str(self.folder.resolve()))
+            worker = replace(worker, output=output)
         trainer = Trainer(
             replace(
                 config,
+                worker=worker,
                 # A resumed run has weights; where the first ones came from may be gone.
                 init_from=config.init_from if is_fresh else None,
                 video_folder=str(self.folder / run_folder.VIDEOS),

@@ -281,13 +281,12 @@ def test_behaviour_cloning_is_marwil_with_beta_0():
 
 def test_td3_is_ddpg_with_three_switches_and_the_values_of_its_paper():
     td3, ddpg = (composed(f"algo/{name}", "tuned=none")["algo"] for name in ("td3", "ddpg"))
-    # Fujimoto et al. (2018), section 6.1; its targets follow with the delayed actor (algorithm 1).
+    # Fujimoto et al. (2018), section 6.1.
     assert {key: value for key, value in td3.items() if value != ddpg[key]} == {
         "_target_": "rlrun.algos.td3.TD3",
         "twin_q": True,
         "policy_delay": 2,
         "smooth_target_policy": True,
-        "target_network_update_freq": 2,
         "actor_lr": 1e-3,
         "l2_reg": 0.0,
         "tau": 0.005,

@@ -652,6 +652,39 @@ def test_a_value_can_only_be_set_where_there_is_a_key():
             set_value(plain, key, 1)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "instead"),
+    [
+        (["algo=rainbow", "algo.noisy=false"], "exploration=epsilon_greedy, or algo.noisy=true"),
+        (["algo=dqn", "exploration=greedy"], "exploration=epsilon_greedy, or algo.noisy=true"),
+        (["algo=r2d2", "model.use_lstm=true", "exploration=greedy"], "exploration=epsilon_greedy"),
+        (["algo=dqn", "exploration.epsilon_schedule=0.0"], "exploration=epsilon_greedy"),
+    ],
+)
+def test_a_run_that_would_never_explore_is_refused(overrides, instead):
+    assert f"always take the best action, and see nothing else. Use {instead}" in refusal_of(
+        *overrides
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algo=rainbow"],
+        ["algo=dqn", "explore=false", "exploration=greedy"],
+        ["algo=dqn", "exploration=greedy", "input=tuned_examples/data/cartpole"],
+        ["algo=dqn", "exploration=rnd", "+exploration@exploration.sub_exploration=greedy"],
+        [
+            "algo=dqn",
+            "+evaluation.config.exploration.initial_epsilon=0.0",
+            "+evaluation.config.exploration.final_epsilon=0.0",
+        ],
+    ],
+)
+def test_a_greedy_choice_is_allowed_where_something_else_explores_or_nothing_need(overrides):
+    read_config(plain_config(compose([*overrides, "seed=1"])))
+
+
 @pytest.mark.parametrize("algo", ["dqn", "rainbow"])
 def test_values_of_actions_are_not_probabilities_to_draw_from(algo):
     message = refusal_of(f"algo={algo}", "exploration=stochastic_sampling")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlrun.algos import apex, cql, dqn, marwil, r2d2, sac, td3
 from rlrun.core.errors import ConfigError
 from rlrun.run import make_trainer
 
@@ -105,6 +106,18 @@ def test_what_decides_on_columns_or_where_adapting_begins_is_built_in(algo, name
         pytest.raises(ConfigError, match=rf"algo\.{name} is built in"),
     ):
         trainer.set_hyperparameters(**{name: 1})
+
+
+@pytest.mark.parametrize("kind", [dqn.DQN, sac.SAC, td3.TD3, cql.CQL, apex.Apex, marwil.MARWIL])
+def test_the_discount_of_replayed_rows_is_built_in(kind):
+    with pytest.raises(ConfigError, match=r"algo\.gamma is built in"):
+        kind().set_hyperparameters(gamma=0.5)
+
+
+def test_the_discount_of_replayed_sequences_may_change():
+    algorithm = r2d2.R2D2()
+    algorithm.set_hyperparameters(gamma=0.5)
+    assert algorithm.gamma == 0.5
 
 
 def test_a_restored_trainer_goes_on_with_what_was_changed(tmp_path):

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from helpers_cli import ALGORITHMS, TINY, Outcome, command_line
 from omegaconf import OmegaConf
 
@@ -77,6 +79,14 @@ def test_a_file_of_tuned_values_is_found_by_algorithm_and_env_and_builds(name):
     assert general["tuned"] is None
     groups = ("algo", "env", "exploration", "model")
     assert any(plain[group] != general[group] for group in groups), "it changes nothing"
+
+
+@pytest.mark.parametrize("env", ["bipedalwalker", "lunarlander_continuous"])
+def test_noise_of_ddpg_on_box2d_stays_as_it_is(env):
+    exploration = read_config(composed("algo=ddpg", f"env={env}")).trainer.worker.exploration
+    exploration.action_space = Box(-1.0, 1.0, (4,), np.float32)
+    assert [exploration.scale(timestep, 1) for timestep in (0, 10_000, 300_000)] == [1.0] * 3
+    assert exploration.stddev == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("algo", sorted({*ALGORITHMS} - {"apex_ddpg", "cql", "ddpg", "td3"}))

@@ -117,7 +117,7 @@ class CQL(OffPolicyActorCritic):
     def make_target(self) -> Target:
         return Target(
             self.policy,
-            interval=self.target_network_update_freq,
+            interval=self.target_interval,
             tau=self.tau,
             part=self.network.critics,
         )

@@ -48,6 +48,9 @@ class DDPG(OffPolicyActorCritic):
     """Updates of the critics for each of the actor (TD3: 2, sec. 5.2)."""
     smooth_target_policy: bool = False
     """Whether the target's actions are blurred by noise (TD3, eq. 14)."""
+    target_network_update_freq: int | None = None  # type: ignore[assignment]
+    """Updates of the learner between updates of the targets, or env steps where tau is 1; null:
+    they follow whenever the actor has moved (TD3, algorithm 1)."""
     target_noise: float = 0.2
     """Standard deviation of that noise, where actions reach from -1 to 1."""
     target_noise_clip: float = 0.5
@@ -104,6 +107,17 @@ class DDPG(OffPolicyActorCritic):
             num_critics=self.num_critics,
             last_bound=LAST_BOUND,
         )
+
+    @property
+    def target_interval(self) -> int:
+        return self.target_network_update_freq or 1
+
+    @property
+    def target_count(self) -> int:
+        if self.target_network_update_freq is not None:
+            return super().target_count
+        # That of the actor's last move.
+        return self.num_updates - self.num_updates % self.policy_delay
 
     def update(self, rows: Batch) -> dict[str, Any]:
         """One step of the critics, and every `policy_delay`th time one of the actor (TD3, algorithm

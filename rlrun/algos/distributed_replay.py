@@ -163,7 +163,7 @@ class DistributedReplay(ThreadedLearner, _Base):
     def is_behind(self, position: int, env_steps: int) -> bool:
         """Count the steps of the worker at `position`; whether it is to get new weights now."""
         steps = self._steps_behind.get(position, 0) + env_steps
-        is_due = steps > self.max_weight_sync_delay
+        is_due = steps >= self.max_weight_sync_delay
         self._steps_behind[position] = 0 if is_due else steps
         return is_due
 

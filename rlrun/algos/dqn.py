@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algos.off_policy import OffPolicy
-from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
+from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_greed, refuse_sampling
 from rlrun.core import losses
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
@@ -112,6 +112,11 @@ class DQN(OffPolicy):
             exploration,
             "Use exploration=epsilon_greedy, or exploration=greedy with algo.noisy=true.",
         )
+
+    def check_explores(self, exploration: Exploration) -> None:
+        if not self.noisy:
+            instead = "Use exploration=epsilon_greedy, or algo.noisy=true, whose layers explore."
+            refuse_greed("dqn", exploration, instead)
 
     def natural_exploration(self) -> Exploration:
         if self.noisy:

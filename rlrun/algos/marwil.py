@@ -70,7 +70,7 @@ class MARWIL(Algorithm):
     training_intensity: float | None = None
     """Rows learned per row read; null: one update per round of fragments."""
 
-    built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"beta", "buffer_size"}
+    built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {"beta", "buffer_size", "gamma"}
     learns_from_data: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 

@@ -66,6 +66,7 @@ class OffPolicy(Algorithm):
     """Share of the online weights in each update of the target network; 1 copies."""
 
     built_in: ClassVar[frozenset[str]] = Algorithm.built_in | {
+        "gamma",  # Rows in replay hold its powers.
         "n_step",
         "prioritized_replay",
         "prioritized_replay_alpha",
@@ -91,6 +92,7 @@ class OffPolicy(Algorithm):
             check_range(name, getattr(self, name), low=0)
         for name in ("prioritized_replay_alpha", "tau"):
             check_range(name, getattr(self, name), low=0.0, high=1.0)
+        self._check_interval_is_of_tau()
         check_range("prioritized_replay_eps", self.prioritized_replay_eps, low=1e-12)
         check_schedule_range(
             "algo.prioritized_replay_beta", self.prioritized_replay_beta, low=0.0, high=1.0
@@ -108,6 +110,17 @@ class OffPolicy(Algorithm):
             raise ConfigError(
                 f"algo.replay_folder={self.replay_folder} has no effect with "
                 f"algo.replay_storage=memory. Use algo.replay_storage=memmap, or leave it null."
+            )
+
+    def _check_interval_is_of_tau(self) -> None:
+        """Raise ConfigError if targets follow by updates, and the interval is one of env steps."""
+        usual = type(self).target_network_update_freq
+        is_usual = type(self).tau == 1.0 and self.target_network_update_freq == usual
+        if is_usual and self.tau < 1.0:
+            raise ConfigError(
+                f"algo.target_network_update_freq={usual} is of env steps between copies "
+                f"(algo.tau=1), and with algo.tau={self.tau} it counts updates of the learner. Set "
+                f"it too, such as algo.target_network_update_freq=1."
             )
 
     @property
@@ -169,6 +182,8 @@ class OffPolicy(Algorithm):
 
     def setup(self, policy: Policy, device: torch.device, seed: int) -> None:
         super().setup(policy, device, seed)
+        if self.replay_storage == "memmap":
+            Disk(self.replay_folder).require_folder()
         self.target = self.make_target()
         self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),
@@ -181,7 +196,12 @@ class OffPolicy(Algorithm):
 
     def make_target(self) -> Target:
         """What follows the policy, for the targets."""
-        return Target(self.policy, interval=self.target_network_update_freq, tau=self.tau)
+        return Target(self.policy, interval=self.target_interval, tau=self.tau)
+
+    @property
+    def target_interval(self) -> int:
+        """How much is counted (see `target_count`) between updates of the target."""
+        return self.target_network_update_freq
 
     @property
     def replayed_steps(self) -> int | None:
@@ -230,7 +250,7 @@ class OffPolicy(Algorithm):
             return
         if (self.tau == 1.0) != (self.target.tau == 1.0):
             self.target.last_update = self.target_count
-        self.target.interval, self.target.tau = self.target_network_update_freq, self.tau
+        self.target.interval, self.target.tau = self.target_interval, self.tau
         self.replay.train_batch_size = self.train_batch_size
         self.replay.learning_starts = self.learning_starts
         self.replay.training_intensity = self.training_intensity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gymnasium import spaces
 
 from rlrun.core.errors import ConfigError, SpaceError
-from rlrun.core.exploration import Exploration, StochasticSampling
+from rlrun.core.exploration import EpsilonGreedy, Exploration, StochasticSampling
 
 UNKNOWN = (
     *("total_loss", "grad_norm", "cur_lr"),
@@ -29,4 +29,13 @@ def refuse_sampling(algo: str, exploration: Exploration, instead: str) -> None:
         raise ConfigError(
             f"exploration=stochastic_sampling draws from a policy's probabilities, and algo={algo} "
             f"has values of actions. {instead}"
+        )
+
+
+def refuse_greed(algo: str, exploration: Exploration, instead: str) -> None:
+    """Raise ConfigError if all that explores is epsilon-greedy with an epsilon of 0."""
+    if isinstance(exploration, EpsilonGreedy) and exploration.is_greedy:
+        raise ConfigError(
+            f"With an epsilon of 0 (exploration=greedy) algo={algo} would always take the best "
+            f"action, and see nothing else. {instead}"
         )

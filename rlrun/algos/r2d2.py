@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from rlrun.algos.off_policy import OffPolicy, check_next_actions
-from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_sampling
+from rlrun.algos.q_learning import UNKNOWN, check_discrete, refuse_greed, refuse_sampling
 from rlrun.core import losses
 from rlrun.core.algorithm import BatchMode
 from rlrun.core.batch import Batch
@@ -87,13 +87,16 @@ class R2D2(OffPolicy):
     grad_clip: float | None = 40.0
     """Largest L2 norm of the gradient (Horgan et al., 2018: 40); null: unbounded."""
 
-    built_in = OffPolicy.built_in | {
+    # Rows hold rewards as they came: the discount is that of the moment.
+    built_in = OffPolicy.built_in - {"gamma"} | {
         "double_q",
         "dueling",
         "hiddens",
         "burn_in",
         "sequence_overlap",
         "zero_init_states",
+        "use_h_function",
+        "h_function_epsilon",
     }
     model_fields = frozenset(
         {
@@ -117,6 +120,13 @@ class R2D2(OffPolicy):
         if not self.use_h_function:
             refuse_unused(self, ["h_function_epsilon"], "algo.use_h_function=false")
         check_widths("algo.hiddens", self.hiddens)
+        if self.rollout_fragment_length == "auto" and self.batch_mode == "truncate_episodes":
+            raise ConfigError(
+                "algo.rollout_fragment_length=auto makes fragments of algo.train_batch_size steps "
+                "in all, and that of R2D2 counts sequences. With "
+                "algo.batch_mode=truncate_episodes set the steps of a fragment, or use "
+                "algo.batch_mode=complete_episodes."
+            )
 
     @property
     def lookahead_steps(self) -> int:
@@ -132,6 +142,9 @@ class R2D2(OffPolicy):
 
     def check_exploration(self, exploration: Exploration) -> None:
         refuse_sampling("r2d2", exploration, "Use exploration=epsilon_greedy.")
+
+    def check_explores(self, exploration: Exploration) -> None:
+        refuse_greed("r2d2", exploration, "Use exploration=epsilon_greedy.")
 
     def natural_exploration(self) -> Exploration:
         return EpsilonGreedy()
@@ -150,7 +163,7 @@ class R2D2(OffPolicy):
             )
         length, longest = self.rollout_fragment_length, model.max_seq_len + self.burn_in
         is_cut = self.batch_mode == "truncate_episodes" and self.burn_in > 0
-        if is_cut and length != "auto" and length <= longest:
+        if is_cut and isinstance(length, int) and length <= longest:
             raise ConfigError(
                 f"algo.burn_in={self.burn_in} has no effect in fragments of "
                 f"algo.rollout_fragment_length={length} steps, which one sequence holds. Use "

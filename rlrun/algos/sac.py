@@ -73,7 +73,7 @@ class SAC(OffPolicyActorCritic):
     def make_target(self) -> Target:
         return Target(
             self.policy,
-            interval=self.target_network_update_freq,
+            interval=self.target_interval,
             tau=self.tau,
             part=self.network.critics,
         )

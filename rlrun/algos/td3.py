@@ -20,9 +20,6 @@ class TD3(DDPG):
     """Updates of the critics for each of the actor (sec. 5.2)."""
     smooth_target_policy: bool = True
     """Whether the target's actions are blurred by noise (eq. 14)."""
-    target_network_update_freq: int = 2
-    """Updates of the learner between updates of the targets, which follow whenever the actor has
-    moved; env steps where tau is 1."""
     actor_lr: ScheduleLike = 1e-3
     """Adam step size of the actor, or a schedule over env steps."""
     l2_reg: float = 0.0

@@ -183,6 +183,10 @@ class Algorithm:
     def check_exploration(self, exploration: Exploration) -> None:
         """Raise ConfigError if the algorithm's policies cannot be explored in this way."""
 
+    def check_explores(self, exploration: Exploration) -> None:
+        """Raise ConfigError if a run that samples from envs would only ever take the best action
+        with it."""
+
     def natural_exploration(self) -> Exploration:
         """What chooses actions where an exploration asks for another to do so, and none is
         given."""

@@ -43,15 +43,13 @@ class FrameStorage(Storage):
         """Frames that a row brings, but for those at an episode's start, which are few."""
         self.frames: Frames | None = None
 
-    def write(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
-        if not self.columns:
-            self._allocate(batch)
+    def _put(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
         if self.frames is not None:
             batch = dict(batch)
             for name in self._images:
                 self.frames.release(self.columns[name][slots])
                 batch[name] = self.frames.put(self._split(batch[name]))
-        super().write(slots, batch)
+        super()._put(slots, batch)
 
     def read(self, slots: np.ndarray) -> Batch:
         rows = super().read(slots)
@@ -79,6 +77,7 @@ class FrameStorage(Storage):
         if size and frames is not None:
             self.frames = self._make_frames(frames["blocks"][0].dtype)
             self.frames.load_state_dict(frames)
+            self.dtypes |= dict.fromkeys(self._images, self.frames.dtype)
 
     def _allocate(self, batch: Mapping[str, np.ndarray]) -> None:
         if batch["obs"].dtype.kind not in "iu":
@@ -91,6 +90,7 @@ class FrameStorage(Storage):
             if name in batch
         }
         self._make_columns({**batch, **places}, self.new_frames * self.frames.frame_bytes)
+        self.dtypes |= dict.fromkeys(self._images, self.frames.dtype)
 
     def _make_frames(self, dtype: Any) -> Frames:
         return Frames(self._frame_shape, np.dtype(dtype), self.place)

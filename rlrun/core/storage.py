@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from rlrun.core.batch import Batch
-from rlrun.core.errors import ResourceError
+from rlrun.core.errors import BatchError, ResourceError
 
 logger = logging.getLogger("rlrun")
 
@@ -62,6 +62,8 @@ class Disk(Memory):
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if not num_bytes:  # No file is mapped that is empty.
+            return super().zeros(shape, dtype)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 # All of it at once: a disk that fills up later ends the process by a signal.
@@ -74,9 +76,13 @@ class Disk(Memory):
                 f"another disk by algo.replay_folder."
             ) from error
 
-    def check(self, capacity: int, row_bytes: int) -> None:
+    def require_folder(self) -> None:
+        """Raise ResourceError if the folder is not there."""
         if not os.path.isdir(self.folder):
             raise ResourceError(f"algo.replay_folder={self.folder} is no folder. Make it first.")
+
+    def check(self, capacity: int, row_bytes: int) -> None:
+        self.require_folder()
         free = shutil.disk_usage(self.folder).free
         if capacity * row_bytes > free:
             raise ResourceError(
@@ -96,11 +102,19 @@ class Storage:
         """Rows for which there must be room when the first ones come: of several storages on one
         machine, one looks for all of them."""
         self.columns: dict[str, np.ndarray] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        """Those of the columns, as rows come with them."""
 
     def write(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
-        """Put the rows of `batch` into slots [N]."""
+        """Put the rows of `batch` into slots [N]. Raises BatchError if their columns or dtypes are
+        others than those of the first rows."""
         if not self.columns:
             self._allocate(batch)
+        if (found := _dtypes_of(batch)) != self.dtypes:
+            raise _other_columns(found, self.dtypes)
+        self._put(slots, batch)
+
+    def _put(self, slots: Slots, batch: Mapping[str, np.ndarray]) -> None:
         for name, column in self.columns.items():
             column[slots] = batch[name]
 
@@ -143,6 +157,23 @@ class Storage:
             name: self.place.zeros((self.capacity, *column.shape[1:]), column.dtype)
             for name, column in batch.items()
         }
+        self.dtypes = _dtypes_of(batch)
+
+
+def _dtypes_of(columns: Mapping[str, np.ndarray]) -> dict[str, np.dtype]:
+    return {name: column.dtype for name, column in columns.items()}
+
+
+def _other_columns(found: Mapping[str, Any], expected: Mapping[str, Any]) -> BatchError:
+    for name in [*expected, *found]:
+        now, before = (str(dtypes.get(name, "not there")) for dtypes in (found, expected))
+        if now != before:
+            break
+    return BatchError(
+        f"The column {name!r} of rows for replay is {now}, and was {before} in the first ones. All "
+        f"rows need the same columns and dtypes. Does a callback's on_postprocess_trajectory "
+        f"change them?"
+    )
 
 
 def _taken_by(capacity: int, row_bytes: int) -> str:

@@ -52,10 +52,10 @@ class TrajectoryCutter:
         if self._seam is not None and self._seam.num_rows:
             self._seam["truncated"][-1] |= cut & ~self._seam["terminated"][-1]
         for env in map(int, np.flatnonzero(cut)):
-            if self._open[env]:
-                fragment, column, _, end = self._open[env][-1]
-                fragment["truncated"][end - 1, column] = True
-                self._whole.append(self._join(env))
+            # A native env may only have reset since its last episode.
+            if self._open[env] and (steps := self._take_open(env)).num_rows:
+                steps["truncated"][-1] = True
+                self._whole.append(self._as_episode(steps))
 
     def state_dict(self) -> dict[str, Any]:
         """The steps that wait for those after them."""
@@ -85,17 +85,19 @@ class TrajectoryCutter:
             start = 0
             for last in np.flatnonzero(ends[:, env]):
                 self._open[env].append((fragment, env, start, int(last) + 1))
-                whole.append(self._join(env))
+                whole.append(self._as_episode(self._take_open(env)))
                 start = int(last) + 1
             if start < num_steps:
                 self._open[env].append((fragment, env, start, num_steps))
         return whole
 
-    def _join(self, env: int) -> Batch:
-        """The open steps of an env as one episode [T, 1, ...], which is then not open any more."""
+    def _take_open(self, env: int) -> Batch:
+        """The open steps of an env, [T, ...], which are then not open any more."""
         steps, self._open[env] = _steps_of(self._open[env]), []
-        if "valid" in steps:
-            steps = steps.take(steps.pop("valid"))
+        return steps.take(steps.pop("valid")) if "valid" in steps else steps
+
+    def _as_episode(self, steps: Batch) -> Batch:
+        """Steps [T, ...] as one episode, [T + lookahead, 1, ...]."""
         # Windows of n steps stop at the episode's end, so the rows put behind it are never read.
         rows = np.minimum(np.arange(steps.num_rows + self.lookahead), steps.num_rows - 1)
         return Batch({name: column[rows, None] for name, column in steps.items()})

@@ -131,8 +131,8 @@ def test_three_updates_move_all_that_is_learned_as_an_update_written_with_torch_
             if algo.grad_clip is not None:
                 torch.nn.utils.clip_grad_norm_(actor.parameters(), algo.grad_clip)
             actor_adam.step()
-        follow(target_actor, actor, TAU)
-        follow(target_critics, critics, TAU)
+            follow(target_actor, actor, TAU)
+            follow(target_critics, critics, TAU)
         metrics = algo.learn(batch.to())
         expected = torch.stack(errors).detach().abs().mean(0)
         torch.testing.assert_close(metrics["td_error"], expected, rtol=1e-3, atol=1e-4)
@@ -154,14 +154,29 @@ def test_a_delayed_actor_rests_between_its_updates():
     assert not torch.equal(weights[2], weights[3])
 
 
-def test_targets_that_follow_every_other_update_follow_with_the_delayed_actor():
-    algo = learner(**TD3, target_network_update_freq=2)
+@pytest.mark.parametrize("interval", [None, 2])
+def test_targets_follow_when_the_delayed_actor_has_moved(interval):
+    algo = learner(**TD3 | {"target_network_update_freq": interval})
     before = algo.target_network.flat.values.clone()
     algo.learn(transitions(0).to())
     assert torch.equal(algo.target_network.flat.values, before)
     algo.learn(transitions(1).to())
     expected = before + TAU * (algo.network.flat.values - before)
     torch.testing.assert_close(algo.target_network.flat.values, expected)
+
+
+def test_targets_follow_the_actor_by_a_new_delay_too():
+    algo = learner(policy_delay=2)
+    for update in range(5):
+        algo.learn(transitions(update).to())
+    algo.set_hyperparameters(policy_delay=3)
+    followed = []
+    for update in range(5, 13):
+        num_updates = algo.target.num_updates
+        algo.learn(transitions(update).to())
+        followed.append(algo.target.num_updates > num_updates)
+    # After the updates 6, 9 and 12, as the actor.
+    assert followed == [True, False, False, True, False, False, True, False]
 
 
 def test_target_actions_are_blurred_within_their_bounds():

@@ -13,7 +13,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rlrun.algos.apex import Apex
 from rlrun.algos.dqn import DQN
+from rlrun.algos.r2d2 import R2D2
 from rlrun.core.batch import Batch
 from rlrun.core.errors import ConfigError
 from rlrun.core.networks import MLP, NoisyLinear
@@ -462,6 +464,17 @@ def test_a_soft_update_moves_the_target_by_tau_and_counts_updates():
     new = reference_of(algo.network)
     mixed = {name: 0.75 * old[name].detach() + 0.25 * new[name].detach() for name in old}
     assert_same(algo.target.network, mixed)
+
+
+@pytest.mark.parametrize("kind", [DQN, Apex, R2D2])
+def test_an_interval_of_env_steps_is_none_of_updates(kind):
+    usual = kind().target_network_update_freq
+    message = rf"target_network_update_freq={usual} is of env steps .* algo\.tau=0\.5 it counts"
+    with pytest.raises(ConfigError, match=message):
+        kind(tau=0.5)
+    with pytest.raises(ConfigError, match=message):
+        kind().set_hyperparameters(tau=0.5)
+    kind(tau=0.5, target_network_update_freq=1)
 
 
 @pytest.mark.parametrize(("tau", "new_tau", "count"), [(1.0, 0.5, 1), (0.5, 1.0, 5000)])

@@ -366,6 +366,12 @@ def test_new_priorities_are_those_of_the_sequences_that_were_learned():
 # What is refused
 
 
+@pytest.mark.parametrize("values", [{"use_h_function": False}, {"h_function_epsilon": 0.1}])
+def test_the_scale_of_values_is_built_in(values):
+    with pytest.raises(ConfigError, match="is built in"):
+        learner().set_hyperparameters(**values)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match=r"algo=r2d2 learns a policy with memory"):
         learner(MLP())
@@ -374,6 +380,9 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match=r"burn_in=3 has no effect in fragments of .*=9 steps"):
         learner(batch_mode="truncate_episodes", rollout_fragment_length=9)
     learner(batch_mode="truncate_episodes", rollout_fragment_length=10)
+    with pytest.raises(ConfigError, match=r"rollout_fragment_length=auto .* counts sequences"):
+        learner(batch_mode="truncate_episodes", rollout_fragment_length="auto", burn_in=0)
+    learner(rollout_fragment_length="auto")
     with pytest.raises(ConfigError, match=r"model.free_log_std=False is for policies of another"):
         learner(lstm(free_log_std=False))
     with pytest.raises(ConfigError, match="prioritized_replay_eta"):

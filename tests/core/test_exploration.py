@@ -203,6 +203,22 @@ def test_gaussian_noise_is_scaled_by_time_and_reports_its_density():
         assert actions.dtype == log_probs.dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", [GaussianNoise, OrnsteinUhlenbeckNoise])
+def test_the_fall_of_noise_begins_when_random_actions_end(kind):
+    noise = kind(random_timesteps=100, initial_scale=1.0, final_scale=0.5, scale_timesteps=10)
+    assert [noise.scale(timestep, 1) for timestep in (100, 105, 110, 999)] == [1.0, 0.75, 0.5, 0.5]
+
+
+def test_ornstein_uhlenbeck_noise_that_loses_all_is_gaussian_noise():
+    noise = OrnsteinUhlenbeckNoise(
+        ou_theta=1.0, ou_sigma=0.1, ou_base_scale=0.5, random_timesteps=0, final_scale=1.0
+    ).for_worker(action_space=BOX, rng=np.random.default_rng(3))
+    noise.get_exploration_action(continuous(0.0, 0.0, number=ROWS), 0)
+    actions, log_probs = noise.get_exploration_action(continuous(0.0, 0.0, number=ROWS), 99)
+    assert actions.std(0) == pytest.approx(0.1, rel=0.03)
+    assert_allclose(log_probs, density(actions, 0.1), atol=1e-3)
+
+
 def test_noise_is_clipped_to_the_bounds():
     actions, _ = drawn(GaussianNoise(random_timesteps=0), BOX, continuous(1.0, -1.0))
     assert actions.max() == 1.0

@@ -191,6 +191,16 @@ def test_the_distance_of_drifting_noise_is_what_it_comes_to_in_the_long_run():
     assert steps.std() == pytest.approx(noise.sub.stddev, rel=0.03)
 
 
+@pytest.mark.parametrize("kind", [GaussianNoise, OrnsteinUhlenbeckNoise])
+def test_the_algorithms_own_noise_falls_after_all_random_actions(kind):
+    policy = make_actor_critic(OBS, BOX, MLP(fcnet_hiddens=[4]))
+    natural = kind(random_timesteps=10, final_scale=0.5, scale_timesteps=100)
+    noise = ParameterNoise(random_timesteps=50).for_worker(
+        action_space=BOX, rng=np.random.default_rng(0), natural=natural, policy=policy
+    )
+    assert [noise.sub.scale(timestep, 1) for timestep in (50, 100, 150)] == [1.0, 0.75, 0.5]
+
+
 def test_the_distance_of_workers_is_that_of_their_own_epsilons():
     noise = at_work(
         ParameterNoise(sub_exploration=PerWorkerEpsilonGreedy()), worker_index=2, num_workers=2

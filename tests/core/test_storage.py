@@ -12,7 +12,7 @@ import pytest
 
 from rlrun.core.batch import Batch
 from rlrun.core.checkpoint import load_checkpoint, save_checkpoint
-from rlrun.core.errors import ConfigError, ResourceError, SpaceError
+from rlrun.core.errors import BatchError, ConfigError, ResourceError, SpaceError
 from rlrun.core.frames import FrameStorage
 from rlrun.core.replay import ReplayBuffer
 from rlrun.core.storage import Disk, Memory, Storage
@@ -62,6 +62,44 @@ def test_a_buffer_that_the_disk_has_no_room_for_is_refused_before_it_fills_up(tm
         ResourceError, match=r"buffer_size=1000000000000 rows of 81 bytes.*of free disk"
     ):
         Storage(10**12, Disk(str(tmp_path))).write(slice(0, 1), rows(0, 1))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": np.zeros(2, np.float32)}, "'extra' .* is float32, and was not there"),
+        ({"is_odd": None}, "'is_odd' .* is not there, and was bool"),
+        ({"number": np.zeros(2, np.float32)}, "'number' .* is float32, and was int64"),
+        ({"obs": np.zeros((2, 2, 6, 6), np.int16)}, "'obs' .* is int16, and was uint8"),
+    ],
+)
+def test_rows_with_other_columns_than_the_first_are_refused(kind, change, message):
+    storage = storages(Memory())[kind]
+    storage.write(slice(0, 2), rows(0, 2))
+    restored = storages(Memory())[kind]
+    restored.load_state_dict(storage.state_dict(2), 2)
+    given = {**rows(2, 2), **change}
+    for each in (storage, restored):
+        each.write(slice(2, 4), rows(2, 2))
+        with pytest.raises(BatchError, match=message):
+            each.write(slice(2, 4), {name: c for name, c in given.items() if c is not None})
+    assert storage.read(np.arange(2))["number"].tolist() == [0, 1]
+
+
+def test_a_column_without_numbers_takes_no_file(tmp_path):
+    storage = Storage(10, Disk(str(tmp_path)))
+    storage.write(slice(0, 2), Batch(obs=np.zeros((2, 0), np.float32), number=np.arange(2)))
+    found = storage.read(np.array([1, 0]))
+    assert found["obs"].shape == (2, 0)
+    assert found["number"].tolist() == [1, 0]
+
+
+def test_a_folder_that_is_none_is_named_before_anything_is_sampled(tmp_path):
+    folder = tmp_path / "nowhere"
+    on_disk = ["algo.replay_storage=memmap", f"algo.replay_folder={folder}"]
+    with pytest.raises(ResourceError, match=r"replay_folder=.*nowhere is no folder. Make it"):
+        make_trainer("dqn", overrides=[*DQN, *on_disk], seed=1)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

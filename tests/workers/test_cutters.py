@@ -62,6 +62,19 @@ def test_an_episode_that_is_cut_comes_as_truncated():
     assert episode["truncated"][:, 0].tolist() == [False, True]
 
 
+def test_a_row_that_only_resets_is_no_episode_that_can_be_cut():
+    cutter = TrajectoryCutter("complete_episodes", 2, 2)
+    valid = [[1, 1], [0, 1]]
+    (ended,) = cutter.complete(fragment([[1, 0], [0, 0]], 0, valid))
+    assert ended["x"][:, 0].tolist() == [0, 0, 0]
+    restored = TrajectoryCutter("complete_episodes", 2, 2)
+    restored.load_state_dict(cutter.state_dict())
+    restored.truncate(np.array([True, True]))
+    (cut,) = restored.complete(fragment([[0, 0]], 2, [[1, 1]]))
+    assert cut["x"][:, 0].tolist() == [100, 101, 101, 101]
+    assert cut["truncated"][:2, 0].tolist() == [False, True]
+
+
 @pytest.mark.parametrize("mode", ["truncate_episodes", "complete_episodes"])
 def test_a_restored_cutter_goes_on_as_the_saved_one(mode):
     cutter, restored = (TrajectoryCutter(mode, 2, 2) for _ in range(2))

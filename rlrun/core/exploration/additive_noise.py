@@ -21,20 +21,21 @@ class AdditiveNoise(Exploration):
     """The policy's mode with noise on it, clipped to the bounds. An heir draws the noise.
 
     The noise is scaled by `initial_scale`, which falls linearly to `final_scale` within
-    `scale_timesteps`. It is in the policy's terms, where a bounded dimension reaches from -1 to 1
-    (env.normalize_actions). Log-densities are those of the actions before they are clipped.
+    `scale_timesteps` from the end of `random_timesteps` on. It is in the policy's terms, where a
+    bounded dimension reaches from -1 to 1 (env.normalize_actions). Log-densities are those of the
+    actions before they are clipped.
     """
 
     random_timesteps: int = 1000
     """Env steps at the start of training with random actions instead (see `random_actions`)."""
     initial_scale: float = 1.0
-    """What noise is multiplied by at the start."""
+    """What noise is multiplied by at first, after the random actions."""
     final_scale: float = 0.02
     """And in the end."""
     scale_timesteps: int = 10_000
-    """Env steps that the fall takes."""
+    """Env steps that the fall takes, which begins after the random actions."""
     scale_schedule: ScheduleLike | None = None
-    """A schedule of the scale that replaces the three values above."""
+    """A schedule of the scale, from the first env step on, that replaces the three values above."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,8 +46,9 @@ class AdditiveNoise(Exploration):
             check_schedule_range("exploration.scale_schedule", self.scale_schedule, low=0.0)
             self._scale = make_schedule(self.scale_schedule)
         else:
-            end = max(self.scale_timesteps, 1)
-            self._scale = make_schedule([[0, self.initial_scale], [end, self.final_scale]])
+            start = self.random_timesteps
+            end = start + max(self.scale_timesteps, 1)
+            self._scale = make_schedule([[start, self.initial_scale], [end, self.final_scale]])
 
     def check_space(self) -> None:
         space = self.action_space

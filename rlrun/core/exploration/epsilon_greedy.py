@@ -66,6 +66,11 @@ class EpsilonGreedy(Exploration):
         """Share of random actions at `timestep`."""
         return self._epsilon(timestep)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether no action is ever random."""
+        return self._epsilon.value_range() == (0.0, 0.0)
+
     def get_exploration_action(
         self, action_dist: Distribution, timestep: int, explore: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:

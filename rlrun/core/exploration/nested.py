@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rlrun.core.batch import Batch
 from rlrun.core.distributions import Distribution
+from rlrun.core.exploration.additive_noise import AdditiveNoise
 from rlrun.core.exploration.base import Acts, Exploration
 from rlrun.core.exploration.random_actions import random_actions
 from rlrun.core.exploration.stochastic_sampling import StochasticSampling
@@ -43,7 +44,12 @@ class NestedExploration(Exploration):
         if self.sub_exploration is not None:
             mine.sub = self.sub_exploration.for_worker(**given)
         else:
-            mine.natural = (given.get("natural") or StochasticSampling()).for_worker(**given)
+            natural = given.get("natural") or StochasticSampling()
+            if isinstance(natural, AdditiveNoise):
+                # Its noise falls from where there is some.
+                start = max(natural.random_timesteps, self.random_timesteps)
+                natural = replace(natural, random_timesteps=start)
+            mine.natural = natural.for_worker(**given)
             mine.sub = mine.usual().for_worker(**given)
         mine.policy = given.get("policy")
         if mine.policy is not None:

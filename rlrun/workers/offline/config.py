@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlrun.core.errors import ConfigError
 from rlrun.workers.offline.episode_lines import COLUMNS
@@ -31,6 +32,9 @@ class OutputConfig:
     """Bytes after which a file is followed by the next one."""
     compress_columns: tuple[str, ...]
     """Which of `COLUMNS` are packed."""
+    run: str | None = None
+    """The run whose episodes they are, by its folder. Only that run, resumed, goes on with its
+    files; None: a trainer in Python, which nobody else is."""
 
     def __post_init__(self) -> None:
         if self.max_file_size < 1:
@@ -94,22 +98,30 @@ def resolved(given: str | Mapping[str, float], shipped: Path) -> dict[str, float
 
 
 def files_of(name: str) -> list[Path]:
-    """The files of a source, by name. Raises ConfigError if there are none."""
+    """The files of a source, by name, and those that follow each other by number. Raises
+    ConfigError if there are none."""
     path = Path(name)
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file())
+        found = [file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file()]
         if not found:
             raise ConfigError(f"input={name} holds no file that ends in {' or '.join(ENDINGS)}.")
-        return found
-    found = sorted(Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file())
+        return sorted(found, key=_by_name_and_number)
+    found = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
     if not found:
         raise ConfigError(
             f"input={name}: there is no such file or folder. Give a file or a folder of episodes "
             f"that output=DIR wrote, a pattern such as 'DIR/*.jsonl', or {MINARI}NAME."
         )
-    return found
+    return sorted(found, key=_by_name_and_number)
+
+
+def _by_name_and_number(path: Path) -> Any:
+    """A key by which `x_999.jsonl` comes before `x_1000.jsonl`."""
+    name = path.stem.rstrip("0123456789")
+    number = int(path.stem[len(name) :] or -1)
+    return [*((part, -1) for part in path.parent.parts), (name, number)], path.name
 
 
 def _absolute(name: str, shipped: Path) -> str:

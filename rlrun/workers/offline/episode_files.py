@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlrun.core.checkpoint import sync
 from rlrun.core.errors import RlrunError
 from rlrun.workers.offline.config import OutputConfig
 from rlrun.workers.offline.episode_lines import (
@@ -27,7 +28,8 @@ class EpisodeFiles:
     """Appends episodes to files of one worker, `<stem>_000.jsonl` and those that follow it.
 
     A file never grows beyond `max_file_size`, unless its only episode does. Each episode reaches
-    the system before the next one begins, so that a kill costs at most what it interrupted.
+    the system before the next one begins, so that a kill costs at most what it interrupted; a file
+    that is full, and what is there at a checkpoint, are on the disk itself.
     """
 
     def __init__(self, config: OutputConfig, origin: Origin, worker_index: int) -> None:
@@ -66,6 +68,7 @@ class EpisodeFiles:
         if self._file is not None:
             os.fsync(self._file.fileno())
         return {
+            "run": self.config.run,
             "stem": self._stem,
             "number": self._number,
             "size": self._size,
@@ -73,15 +76,20 @@ class EpisodeFiles:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken: what was written after it is lived again, and goes
-        when the first episode is written that takes its place. Who writes none deletes none.
+        """Go on where `state_dict` was taken. What the same run wrote after it is lived again, and
+        goes when the first episode is written that takes its place: who writes none deletes none.
 
-        Where the files are gone by then, or another process writes them, new ones are begun.
+        New files are begun where the old ones are those of another run, which keeps all that it
+        has, are gone by then, or are still written to.
         """
         self._close_file()
         self.num_episodes = int(state["num_episodes"])
-        self._stem, self._number = str(state["stem"]), int(state["number"])
-        self._size, self._is_resumed = int(state["size"]), True
+        self._is_resumed = self._is_of_this_run(state)
+        if self._is_resumed:
+            self._stem = str(state["stem"])
+            self._number, self._size = int(state["number"]), int(state["size"])
+        else:
+            self._begin_new_files()
 
     def close(self) -> None:
         """Close the file. Once writing has failed, that it fails again is only logged."""
@@ -92,6 +100,14 @@ class EpisodeFiles:
                 raise RlrunError(f"output={self.folder} cannot be written: {error}") from error
             logger.warning("A file of output=%s cannot be closed: %s", self.folder, error)
 
+    def _is_of_this_run(self, state: Mapping[str, Any]) -> bool:
+        """Whether the files of a state are this run's: that of the same folder, or this object."""
+        run = self.config.run
+        return state["stem"] == self._stem or (run is not None and state.get("run") == run)
+
+    def _begin_new_files(self) -> None:
+        self._stem, self._number, self._size = _new_stem(self._worker_index), 0, 0
+
     def _cut(self) -> None:
         """Remove what was written after the state that was loaded, or begin new files."""
         last = self._path(self._number, self._stem)
@@ -101,7 +117,7 @@ class EpisodeFiles:
         if is_gone or not all(_is_free(path) for path in found):
             what = "gone" if is_gone else "still written to"
             logger.warning("%s is %s: episodes go into new files.", last, what)
-            self._stem, self._number, self._size = _new_stem(self._worker_index), 0, 0
+            self._begin_new_files()
         else:
             for path in found:
                 if path == last and self._size:
@@ -115,6 +131,7 @@ class EpisodeFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path(self._number, self._stem).open("ab")
             _lock(self._file)
+            sync(self.folder)
             if self._size == 0:
                 line = self._metadata + line
         self._file.write(line)
@@ -124,7 +141,9 @@ class EpisodeFiles:
     def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with file:
+                file.flush()
+                os.fsync(file.fileno())
 
     def _path(self, number: int, stem: str) -> Path:
         return self.folder / f"{stem}_{number:03d}.jsonl"
@@ -141,9 +160,10 @@ def _number_of(path: Path) -> int:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Be the only process that writes to the file; False if another one does."""
+    """Be the only one that writes to the file; False if somebody else does, in this process or in
+    another: the lock is that of the open file, not of the process."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True

@@ -114,10 +114,12 @@ class OfflineReader:
         whether the episode under way is lost, [1]. Raises ValueError for the state of an env."""
         if "records" not in state:
             raise ValueError("it is of a run that sampled from envs; this one has input.")
-        pairs = zip(self.records, state["records"], strict=False)
+        pairs = list(zip(self.records, state["records"], strict=False))
         is_same = len(state["records"]) == len(self.records)
-        if not (is_same and all(each.load_state_dict(of_each) for each, of_each in pairs)):
+        if not (is_same and all(each.has_data_of(of_each) for each, of_each in pairs)):
             return np.ones(1, bool)
+        for each, of_each in pairs:
+            each.load_state_dict(of_each)
         self.rng.bit_generator.state = state["rng"]
         current = state["current"]
         if current["source"] >= 0:
@@ -171,8 +173,9 @@ class OfflineReader:
             terminated=ends & episode.terminated,
             truncated=ends & (not episode.terminated),
         )
-        for name in ("obs", "actions", "rewards"):
-            if not np.isfinite(columns[name]).all():
+        given = {"obs": rows, "actions": columns["actions"], "rewards": columns["rewards"]}
+        for name, column in given.items():
+            if not np.isfinite(column).all():
                 raise RlrunError(f"{where}: {name} hold numbers that are not finite.")
         if "next_obs" in self.asked:
             columns["next_obs"] = rows[1:]

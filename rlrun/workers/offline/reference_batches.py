@@ -20,22 +20,56 @@ BATCH_TYPES = ("SampleBatch", "MultiAgentBatch")
 def episodes_of_batch(plain: dict[str, Any], *, has_policy_actions: bool) -> list[RecordedEpisode]:
     """The episodes of a batch, and pieces of those that it cuts, which then count as truncated.
 
-    Where the batch has no `new_obs`, the last step of a piece is left out, as nobody knows what
-    followed it. `dones` count as terminations, as the batch does not tell time limits apart.
-    Raises ConfigError for what cannot be read, KeyError or ValueError for what is no batch.
+    Steps that do not follow each other (`new_obs` is not the next row's `obs`, or `t` jumps) are in
+    pieces of their own. Without `new_obs`, the last step of a piece is left out, as nobody knows
+    what followed it. `dones` count as terminations where no other column tells time
+    limits apart. Raises ConfigError for what cannot be read, KeyError or ValueError for what is no
+    batch.
     """
     columns = _columns(plain)
     rewards = np.asarray(columns["rewards"], np.float64)
-    terminated = _flags(columns.get("dones", columns.get("terminateds")), len(rewards))
-    truncated = _flags(columns.get("truncateds"), len(rewards))
+    terminated, ends = _terminations_and_ends(columns)
     begins = np.zeros(len(rewards), bool)
-    begins[1:] = (terminated | truncated)[:-1]
+    begins[1:] = ends[:-1]
     if "eps_id" in columns:
-        ids = np.asarray(columns["eps_id"])
+        ids = columns["eps_id"]
         begins[1:] |= ids[1:] != ids[:-1]
+    if "t" in columns:
+        begins[1:] |= columns["t"][1:] != columns["t"][:-1] + 1
+    if "new_obs" in columns and len(rewards) > 1:
+        begins |= _gaps(columns["obs"], columns["new_obs"], begins)
     pieces = np.split(np.arange(len(rewards)), np.flatnonzero(begins))
     found = [_piece(columns, rewards, rows, terminated, has_policy_actions) for rows in pieces]
     return [episode for episode in found if episode is not None]
+
+
+def _terminations_and_ends(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows terminate an episode, and which end one in whatever way, [N] both."""
+    num_rows = len(columns["rewards"])
+    dones, truncated = (_flags(columns.get(name), num_rows) for name in ("dones", "truncateds"))
+    if "terminateds" in columns:
+        terminated = _flags(columns["terminateds"], num_rows)
+    else:
+        terminated = dones & ~truncated
+    return terminated, terminated | truncated | dones
+
+
+def _gaps(obs: np.ndarray, new_obs: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """The rows [N], no `begins` of episodes, that do not show what the row before led to. Raises
+    ConfigError if most are such: nothing then tells which steps followed which."""
+    if obs.shape != new_obs.shape:
+        raise ValueError(f"its new_obs are {new_obs.shape}, its obs {obs.shape}")
+    differs = (new_obs[:-1] != obs[1:]).reshape(len(obs) - 1, -1).any(1)
+    gaps = np.zeros(len(obs), bool)
+    gaps[1:] = differs & ~begins[1:]
+    num_gaps, num_inner = np.count_nonzero(gaps), np.count_nonzero(~begins[1:])
+    if 2 * num_gaps > num_inner:
+        raise ConfigError(
+            f"in {num_gaps} of {num_inner} rows within episodes obs are not the new_obs of the row "
+            f"before: the batch was written with n_step > 1, whose rewards are sums, or its rows "
+            f"are shuffled. Write the data again with n_step=1, in order"
+        )
+    return gaps
 
 
 def _piece(
@@ -79,6 +113,7 @@ def _flags(column: np.ndarray | None, num_rows: int) -> np.ndarray:
 
 
 READ = (
+    "t",
     "obs",
     "new_obs",
     "actions",

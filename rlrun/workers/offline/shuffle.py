@@ -71,20 +71,23 @@ class ShuffledRecords:
             "waiting": [list(key) for key in self._waiting],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Go on where `state_dict` was taken; False, and nothing done, if the data are others."""
-        if not self._are_same_data(state) or state["is_shuffled"] != (self.size > 1):
-            logger.warning(
-                "The files of input=%s, or their order, are not those of the checkpoint: reading "
-                "begins anew.",
-                self.source.name,
-            )
-            return False
+    def has_data_of(self, state: Mapping[str, Any]) -> bool:
+        """Whether the data are those that a state was taken of; a warning says if not."""
+        if self._are_same_data(state) and state["is_shuffled"] == (self.size > 1):
+            return True
+        logger.warning(
+            "The files of input=%s, or their order, are not those of the checkpoint: reading "
+            "begins anew.",
+            self.source.name,
+        )
+        return False
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, of the same data (see `has_data_of`)."""
         self.pass_number = int(state["pass_number"])
         self._place = [int(number) for number in state["place"]]
         self._waiting = [[int(number) for number in key] for key in state["waiting"]]
         self._walk = self._walk_on()
-        return True
 
     def _are_same_data(self, state: Mapping[str, Any]) -> bool:
         """Whether places in the data mean what they meant at the checkpoint."""

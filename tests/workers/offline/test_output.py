@@ -231,7 +231,10 @@ def test_workers_write_files_of_their_own_and_evaluation_writes_none(make_worker
 def test_a_run_that_goes_on_writes_each_episode_once(make_worker, tmp_path):
     def make(folder):
         return make_worker(
-            "CartPole-v1", output=output_to(folder, max_file_size=5000), num_envs=2, fragment=17
+            "CartPole-v1",
+            output=output_to(folder, max_file_size=5000, run="run"),
+            num_envs=2,
+            fragment=17,
         )
 
     straight, halved = tmp_path / "straight", tmp_path / "halved"
@@ -254,7 +257,8 @@ def test_a_run_that_goes_on_writes_each_episode_once(make_worker, tmp_path):
 
 
 def test_a_run_that_goes_on_and_writes_nothing_deletes_nothing(make_worker, tmp_path):
-    env = {"output": output_to(tmp_path, max_file_size=300), "env_config": {"terminates_at": 2}}
+    output = output_to(tmp_path, max_file_size=300, run="run")
+    env = {"output": output, "env_config": {"terminates_at": 2}}
     one = make_worker("toy_envs.CountingEnv", fragment=4, **env)
     one.sample()
     state = one.state_dict()
@@ -277,7 +281,7 @@ def test_a_run_that_goes_on_and_writes_nothing_deletes_nothing(make_worker, tmp_
 def test_an_episode_that_cannot_be_brought_back_is_written_as_truncated(make_worker, tmp_path):
     def make():
         return make_worker(
-            "toy_envs.StatefulEnv", output=output_to(tmp_path), fragment=14, env_config={}
+            "toy_envs.StatefulEnv", output=output_to(tmp_path, run="run"), fragment=14
         )
 
     one = make()
@@ -310,17 +314,91 @@ def test_a_run_of_before_without_output_writes_from_the_next_episode_on(make_wor
     assert [episode["obs"][0] for episode in episodes_of(tmp_path)] == [[2, 0], [3, 0]]
 
 
+@pytest.mark.parametrize("run", [None, "another"])
+def test_another_run_that_goes_on_from_a_checkpoint_leaves_files_as_they_are(
+    make_worker, tmp_path, run
+):
+    env = {"fragment": 4, "env_config": {"terminates_at": 2}}
+    one = make_worker("toy_envs.CountingEnv", output=output_to(tmp_path, run="run"), **env)
+    one.sample()
+    state = one.state_dict()
+    one.sample()
+    one.stop()
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    two = make_worker("toy_envs.CountingEnv", output=output_to(tmp_path, run=run), **env)
+    two.load_state_dict(state)
+    two.sample()
+    assert path.read_bytes() == before
+    (own,) = set(tmp_path.iterdir()) - {path}
+    episodes = [json.loads(line) for line in own.open()][1:]
+    assert [episode["episode_id"] for episode in episodes] == [2, 3]
+
+
+def test_a_worker_that_goes_back_in_its_own_past_writes_each_episode_once(make_worker, tmp_path):
+    env = {"fragment": 4, "env_config": {"terminates_at": 2}}
+    worker = make_worker("toy_envs.CountingEnv", output=output_to(tmp_path), **env)
+    worker.sample()
+    state = worker.state_dict()
+    worker.sample()
+    worker.load_state_dict(state)
+    worker.sample()
+    assert [episode["episode_id"] for episode in episodes_of(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_files_that_this_process_still_writes_are_left_alone(make_worker, tmp_path):
+    env = {
+        "output": output_to(tmp_path, run="run"),
+        "fragment": 4,
+        "env_config": {"terminates_at": 2},
+    }
+    one = make_worker("toy_envs.CountingEnv", **env)
+    one.sample()
+    state = one.state_dict()
+    one.sample()
+    two = make_worker("toy_envs.CountingEnv", **env)
+    two.load_state_dict(state)
+    two.sample()
+    one.sample()
+    sizes = sorted(len(path.read_bytes().splitlines()) for path in tmp_path.iterdir())
+    assert sizes == [1 + 2, 1 + 6]
+
+
+def test_a_full_file_and_the_name_of_a_new_one_are_on_the_disk(make_worker, tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    worker = make_worker(
+        "toy_envs.CountingEnv",
+        output=output_to(tmp_path, max_file_size=1),
+        fragment=4,
+        env_config={"terminates_at": 2},
+    )
+    worker.sample()
+    first, _ = sorted(tmp_path.iterdir())
+    assert synced == [tmp_path, first, tmp_path]
+
+
 HOLD = """
 import fcntl, sys
 with open(sys.argv[1], "ab") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_EX)
     print("ready", flush=True)
     sys.stdin.read()
 """
 
 
 def test_files_that_another_process_writes_are_left_alone(make_worker, tmp_path):
-    env = {"output": output_to(tmp_path), "fragment": 4, "env_config": {"terminates_at": 2}}
+    env = {
+        "output": output_to(tmp_path, run="run"),
+        "fragment": 4,
+        "env_config": {"terminates_at": 2},
+    }
     one = make_worker("toy_envs.CountingEnv", **env)
     one.sample()
     state = one.state_dict()

@@ -182,6 +182,20 @@ def test_other_data_than_those_of_the_checkpoint_begin_anew(make_worker, tmp_pat
     assert steps_of(two, 1)[0] == (0, 0)
 
 
+def test_where_one_source_is_another_all_begin_anew(make_worker, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(make_worker, tmp_path / name)
+    config = input_from(tmp_path / "a", tmp_path / "b")
+    one = make_worker(COUNTING, input=config, fragment=70)
+    one.sample()
+    state = one.input.state_dict()
+    (tmp_path / "b" / "0.jsonl").rename(tmp_path / "b" / "1.jsonl")
+    two, fresh = (make_worker(COUNTING, input=config, fragment=70) for _ in range(2))
+    assert two.input.load_state_dict(state).tolist() == [True]
+    assert steps_of(two, 1) == steps_of(fresh, 1)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "buffer_size", "is_same"),
     [
@@ -314,6 +328,19 @@ def test_what_does_not_fit_the_spaces_is_named(make_worker, tmp_path, column, va
         reader.sample()
 
 
+def test_the_last_observation_is_looked_at_too(make_worker, tmp_path):
+    env = "CartPole-v1"
+    make_worker(env, output=output_to(tmp_path), fragment=100).sample()
+    (path,) = tmp_path.iterdir()
+    head, line, *_ = path.read_text().splitlines()
+    episode = json.loads(line)
+    episode["obs"][-1][1] = float("nan")
+    path.write_text(f"{head}\n{json.dumps(episode)}\n")
+    reader = make_worker(env, input=input_from(tmp_path))
+    with pytest.raises(RlrunError, match="obs hold numbers that are not finite"):
+        reader.sample()
+
+
 def test_data_of_other_spaces_are_refused_before_anything_is_read(make_worker, tmp_path):
     write(make_worker, tmp_path)
     with pytest.raises(SpaceError, match=r"recorded in 'toy_envs.CountingEnv'; this run's are of"):
@@ -378,6 +405,15 @@ def test_files_are_found_by_folder_file_and_pattern(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no file that ends in"):
         files_of(str(tmp_path / "empty"))
+
+
+def test_files_that_follow_each_other_come_by_their_numbers(tmp_path):
+    names = ["x_1000.jsonl", "x_1001.jsonl", "x_999.jsonl", "w_2000.jsonl", "y.jsonl"]
+    for name in names:
+        (tmp_path / name).touch()
+    expected = ["w_2000.jsonl", "x_999.jsonl", "x_1000.jsonl", "x_1001.jsonl", "y.jsonl"]
+    for source in (tmp_path, tmp_path / "*.jsonl"):
+        assert [path.name for path in files_of(str(source))] == expected
 
 
 def test_paths_are_those_given_or_shipped(tmp_path, monkeypatch):

@@ -59,9 +59,54 @@ def test_a_batch_is_cut_into_its_episodes_and_pieces(read):
     np.testing.assert_allclose(np.exp(columns["log_probs"]), BATCH["action_prob"], rtol=1e-6)
 
 
-def test_without_ids_episodes_end_where_they_are_done(read):
+def test_without_ids_episodes_end_where_they_are_done_or_observations_jump(read):
     columns = read(without("eps_id"))
-    assert columns["truncated"] == [False, False, False, False, True]
+    assert columns["terminated"] == BATCH["dones"]
+    assert columns["truncated"] == [False, False, False, True, True]
+
+
+CHAIN = {
+    "type": "SampleBatch",
+    "obs": [[0, 0], [0, 1], [0, 2], [0, 3], [0, 4]],
+    "new_obs": [[0, 1], [0, 2], [0, 3], [0, 4], [0, 5]],
+    "actions": [0] * 5,
+    "rewards": [1.0] * 5,
+    "dones": [False] * 5,
+    "action_prob": [1.0] * 5,
+}
+
+
+@pytest.mark.parametrize("gap", ["new_obs", "t"])
+def test_steps_that_do_not_follow_each_other_are_in_pieces_of_their_own(read, gap):
+    column = {
+        "new_obs": [[0, 1], [9, 9], [0, 3], [0, 4], [0, 5]],
+        "t": [3, 4, 8, 9, 10],
+    }
+    batch = {**CHAIN, gap: column[gap]}
+    columns = read(batch)
+    assert columns["next_obs"] == batch["new_obs"]
+    assert columns["truncated"] == [False, True, False, False, True]
+
+
+def test_observations_of_several_steps_later_are_refused(read):
+    batch = {**CHAIN, "new_obs": [[0, 3], [0, 4], [0, 5], [0, 5], [0, 5]]}
+    with pytest.raises(ConfigError, match=r"in 4 of 4 rows .* with n_step > 1.* with n_step=1"):
+        read(batch)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"dones": [0, 1, 0, 0, 1], "truncateds": [0, 1, 0, 0, 0]},
+        {"dones": [0, 1, 0, 0, 1], "terminateds": [0, 0, 0, 0, 1]},
+        {"terminateds": [0, 0, 0, 0, 1], "truncateds": [0, 1, 0, 0, 0]},
+    ],
+)
+def test_a_time_limit_is_told_from_a_termination(read, flags):
+    batch = {name: column for name, column in CHAIN.items() if name != "dones"}
+    columns = read({**batch, **flags})
+    assert columns["terminated"] == [False, False, False, False, True]
+    assert columns["truncated"] == [False, True, False, False, False]
 
 
 def test_without_new_obs_the_last_step_of_a_piece_is_left_out(read):
@@ -96,7 +141,7 @@ def test_one_hot_observations_are_rows_already(read):
     batch = {
         "type": "SampleBatch",
         "obs": rows,
-        "new_obs": rows,
+        "new_obs": [rows[1], rows[1]],
         "actions": [0, 3],
         "rewards": [0.0, 1.0],
         "dones": [False, True],
