@@ -346,7 +346,8 @@ def test_a_worker_that_goes_back_in_its_own_past_writes_each_episode_once(make_w
     assert [episode["episode_id"] for episode in episodes_of(tmp_path)] == [0, 1, 2, 3]
 
 
-def test_files_that_this_process_still_writes_are_left_alone(make_worker, tmp_path):
+def written_beyond_a_state(make_worker, tmp_path):
+    """What a worker of a run is made of, the worker, and its state two episodes ago."""
     env = {
         "output": output_to(tmp_path, run="run"),
         "fragment": 4,
@@ -356,6 +357,11 @@ def test_files_that_this_process_still_writes_are_left_alone(make_worker, tmp_pa
     one.sample()
     state = one.state_dict()
     one.sample()
+    return env, one, state
+
+
+def test_files_that_this_process_still_writes_are_left_alone(make_worker, tmp_path):
+    env, one, state = written_beyond_a_state(make_worker, tmp_path)
     two = make_worker("toy_envs.CountingEnv", **env)
     two.load_state_dict(state)
     two.sample()
@@ -394,15 +400,7 @@ with open(sys.argv[1], "ab") as file:
 
 
 def test_files_that_another_process_writes_are_left_alone(make_worker, tmp_path):
-    env = {
-        "output": output_to(tmp_path, run="run"),
-        "fragment": 4,
-        "env_config": {"terminates_at": 2},
-    }
-    one = make_worker("toy_envs.CountingEnv", **env)
-    one.sample()
-    state = one.state_dict()
-    one.sample()
+    env, one, state = written_beyond_a_state(make_worker, tmp_path)
     one.stop()
     (path,) = tmp_path.iterdir()
     before = path.read_bytes()
