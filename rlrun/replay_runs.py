@@ -21,7 +21,7 @@ from rlrun.loggers.base import lookup
 LOOK_INTERVAL_S = 0.1
 """Time between two looks at whether a run has ended."""
 
-GRACE_S = 8.0
+GRACE_S = 20.0
 """How long runs may take to end in order after Ctrl-C."""
 
 

@@ -444,7 +444,7 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a lost terminal end the run after the running round of its loop; a
+        """Ctrl-C, SIGTERM and a lost terminal end the run after the piece of work under way; a
         second one at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -453,7 +453,7 @@ class Run:
                 raise KeyboardInterrupt
             self._trainer.interrupt()
             logger.warning(
-                "Interrupted: the run ends after the round that is running, with a checkpoint. "
+                "Interrupted: the run ends as soon as it can, with a checkpoint. "
                 "Once more ends it now, without one."
             )
 

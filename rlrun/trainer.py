@@ -209,7 +209,8 @@ class Trainer:
         return result
 
     def interrupt(self) -> None:
-        """End the iteration that is under way after its present round; safe in signal handlers."""
+        """End the iteration that is under way, in a second or a step of the envs; safe in signal
+        handlers."""
         self._set_interrupted(True)
 
     def _set_interrupted(self, is_interrupted: bool) -> None:
@@ -285,15 +286,17 @@ class Trainer:
         end = self.progress.began_at + max(some_algorithm.timesteps_per_iteration, 1)
         self.workers.iteration_ends_at = end
         with self.timers.measure("training_iteration"):
-            is_cut = False
-            while not is_cut and (
-                self.workers.num_env_steps_sampled < end or self.workers.is_gathering
-            ):
-                some_algorithm.loop(self.algorithms, self.workers)
-                is_cut = self.workers.is_interrupted and self.workers.num_env_steps_sampled < end
+            cut = None
+            try:
+                while self.workers.num_env_steps_sampled < end or self.workers.is_gathering:
+                    some_algorithm.loop(self.algorithms, self.workers)
+                    if self.workers.is_interrupted and self.workers.num_env_steps_sampled < end:
+                        raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
+            except Interrupted as error:
+                cut = error
             some_algorithm.end_iteration(self.algorithms, self.workers)
-        if is_cut:
-            raise Interrupted(f"Iteration {self.iteration + 1} was interrupted.")
+        if cut is not None:
+            raise cut
 
     def _learner_info(self) -> dict[str, Any]:
         learner = {}

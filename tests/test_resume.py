@@ -496,7 +496,7 @@ def test_ctrl_c_ends_a_run_with_a_checkpoint_from_which_it_goes_on_as_if_nothing
     outcome = child.wait()
     assert outcome.status == 130
     assert outcome.stdout.endswith("Interrupted. Go on with: rlrun resume run\n")
-    assert "ends after the round that is running, with a checkpoint" in outcome.stderr
+    assert "ends as soon as it can, with a checkpoint" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     last = iterations_in(tmp_path / "run")[-1]
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == [checkpoint_name(last)]
@@ -713,7 +713,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_without_a_checkpoint(tmp_path):
     child = Child(tmp_path, *ENDLESS, "env=gym", "env.id=slow_env.Env")
     child.wait_for_file(tmp_path / "in_the_middle")
     child.signal(signal.SIGINT)
-    child.wait_for_text("ends after the round that is running")
+    child.wait_for_text("ends as soon as it can")
     child.signal(signal.SIGINT)
     outcome = child.wait()
     assert outcome.status == 130

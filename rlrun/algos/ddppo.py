@@ -88,6 +88,8 @@ class DDPPO(PPO):
         self.is_shared = False
         """In the driver: whether the workers' learners have all that this one was given since it
         last heard of them."""
+        self.is_home = True
+        """In the driver: whether this one has all that they have learned."""
 
     # The learner, in a worker
 
@@ -127,6 +129,10 @@ class DDPPO(PPO):
         self.load_state_dict(self.state_dict() | dict(shared))
         self.is_shared = True
 
+    def leave_to_workers(self) -> None:
+        """In the driver: they begin to learn."""
+        self.is_shared = self.is_home = False
+
     def note(self, report: Mapping[str, Any]) -> None:
         """In the driver: count what a worker reports of a round."""
         self.num_rows_trained += report["num_rows"]
@@ -137,11 +143,11 @@ class DDPPO(PPO):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.is_shared = False
+        self.is_shared, self.is_home = False, True
 
     @property
     def is_up_to_date(self) -> bool:
-        return self.is_shared
+        return self.is_home
 
     def on_weights_set(self) -> None:
         self.is_shared = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 
 from rlrun.algos import peer_learning, perturbation
@@ -92,25 +93,22 @@ def distributed_replay(algorithms: Mapping[str, Any], workers: Any) -> None:
 
 def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) -> None:
     """Apply the first gradient that arrives; only the worker that sent it gets the new weights."""
-    position, sample = next(workers.stream("sample"))
-    workers.note(sample)
-    for policy_id, gradient in sample.gradients.items():
-        learn_from(algorithms[policy_id], gradient)
-    # Where no episode is whole yet, it goes on by the weights that it began with.
-    if sample.gradients:
-        workers.sync_weights(algorithms, to=position)
+    stream = workers.stream("sample", is_over=lambda: workers.is_interrupted)
+    for position, sample in islice(stream, 1):
+        workers.note(sample)
+        for policy_id, gradient in sample.gradients.items():
+            learn_from(algorithms[policy_id], gradient)
+        # Where no episode is whole yet, it goes on by the weights that it began with.
+        if sample.gradients:
+            workers.sync_weights(algorithms, to=position)
 
 
 def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Every worker gathers rows and learns from them itself, in step with the others, with which it
     shares gradients; here come only reports."""
     peer_learning.begin(algorithms, workers)
-    done = workers.map(peer_learning.learn_on_own_rows, workers.num_env_steps_sampled)
-    for samples, reports in done:
-        for sample in samples:
-            workers.note(sample)
-        for policy_id, report in reports.items():
-            algorithms[policy_id].note(report)
+    peer_learning.gather(algorithms, workers)
+    peer_learning.learn(algorithms, workers)
 
 
 def evolution(algorithms: Mapping[str, Any], workers: Any) -> None:

@@ -7,6 +7,7 @@ it knew last, after a round that failed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from rlrun.core import peers
 from rlrun.core.batch import concat
-from rlrun.core.errors import RlrunError
+from rlrun.core.errors import Interrupted, RlrunError, WorkerError
 from rlrun.core.filters import RunningMoments
 
 # In the driver
@@ -29,14 +30,43 @@ def begin(algorithms: Mapping[str, Any], workers: Any) -> None:
         states = {id_: algorithm.shared_state() for id_, algorithm in algorithms.items()}
         address = workers.map(_disband)[0]
         workers.map(_make_learners, states, address)
+        for algorithm in algorithms.values():
+            algorithm.is_shared = True
+
+
+def gather(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Have every worker gather a train batch, which it keeps. Raises Interrupted, after which the
+    next call goes on, also over a checkpoint."""
+    try:
+        while not all(
+            workers.map(_go_on_gathering, workers.piece_s, workers.num_env_steps_sampled)
+        ):
+            if workers.is_interrupted:
+                raise Interrupted("Not all workers had gathered their batches.")
+    except WorkerError:
+        for algorithm in algorithms.values():
+            # One that comes in the place of another knows nothing.
+            algorithm.is_shared = False
+        raise
+
+
+def learn(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Have every worker learn from what it gathered, and count what became of it."""
     for algorithm in algorithms.values():
-        algorithm.is_shared = False  # Until the round is over.
+        algorithm.leave_to_workers()
+    for samples, reports in workers.map(_learn_on_own_rows, workers.num_env_steps_sampled):
+        for sample in samples:
+            workers.note(sample)
+        for policy_id, report in reports.items():
+            algorithms[policy_id].note(report)
 
 
 def bring_home(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Let the driver's learners be as those of the workers. Raises RlrunError if these differ."""
     if not all(algorithm.is_shared for algorithm in algorithms.values()):
         return  # Nothing was learned since the driver's were given something.
+    if all(algorithm.is_home for algorithm in algorithms.values()):
+        return
     states, checksums = zip(*workers.map(_shared_states), strict=True)
     if any(other != checksums[0] for other in checksums):
         raise RlrunError(
@@ -52,15 +82,34 @@ def bring_home(algorithms: Mapping[str, Any], workers: Any) -> None:
 # In a worker
 
 
-def learn_on_own_rows(worker: Any, timestep: int) -> tuple[list[Any], dict[str, Any]]:
-    """Gather a train batch and learn from it, in step with the other workers; `timestep` is the
-    global count of env steps before. Returns samples without rows, and reports by policy id."""
-    try:
+def _go_on_gathering(worker: Any, max_s: float, timestep: int) -> bool:
+    """Sample for about `max_s` seconds; whether there is a train batch then. `timestep` is the
+    global count of env steps before it."""
+    if not (worker.gathered or worker.input.is_midway):
         worker.timestep = timestep
-        timers = _first_learner(worker).timers
-        with timers.measure("sample"):
-            samples = _gather(worker)
-        with timers.measure("wait_for_peers"):
+    end = time.perf_counter() + max_s
+    with _first_learner(worker).timers.measure("sample"):
+        while not _has_batch(worker):
+            sample = worker.go_on_sampling(max(end - time.perf_counter(), 0.0))
+            if sample is None:
+                return False
+            worker.gathered.append(sample)
+    return True
+
+
+def _has_batch(worker: Any) -> bool:
+    rows = sum(batch.num_steps for each in worker.gathered for batch in each.batches.values())
+    void_steps = sum(sample.void_steps for sample in worker.gathered)
+    # One row at least, as each worker takes part in every gradient step.
+    return rows > 0 and rows + void_steps >= _first_learner(worker).train_batch_size
+
+
+def _learn_on_own_rows(worker: Any, timestep: int) -> tuple[list[Any], dict[str, Any]]:
+    """Learn from what was gathered, in step with the other workers; `timestep` is the global count
+    of env steps before that. Returns samples without rows, and reports by policy id."""
+    samples, worker.gathered = worker.gathered, []
+    try:
+        with _first_learner(worker).timers.measure("wait_for_peers"):
             worker.timestep = timestep + _total_env_steps(worker, samples)
         for policy_id, learner in worker.learners.items():
             _learn(worker, policy_id, learner, samples)
@@ -70,20 +119,6 @@ def learn_on_own_rows(worker: Any, timestep: int) -> tuple[list[Any], dict[str, 
         raise
     reports = {policy_id: _report(learner) for policy_id, learner in worker.learners.items()}
     return [replace(sample, batches={}, gathered={}) for sample in samples], reports
-
-
-def _gather(worker: Any) -> list[Any]:
-    wanted = _first_learner(worker).train_batch_size
-    samples: list[Any] = []
-    num_rows = num_steps = 0
-    # One row at least, as each worker takes part in every gradient step.
-    while num_steps < wanted or not num_rows:
-        sample = worker.sample()
-        samples.append(sample)
-        rows = sum(batch.num_steps for batch in sample.batches.values())
-        num_rows += rows
-        num_steps += rows + sample.void_steps
-    return samples
 
 
 def _first_learner(worker: Any) -> Any:

@@ -8,7 +8,8 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from rlrun.core.batch import Batch, concat
+from rlrun.core.errors import Interrupted
 from rlrun.core.flat import FlatParameters
 
 Job = tuple[int, int | None]
@@ -31,18 +33,41 @@ Outcome = tuple[list[Any], list[float]]
 
 def gather(policy_id: str, algorithm: Any, workers: Any) -> Batch:
     """Have directions tried until the algorithm has enough of them. Columns: noise_index [N],
-    returns and lengths [N, 2]."""
+    returns and lengths [N, 2].
+
+    Raises Interrupted; what was tried till then is tried again by the next call, which draws the
+    same.
+    """
     batches: list[Batch] = []
+    done: list[Outcome] = []
     num_steps = 0
-    while num_steps < algorithm.least_steps:
-        jobs = algorithm.draw_jobs()
-        outcomes = _in_order(workers.map(run_jobs, policy_id, jobs, algorithm.noise_seed))
-        for samples, _ in outcomes:
-            for sample in samples:
-                workers.note(sample)
-        batches.append(_directions(jobs, outcomes))
-        num_steps += int(batches[-1]["lengths"].sum())
+    before = algorithm.rng.bit_generator.state
+    try:
+        while num_steps < algorithm.least_steps:
+            jobs = algorithm.draw_jobs()
+            outcomes = _try_out(workers, policy_id, jobs, algorithm.noise_seed)
+            batches.append(_directions(jobs, outcomes))
+            done += outcomes
+            num_steps += int(batches[-1]["lengths"].sum())
+    except Interrupted:
+        algorithm.rng.bit_generator.state = before
+        raise
+    for samples, _ in done:
+        for sample in samples:
+            workers.note(sample)
     return concat(batches)
+
+
+def _try_out(workers: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> list[Outcome]:
+    """What came of the jobs. Raises Interrupted."""
+    workers.map(_begin, policy_id, jobs, noise_seed)
+    while True:
+        parts = workers.map(_go_on, workers.piece_s)
+        if all(part is not None for part in parts):
+            return _in_order(parts)
+        if workers.is_interrupted:
+            workers.map(_give_up)
+            raise Interrupted("Not all directions of a round were tried.")
 
 
 def _in_order(parts: list[list[Outcome]]) -> list[Outcome]:
@@ -66,29 +91,50 @@ def _directions(jobs: list[Job], outcomes: list[Outcome]) -> Batch:
 # In a worker
 
 
-def run_jobs(worker: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> list[Outcome]:
-    """Do this worker's share of the jobs."""
+def _begin(worker: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> None:
+    """Take over this worker's share of the jobs."""
+    worker.outcomes = []
+    worker.jobs = _do_jobs(worker, policy_id, _mine(worker, jobs), noise_seed)
+
+
+def _go_on(worker: Any, max_s: float) -> list[Outcome] | None:
+    """What came of this worker's jobs; None if it takes longer than `max_s` seconds."""
+    end = time.perf_counter() + max_s
+    for _ in worker.jobs:
+        if time.perf_counter() >= end:
+            return None
+    return worker.outcomes  # type: ignore[no-any-return]
+
+
+def _give_up(worker: Any) -> None:
+    """The jobs are not gone on with, and the policy has its own weights again."""
+    worker.jobs.close()
+
+
+def _do_jobs(
+    worker: Any, policy_id: str, jobs: list[Job], noise_seed: int
+) -> Generator[None, None, None]:
+    """Do the jobs, an env step each time that it is gone on with, and put down what comes of
+    them."""
     actor = worker.actors[policy_id]
     noise = actor.algorithm.noise(noise_seed)
     flat = actor.policy.flat
-    outcomes = []
     with _perturbable(flat) as perturb:
-        for seed, index in _mine(worker, jobs):
+        for seed, index in jobs:
             if index is None:
                 perturb(None, 0.0)
-                sample, seen_return = worker.run_episode(seed, explore=False)
-                outcomes.append(([sample], [seen_return]))
+                sample, seen_return = yield from worker.run_episode(seed, explore=False)
+                worker.outcomes.append(([sample], [seen_return]))
                 continue
             piece = noise.piece(index, flat.values.numel())
             pair = []
             # Both begin alike: what differs is due to the weights alone.
             for sign in (1.0, -1.0):
                 perturb(piece, sign * actor.algorithm.noise_stdev)
-                sample, seen_return = worker.run_episode(seed, explore=True)
+                sample, seen_return = yield from worker.run_episode(seed, explore=True)
                 # Results speak of the weights as they are.
                 pair.append((replace(sample, episodes=[]), seen_return))
-            outcomes.append(([sample for sample, _ in pair], [each for _, each in pair]))
-    return outcomes
+            worker.outcomes.append(([sample for sample, _ in pair], [each for _, each in pair]))
 
 
 def _mine(worker: Any, jobs: list[Job]) -> list[Job]:

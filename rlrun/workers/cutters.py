@@ -59,20 +59,20 @@ class TrajectoryCutter:
 
     def state_dict(self) -> dict[str, Any]:
         """The steps that wait for those after them."""
-        waiting = [_as_plain(_steps_of(parts)) if parts else None for parts in self._open]
+        waiting = [as_plain(_steps_of(parts)) if parts else None for parts in self._open]
         return {
-            "seam": None if self._seam is None else _as_plain(self._seam),
+            "seam": None if self._seam is None else as_plain(self._seam),
             "open": waiting if self.by_episode else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self._seam = None if state["seam"] is None else _as_batch(state["seam"]).copied()
+        self._seam = None if state["seam"] is None else as_batch(state["seam"]).copied()
         self._whole = []
         self._open = [[] for _ in self._open]
         for env, steps in enumerate(state["open"]):
             if steps is not None:
-                columns = _as_batch(steps)
+                columns = as_batch(steps)
                 waiting = Batch({name: c[:, None] for name, c in columns.items()}).copied()
                 self._open[env] = [(waiting, 0, 0, waiting.num_rows)]
 
@@ -189,7 +189,7 @@ def _steps_of(parts: list[_Part]) -> Batch:
     )
 
 
-def _as_plain(columns: Batch) -> dict[str, Any]:
+def as_plain(columns: Batch) -> dict[str, Any]:
     """What a checkpoint holds of steps: of infos the entries that it can."""
     return {
         name: _packed(column) if column.dtype == object else column
@@ -197,7 +197,7 @@ def _as_plain(columns: Batch) -> dict[str, Any]:
     }
 
 
-def _as_batch(plain: Mapping[str, Any]) -> Batch:
+def as_batch(plain: Mapping[str, Any]) -> Batch:
     return Batch(
         {
             name: _unpacked(column) if isinstance(column, dict) else column

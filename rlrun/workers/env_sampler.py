@@ -6,8 +6,8 @@ No Python per env and step: array operations over the vector of envs, one policy
 from __future__ import annotations
 
 import logging
+import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ from rlrun.workers.actor import Actor, Decision
 from rlrun.workers.envs import clip_rewards
 from rlrun.workers.episode_log import EpisodeLog
 from rlrun.workers.episodes import EpisodeTracker
+from rlrun.workers.fragment import Cut, Fragment
 from rlrun.workers.offline.recorder import EpisodeRecorder
+from rlrun.workers.sample import report_of, report_state
 from rlrun.workers.vector_env import VectorEnv
 
 logger = logging.getLogger("rlrun.workers")
@@ -60,6 +62,7 @@ class EnvSampler:
         self.reward_clip = reward_clip
         self._floats = actor.preprocessor.floats
         self.episodes = EpisodeTracker(env, callbacks, worker)
+        self._worker = worker
         self.worker_index: int = worker.worker_index
         self.seeds = seeds
         self.learns = learns
@@ -80,7 +83,8 @@ class EnvSampler:
         """Steps that the running episodes have taken."""
         self._one_step = np.ones(env.num_envs, np.int64)
         self._void_rows = np.zeros(env.num_envs, bool)
-        self._cuts: list[_Cut] = []
+        self.fragment: Fragment | None = None
+        """What the last call of `sample` has left unfinished."""
         self._has_warned = False
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._steps_timed = 0
@@ -90,11 +94,14 @@ class EnvSampler:
         num_steps: int,
         timestep: int,
         explore: bool,
+        *,
         only_usual: bool = False,
         ends_with_episode: bool = False,
-    ) -> Batch:
+        max_s: float = math.inf,
+    ) -> Batch | None:
         """`num_steps` steps of every env as columns [T, B, ...]; `ends_with_episode`: fewer, if the
-        episode of the first env ends before.
+        episode of the first env ends before. None if that takes longer than `max_s` seconds: the
+        next call goes on with it.
 
         `timestep` counts env steps of all workers before this fragment. Columns: obs, actions,
         rewards, terminated, truncated, those of the actor's `rollout_columns` (unless
@@ -105,15 +112,32 @@ class EnvSampler:
         if not self.has_begun:
             self._begin()
         self._columns = () if only_usual else self.actor.rollout_columns
-        fragment = _Fragment(num_steps)
+        if self.fragment is None:
+            self.fragment = Fragment(num_steps, timestep, ends_with_episode)
+        fragment = self.fragment
+        self._fill(fragment, explore, time.perf_counter() + max_s)
+        if not fragment.is_whole:
+            return None
+        self.fragment = None
+        self._log.forget(self.lengths)
+        columns = fragment.columns
+        self._check_columns(columns)
+        if "next_values" in self._columns:
+            columns["next_values"] = self._next_values(columns["values"], fragment.cuts)
+        if self.learns:
+            self.actor.gather(_real_rows(columns["obs"], columns.get("valid")))
+        # A step that does both is a termination.
+        columns["truncated"] &= ~columns["terminated"]
+        return columns
+
+    def _fill(self, fragment: Fragment, explore: bool, end: float) -> None:
+        """Put steps into a fragment until it is whole or the clock says `end`; one at least."""
         steps_per_row = self.env.num_envs * max(self.actor.config.num_workers, 1)
         asked = [name for name in self._columns if name not in BY_WORKER]
-        self._cuts = []
-        for t in range(num_steps):
+        while not fragment.is_whole:
             started = time.perf_counter()
-            decision = self.actor.act(
-                self.obs, self.state, self.previous, timestep + t * steps_per_row, explore
-            )
+            timestep = fragment.timestep + fragment.num_done * steps_per_row
+            decision = self.actor.act(self.obs, self.state, self.previous, timestep, explore)
             row = {"obs": self.obs, "actions": decision.actions}
             for name in asked:
                 row[name] = decision.columns[name]
@@ -122,23 +146,21 @@ class EnvSampler:
             if self.previous is not None:
                 row["prev_actions"] = self.previous.actions
                 row["prev_rewards"] = self.previous.rewards
+            if "sampled_at_update" in self._columns:
+                # New weights may come between two calls.
+                num_updates = self._worker.num_updates.get(self.actor.policy_id, 0)
+                row["sampled_at_update"] = np.full(self.env.num_envs, num_updates)
             self._seconds["inference"] += time.perf_counter() - started
-            self._step(t, row, decision)
-            fragment.put(t, row)
-            if ends_with_episode and (row["terminated"][0] or row["truncated"][0]):
-                fragment.cut(t + 1)
+            self._step(fragment, row, decision)
+            fragment.put(row)
+            self._steps_timed += 1
+            if time.perf_counter() >= end:
                 break
-        self._steps_timed += t + 1
-        self._log.forget(self.lengths)
-        columns = fragment.columns
-        self._check_columns(columns)
-        if "next_values" in self._columns:
-            columns["next_values"] = self._next_values(columns["values"])
-        if self.learns:
-            self.actor.gather(_real_rows(columns["obs"], columns.get("valid")))
-        # A step that does both is a termination.
-        columns["truncated"] &= ~columns["terminated"]
-        return columns
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether the last call of `sample` has left a fragment unfinished."""
+        return self.fragment is not None
 
     def take_finished(self) -> list[EpisodeReport]:
         """Reports of the episodes that ended since the last call."""
@@ -172,6 +194,8 @@ class EnvSampler:
             "lengths": self.lengths.copy(),
             "num_finished": self.num_finished,
             "log": self._log.state_dict(self.lengths),
+            "fragment": None if self.fragment is None else self.fragment.state_dict(),
+            "finished": [report_state(report) for report in self._finished],
             "episodes": self.episodes.state_dict(),
             "recorder": recorded,
         }
@@ -180,7 +204,7 @@ class EnvSampler:
         """Go on where `state_dict` was taken. Returns the mask [B] of envs whose episode could
         not be reproduced: those were cut, and start a new episode."""
         self._forget_episodes()
-        self._finished = []
+        self._finished = [report_of(report) for report in state.get("finished", ())]
         if not state["started"]:
             self.has_begun = False
             self.num_finished = 0
@@ -215,6 +239,11 @@ class EnvSampler:
         if self.previous is not None:
             self.previous.actions[~cut] = state["previous"][0][~cut]
             self.previous.rewards[~cut] = state["previous"][1][~cut]
+        if (begun := state.get("fragment")) is not None:
+            self.fragment = Fragment.from_state(begun)
+            previous = self.previous and Previous(*state["previous"])
+            for env in self.fragment.cut_off(cut, state["obs"], state["state"], previous):
+                self.episodes.lose(env)
         return cut
 
     def close(self) -> None:
@@ -233,6 +262,7 @@ class EnvSampler:
             self.recorder.start_all(raw)
 
     def _forget_episodes(self) -> None:
+        self.fragment = None
         self._returns[:] = 0.0
         self.lengths[:] = 0
         self._void_rows[:] = False
@@ -250,7 +280,7 @@ class EnvSampler:
         self.obs = self.actor.preprocessor(raw)
         self._seconds["raw_obs_processing"] += time.perf_counter() - started
 
-    def _step(self, t: int, row: dict[str, np.ndarray], decision: Decision) -> None:
+    def _step(self, fragment: Fragment, row: dict[str, np.ndarray], decision: Decision) -> None:
         """One step of every env, whose `row` gets what they gave, [B, ...]."""
         begun = time.perf_counter()
         raw, rewards, terminated, truncated = self.env.step(decision.env_actions)
@@ -288,7 +318,7 @@ class EnvSampler:
             rewards = row["rewards"].astype(np.float32)
             self.previous = Previous(np.array(decision.actions), rewards)
         if np.count_nonzero(done):
-            row["next_obs"] = self._end_episodes(t, raw, done, truncated & ~terminated)
+            row["next_obs"] = self._end_episodes(fragment, raw, done, truncated & ~terminated)
         else:
             self._observe(raw)
             row["next_obs"] = self.obs
@@ -300,18 +330,14 @@ class EnvSampler:
             self._void_rows = done
 
     def _end_episodes(
-        self, t: int, raw: Any, done: np.ndarray, truncated: np.ndarray
+        self, fragment: Fragment, raw: Any, done: np.ndarray, truncated: np.ndarray
     ) -> np.ndarray:
         """Report and reset the envs of the mask `done`; returns the real next observations."""
         next_obs = self.actor.preprocessor(raw)
         self.check_finite("observation", self._floats(next_obs[done]), 0, np.flatnonzero(done))
         for i in np.flatnonzero(truncated):
-            rows = slice(i, i + 1)
-            state = {name: part[rows].copy() for name, part in self.state.items()}
-            previous = self.previous and Previous(
-                self.previous.actions[rows].copy(), self.previous.rewards[rows].copy()
-            )
-            self._cuts.append(_Cut(t, int(i), next_obs[rows].copy(), state, previous))
+            cut = Cut.at(fragment.num_done, int(i), next_obs, self.state, self.previous)
+            fragment.cuts.append(cut)
         for i in np.flatnonzero(done):
             self._finished.append(
                 self.episodes.end(int(i), float(self._returns[i]), int(self.lengths[i]))
@@ -350,7 +376,7 @@ class EnvSampler:
             self.previous.actions[envs] = 0
             self.previous.rewards[envs] = 0.0
 
-    def _next_values(self, values: np.ndarray) -> np.ndarray:
+    def _next_values(self, values: np.ndarray, cuts: list[Cut]) -> np.ndarray:
         """Value of the state after each step [T, B], of the real one where an episode was cut.
 
         Inside an episode that is the next row's value, which the policy has given already; only
@@ -358,7 +384,6 @@ class EnvSampler:
         """
         following = np.empty_like(values)
         following[:-1] = values[1:]
-        cuts = self._cuts
         obs = np.concatenate([self.obs, *(cut.obs for cut in cuts)])
         state = {
             name: np.concatenate([part, *(cut.state[name] for cut in cuts)])
@@ -414,17 +439,6 @@ class EnvSampler:
         )
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A truncated step, and what its state's value is computed from; arrays have one row."""
-
-    step: int
-    env: int
-    obs: np.ndarray
-    state: State
-    previous: Previous | None
-
-
 def _real_rows(column: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     """[T, B, ...] -> [N, ...], without the rows that are no steps."""
     return column.reshape(-1, *column.shape[2:]) if valid is None else column[valid]
@@ -435,25 +449,3 @@ def _as_column(infos: list[dict[str, Any]]) -> np.ndarray:
     column = np.empty(len(infos), object)
     column[:] = [dict(info) for info in infos]
     return column
-
-
-class _Fragment:
-    """Columns [T, B, ...], allocated at their first row; float64 becomes float32."""
-
-    def __init__(self, num_steps: int) -> None:
-        self.num_steps = num_steps
-        self.columns = Batch()
-
-    def put(self, t: int, row: dict[str, np.ndarray]) -> None:
-        """Copy the arrays [B, ...] of step `t`."""
-        columns = self.columns
-        if t == 0:
-            for name, part in row.items():
-                dtype = np.float32 if part.dtype == np.float64 else part.dtype
-                columns[name] = np.empty((self.num_steps, *part.shape), dtype)
-        for name, part in row.items():
-            columns[name][t] = part
-
-    def cut(self, num_steps: int) -> None:
-        """Leave out what lies behind the first `num_steps` steps."""
-        self.columns = self.columns.take(slice(num_steps))

@@ -41,7 +41,8 @@ class EpisodeTracker:
         self.is_on = self.on_start or self.on_step or self.on_end or self.keeps_ended
         self.episodes: list[Episode] = []
         """The running ones, by env."""
-        self._ended: list[Episode] = []
+        self._ended: list[tuple[int, Episode | None]] = []
+        """(env, episode), None of one that could not be brought back after a resume."""
         self._warned: set[str] = set()
 
     def start_all(self, raw: Any) -> None:
@@ -88,27 +89,31 @@ class EpisodeTracker:
         self._call(self.on_end, "on_episode_end", i)
         episode = self.episodes[i]
         if self.keeps_ended:
-            self._ended.append(episode)
+            self._ended.append((i, episode))
         return EpisodeReport(
             total_reward, length, i, episode.custom_metrics, episode.hist_data, episode.media
         )
 
-    def take_ended(self) -> list[Episode]:
+    def lose(self, i: int) -> None:
+        """The episode of env `i` does not go on, and its steps are kept."""
+        if self.keeps_ended:
+            self._ended.append((i, None))
+
+    def take_ended(self) -> list[Episode | None]:
         """The episodes that ended since the last call, env after env."""
         ended, self._ended = self._ended, []
-        return sorted(ended, key=lambda episode: episode.env_index)
+        return [episode for _, episode in sorted(ended, key=lambda each: each[0])]
 
     def state_dict(self) -> dict[str, Any]:
         """What hooks have put into the running episodes, as far as a checkpoint can hold it."""
-        saved: dict[str, Any] = {"num_started": self.num_started, "episodes": []}
-        for episode in self.episodes:
-            facts: dict[str, Any] = {}
-            for name in SURVIVORS:
-                facts[name], left_out = pack_entries(getattr(episode, name))
-                self._warn_of(name, left_out)
-            last_step, _ = pack_entries({name: getattr(episode, name) for name in LAST_STEP})
-            saved["episodes"].append({"id": episode.episode_id, **facts, "last_step": last_step})
-        return saved
+        return {
+            "num_started": self.num_started,
+            "episodes": [self._saved(episode) for episode in self.episodes],
+            "ended": [
+                None if episode is None else self._saved(episode) for _, episode in self._ended
+            ],
+            "ended_in": [env for env, _ in self._ended],
+        }
 
     def resume(
         self, state: Mapping[str, Any], returns: np.ndarray, lengths: np.ndarray, cut: np.ndarray
@@ -119,13 +124,26 @@ class EpisodeTracker:
             episode.length = int(lengths[i])
             if cut[i] or not state["episodes"]:
                 continue
-            saved = state["episodes"][i]
-            episode.episode_id = int(saved["id"])
-            for name in SURVIVORS:
-                getattr(episode, name).update(unpack_entries(saved[name]))
-            for name, value in unpack_entries(saved["last_step"]).items():
-                setattr(episode, name, value)
+            _fill(episode, state["episodes"][i])
+        self._ended = []
+        for i, saved in zip(state.get("ended_in", ()), state.get("ended", ()), strict=True):
+            self._ended.append((int(i), None if saved is None else self._ended_as(saved, int(i))))
         self.num_started = max(self.num_started, int(state["num_started"]))
+
+    def _saved(self, episode: Episode) -> dict[str, Any]:
+        facts: dict[str, Any] = {"id": episode.episode_id}
+        for name in SURVIVORS:
+            facts[name], left_out = pack_entries(getattr(episode, name))
+            self._warn_of(name, left_out)
+        last_step, _ = pack_entries({name: getattr(episode, name) for name in LAST_STEP})
+        totals = {"total_reward": episode.total_reward, "length": episode.length}
+        return facts | {"last_step": last_step} | totals
+
+    def _ended_as(self, saved: Mapping[str, Any], env_index: int) -> Episode:
+        episode = Episode(0, env_index, self.worker.worker_index, self.worker)
+        _fill(episode, saved)
+        episode.total_reward, episode.length = float(saved["total_reward"]), int(saved["length"])
+        return episode
 
     def _warn_of(self, name: str, left_out: list[str]) -> None:
         new = [key for key in left_out if f"{name}/{key}" not in self._warned]
@@ -162,3 +180,12 @@ class EpisodeTracker:
                 episode=self.episodes[env_index],
                 env_index=env_index,
             )
+
+
+def _fill(episode: Episode, saved: Mapping[str, Any]) -> None:
+    """Give an episode what hooks had put into it."""
+    episode.episode_id = int(saved["id"])
+    for name in SURVIVORS:
+        getattr(episode, name).update(unpack_entries(saved[name]))
+    for name, value in unpack_entries(saved["last_step"]).items():
+        setattr(episode, name, value)

@@ -99,6 +99,7 @@ class EvaluationRound:
         """Step every env; gives how many of these steps count."""
         is_running = self.num_done < self.share
         row = self.sampler.sample(1, timestep, explore, only_usual=True)
+        assert row is not None
         steps = is_running & row.get("valid", np.ones((1, len(is_running)), bool))[0]
         if not self.by_episodes:
             self.num_done += steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from rlrun.core.batch import Batch
@@ -11,9 +12,27 @@ from rlrun.core.episode import EpisodeReport
 class Input(Protocol):
     """Gives trajectories of one policy id, and says what it saw on the way."""
 
-    def sample(self, num_steps: int, timestep: int, explore: bool) -> Batch:
+    def sample(
+        self,
+        num_steps: int,
+        timestep: int,
+        explore: bool,
+        *,
+        ends_with_episode: bool = False,
+        max_s: float = math.inf,
+    ) -> Batch | None:
         """`num_steps` steps of every env as columns [T, B, ...]; `valid` [T, B], where it is there,
-        marks the rows that are no step of an episode."""
+        marks the rows that are no step of an episode. None if that takes longer than `max_s`
+        seconds: the next call goes on with it.
+
+        `ends_with_episode`: fewer steps, if an episode of the policy that acts ends before; it is
+        asked for where there is one env.
+        """
+        ...
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether the last call of `sample` has left something unfinished."""
         ...
 
     def take_finished(self) -> list[EpisodeReport]:

@@ -81,9 +81,11 @@ class RemotePool:
             raise
         _living.add(self)
 
-    def map(self, task: Task, *args: Any) -> list[Any]:
-        """`task` of every worker at once; their results in order. Raises WorkerError."""
-        return self.map_each(task, [args] * len(self.actors))
+    def map(self, task: Task, *args: Any, to: Iterable[int] | None = None) -> list[Any]:
+        """`task` of every worker, or of those at the positions `to`, at once; their results in
+        order. Raises WorkerError."""
+        positions = range(len(self.actors)) if to is None else to
+        return self._confirmed([(at, self.actors[at].call.remote(task, *args)) for at in positions])
 
     def map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """`task` of the i-th worker with `arguments[i]`, at once; their results in order."""
@@ -186,12 +188,8 @@ class RemotePool:
 
     def map_living(self, task: Task, *args: Any) -> list[Any]:
         """`task` of every worker at once; None in the place of one that `leave_dead` found dead."""
-        calls = [
-            (position, actor.call.remote(task, *args))
-            for position, actor in enumerate(self.actors)
-            if position not in self._dead
-        ]
-        found = dict(zip((at for at, _ in calls), self._confirmed(calls), strict=True))
+        living = [at for at in range(len(self.actors)) if at not in self._dead]
+        found = dict(zip(living, self.map(task, *args, to=living), strict=True))
         return [found.get(position) for position in range(len(self.actors))]
 
     def leave_dead(self) -> set[int]:

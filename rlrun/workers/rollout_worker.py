@@ -34,7 +34,7 @@ from rlrun.workers.sample import Sample, without_rows
 from rlrun.workers.task_state import pack, unpack, update_task
 from rlrun.workers.vector_env import Purpose, VectorEnv, env_seeds, make_vector_env
 from rlrun.workers.video import FilmedVectorEnv, VideoConfig
-from rlrun.workers.whole_episode import run_episode
+from rlrun.workers.whole_episode import WholeEpisode, run_episode
 from rlrun.workers.worker_config import Spaces, WorkerConfig
 
 _global_worker: RolloutWorker | None = None
@@ -101,6 +101,10 @@ class RolloutWorker:
             self.input = self._make_reader()
         self._row_maker = RowMaker(self)
         self._evaluation: EvaluationRound | None = None
+        self.gathered: list[Sample] = []
+        """Fragments that wait for more, where a whole batch is learned from here."""
+        self._spent_s = 0.0
+        """Seconds in the pieces so far of the fragment under way."""
         if _global_worker is None or not config.in_evaluation:
             self._become_global()
 
@@ -133,13 +137,40 @@ class RolloutWorker:
 
     def sample(self) -> Sample:
         """One fragment of every env, and the rows of all trajectories that it completes."""
+        found = self.go_on_sampling(math.inf)
+        assert found is not None
+        return found
+
+    def go_on_sampling(self, max_s: float) -> Sample | None:
+        """The same, or None if it takes longer than `max_s` seconds: the next call goes on with
+        it, by the weights that this worker has then."""
         assert self.input is not None
         started = time.perf_counter()
         self._become_global()
         actor = self.actors[DEFAULT_POLICY_ID]
-        actor.exploration.before_fragment()
-        fragment = self._fragment(self.input, actor.algorithm)
-        if "sampled_at_update" in actor.algorithm.rollout_columns:
+        algorithm = actor.algorithm
+        if not self.input.is_midway:
+            actor.exploration.before_fragment()
+        num_envs = algorithm.num_envs_per_worker
+        fragment = self.input.sample(
+            algorithm.fragment_length(self.num_workers),
+            self.timestep,
+            self.config.explore,
+            # A longer one would begin the next episode by weights that it does not end with.
+            ends_with_episode=algorithm.batch_mode == "complete_episodes" and num_envs == 1,
+            max_s=max_s,
+        )
+        if fragment is None:
+            self._spent_s += time.perf_counter() - started
+            return None
+        started, self._spent_s = started - self._spent_s, 0.0
+        return self._message(actor, fragment, started)
+
+    def _message(self, actor: Actor, fragment: Batch, started: float) -> Sample:
+        """What there is to say of a fragment [T, B, ...] that was sampled since `started`."""
+        assert self.input is not None
+        columns = actor.algorithm.rollout_columns
+        if "sampled_at_update" in columns and "sampled_at_update" not in fragment:  # Recorded data.
             num_updates = self.num_updates.get(actor.policy_id, 0)
             fragment["sampled_at_update"] = np.full(fragment["rewards"].shape, num_updates)
         exploration_stats = actor.postprocess(fragment, self.timestep, self.config.explore)
@@ -172,22 +203,10 @@ class RolloutWorker:
             exploration={actor.policy_id: exploration_stats} if exploration_stats else {},
         )
 
-    def _fragment(self, source: Input, algorithm: Algorithm) -> Batch:
-        """What is sampled at a time, [T, B, ...]."""
-        num_steps = algorithm.fragment_length(self.num_workers)
-        is_one_episode = (
-            algorithm.batch_mode == "complete_episodes" and algorithm.num_envs_per_worker == 1
-        )
-        if is_one_episode and isinstance(source, EnvSampler):
-            # A longer one would begin the next episode by weights that it does not end with.
-            return source.sample(
-                num_steps, self.timestep, self.config.explore, ends_with_episode=True
-            )
-        return source.sample(num_steps, self.timestep, self.config.explore)
-
-    def sample_and_leave(self) -> tuple[Sample, dict[str, Batch]]:
+    def go_on_sampling_and_leave(self, max_s: float) -> tuple[Sample | None, dict[str, Batch]]:
         """The same in two parts, of which the rows need not go where the other goes."""
-        return without_rows(self.sample())
+        found = self.go_on_sampling(max_s)
+        return (None, {}) if found is None else without_rows(found)
 
     def postprocess(self, policy_id: str, trajectory: Batch) -> Batch:
         """What the algorithm makes of a trajectory [T, B, ...]: the columns that it learns from."""
@@ -215,7 +234,7 @@ class RolloutWorker:
             self.callbacks,
         )
 
-    def run_episode(self, seed: int, explore: bool) -> tuple[Sample, float]:
+    def run_episode(self, seed: int, explore: bool) -> WholeEpisode:
         """One whole episode of this worker's env, which is its only one; see `run_episode`."""
         assert isinstance(self.input, EnvSampler)
         self._become_global()
@@ -384,6 +403,7 @@ class RolloutWorker:
             "trajectories": self._row_maker.cutter.state_dict(),
             "tasks": [pack(task) for task in self.get_tasks()],
             "input": None if self.input is None else self.input.state_dict(),
+            "gathered": [sample.state_dict() for sample in self.gathered],
             "videos": self.env.state_dict() if isinstance(self.env, FilmedVectorEnv) else None,
             "callbacks": self.callbacks.state_dict(),
             # The driver's own belong to the trainer.
@@ -396,13 +416,15 @@ class RolloutWorker:
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._row_maker.cutter.load_state_dict(state["trajectories"])
+        self.gathered = [Sample.from_state(each) for each in state.get("gathered", ())]
         tasks = [unpack(task) for task in state["tasks"]]
         if self.env is not None and len(tasks) == self.env.num_callees:
             self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
         cut = None
         if self.input is not None and state["input"] is not None:
             cut = self.input.load_state_dict(state["input"])
-            self._row_maker.cutter.truncate(cut)
+            if not self.input.is_midway:
+                self._row_maker.cutter.truncate(cut)
             # What hooks counted of that has been counted.
             self.callbacks.load_state_dict(state["callbacks"])
         if isinstance(self.env, FilmedVectorEnv) and state.get("videos"):

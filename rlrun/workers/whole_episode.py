@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
 
 import numpy as np
 
@@ -24,16 +25,17 @@ PIECE_STEPS = 1000
 """Observations that are looked at together; of images, an episode's may be too many to keep."""
 
 
-def run_episode(
-    sampler: EnvSampler, seed: int, timestep: int, explore: bool
-) -> tuple[Sample, float]:
-    """An episode of the one env that the sampler has, from a reset by `seed` on: (a Sample without
-    rows, the sum of the rewards as the algorithm sees them).
+WholeEpisode = Generator[None, None, tuple[Sample, float]]
+"""Takes a step each time that it is gone on with."""
+
+
+def run_episode(sampler: EnvSampler, seed: int, timestep: int, explore: bool) -> WholeEpisode:
+    """An episode of the one env that the sampler has, from a reset by `seed` on, step by step. What
+    comes out: (a Sample without rows, the sum of the rewards as the algorithm sees them).
 
     `seed` also seeds what the actor draws. Raises WorkerError if the env gives a reward or an
     observation that is not a finite number. An episode of the sampler's own is cut.
     """
-    started = time.perf_counter()
     env, actor, tracker = sampler.env, sampler.actor, sampler.episodes
     stream = seeding.generator(seed, "actions")
     actor.rng.bit_generator.state = stream.bit_generator.state
@@ -44,8 +46,9 @@ def run_episode(
     is_looked_at = actor.gathered is not None or obs.dtype.kind == "f"
     is_running = np.zeros(1, bool)
     is_over = False
-    env_s = 0.0
+    env_s = all_s = 0.0
     while not is_over:
+        started = time.perf_counter()
         if is_looked_at:
             seen.append(obs)
             if len(seen) == PIECE_STEPS:
@@ -65,12 +68,14 @@ def run_episode(
             tracker.step(raw, chosen, reward, terminated, truncated, is_running)
         if len(rewards) == LONG_EPISODE_STEPS:
             _warn_of_long_episode(sampler)
+        all_s += time.perf_counter() - started
+        yield
     if seen:
         _look_at(sampler, seen)
     sampler.check_finite("observation", actor.preprocessor.floats(obs), 0)
     sample, seen_return = _summed_up(sampler, np.array(rewards, np.float64))
-    rest_s = time.perf_counter() - started - env_s
-    sample.seconds, sample.vector_steps = {"env_wait": env_s, "inference": rest_s}, len(rewards)
+    sample.seconds = {"env_wait": env_s, "inference": all_s - env_s}
+    sample.vector_steps = len(rewards)
     return sample, seen_return
 
 

@@ -42,7 +42,7 @@ from rlrun.workers.worker_config import Spaces, WorkerConfig
 
 logger = logging.getLogger("rlrun.workers")
 
-SAMPLING = ("sample", "sample_and_leave")
+SAMPLING = ("go_on_sampling", "go_on_sampling_and_leave")
 """Tasks whose results a checkpoint holds, if nobody has had them yet."""
 
 
@@ -62,11 +62,17 @@ class WorkerSet:
     ) -> None:
         self.num_env_steps_sampled = 0
         self.is_interrupted = False
-        """Whether to end after the round that is under way."""
+        """Whether to end what is under way."""
+        self.piece_s = 0.5
+        """After how many seconds workers leave a fragment for a moment, to hear what the driver has
+        to say: slow envs would keep Ctrl-C and checkpoints waiting."""
         self.learners: Mapping[str, Algorithm] = {}
         """Whose policies' filters get what workers gather; the trainer puts them here."""
         self.timers = Timers()
         self._rounds: list[Sample] = []
+        """What was gathered for a `sample` that was interrupted."""
+        self._round: dict[int, Sample] = {}
+        """The same of the round under way, by the positions of workers that are done with it."""
         self._arrived: deque[tuple[int, Sample]] = deque()
         """What was under way to a stream when a checkpoint was made."""
         self._tasks: list[Any] = []
@@ -142,9 +148,21 @@ class WorkerSet:
         """(position, result) as sampling workers finish, until `is_over`; each does its task again
         when the caller asks for more, so that what was sent to it in between counts. Remote workers
         have `in_flight` calls before them, and go on while nobody asks; what they do then comes
-        first the next time, and is saved in checkpoints if the task is "sample"."""
-        while self._arrived and task == "sample" and not is_over():
-            yield self._arrived.popleft()
+        first the next time, and is saved in checkpoints if the task is "sample". That they do in
+        pieces: between two of them they hear what was sent, and the local worker sees `is_over`."""
+        if task == "sample":
+            while self._arrived and not is_over():
+                yield self._arrived.popleft()
+            pieces = self._stream(
+                "go_on_sampling", self.piece_s, in_flight=in_flight, is_over=is_over
+            )
+            yield from ((position, found) for position, found in pieces if found is not None)
+        else:
+            yield from self._stream(task, *args, in_flight=in_flight, is_over=is_over)
+
+    def _stream(
+        self, task: Task, *args: Any, in_flight: int, is_over: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
         if self._pool is not None:
             results = self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
             yield from self._timed(results)
@@ -166,10 +184,15 @@ class WorkerSet:
         while self._arrived and not is_over():
             yield self._arrived.popleft()
         stream = self._pool.stream(
-            "sample_and_leave", in_flight=in_flight, is_over=is_over, leaves_second=True
+            "go_on_sampling_and_leave",
+            self.piece_s,
+            in_flight=in_flight,
+            is_over=is_over,
+            leaves_second=True,
         )
-        for position, found in self._timed(stream):
-            yield position, self._with_rows_elsewhere(position, found)
+        for position, (sample, rows) in self._timed(stream):
+            if sample is not None:
+                yield position, self._with_rows_elsewhere(position, sample, rows)
 
     def _timed(self, results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """The same; what is waited for them counts as sampling."""
@@ -214,17 +237,17 @@ class WorkerSet:
         """Rounds of fragments from all sampling workers until there are rows of `min_steps` steps,
         by policy id; one round at least, which may give no rows if no trajectory is complete.
 
-        Raises Interrupted after a round if `is_interrupted` is set by then and there are not enough
-        rows; what was gathered waits for the next call, also over a checkpoint.
+        Raises Interrupted if `is_interrupted` is set before there are enough; what was gathered
+        waits for the next call, also over a checkpoint.
         """
         started = time.perf_counter()
         num_steps = sum(map(_steps_in, self._rounds))
         while True:
-            samples = self.map("sample")
+            samples = self._sample_round()
             self._sampling.slowest_s += max(sum(each.seconds.values()) for each in samples)
             for sample in samples:
                 self.note(sample)
-                self._rounds.append(Sample(sample.batches, 0, void_steps=sample.void_steps))
+                self._rounds.append(_rows_of(sample))
                 num_steps += _steps_in(sample)
             if num_steps >= min_steps or min_steps <= 1:
                 break
@@ -236,6 +259,22 @@ class WorkerSet:
             policy_id: concat([sample.batches[policy_id] for sample in rounds])
             for policy_id in rounds[0].batches
         }
+
+    def _sample_round(self) -> list[Sample]:
+        """A fragment of each sampling worker. Raises Interrupted."""
+        done, everybody = self._round, range(max(self.num_workers, 1))
+        while missing := [position for position in everybody if position not in done]:
+            if self._pool is None:
+                pieces = [self._local.go_on_sampling(self.piece_s)]
+            else:
+                pieces = self._pool.map("go_on_sampling", self.piece_s, to=missing)
+            for position, sample in zip(missing, pieces, strict=True):
+                if sample is not None:
+                    done[position] = sample
+            if self.is_interrupted and len(done) < len(everybody):
+                raise Interrupted(f"{len(done)} of {len(everybody)} workers were done.")
+        self._round = {}
+        return [done[position] for position in everybody]
 
     @property
     def is_gathering(self) -> bool:
@@ -432,6 +471,7 @@ class WorkerSet:
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "tasks": [pack(task) for task in self.tasks],
             "rounds": [sample.state_dict() for sample in self._rounds],
+            "round": [[position, sample.state_dict()] for position, sample in self._round.items()],
             "arrived": [[position, sample.state_dict()] for position, sample in self._under_way()],
             "episodes": [report_state(report) for report in self._episodes],
             "gathered": moments_state(self._gathered),
@@ -463,6 +503,14 @@ class WorkerSet:
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
             stats.load_state_dict(state["exploration"][policy_id])
+        self._round = {}
+        for position, each in state.get("round", ()):
+            sample = Sample.from_state(each)
+            if position <= last_position:
+                self._round[int(position)] = sample
+            else:  # There are fewer workers now.
+                self.note(sample)
+                self._rounds.append(_rows_of(sample))
         if self._pool is None:
             self._local.load_state_dict(state["local"])
             self.publish(algorithms)
@@ -530,15 +578,16 @@ class WorkerSet:
         """What workers have sampled, or are about to, and no stream has given yet."""
         if self._pool is None:
             return list(self._arrived)
-        left = self._pool.settle("sample_and_leave")
-        return [
-            *self._arrived,
-            *self._pool.settle("sample"),
-            *((position, self._with_rows_elsewhere(position, found)) for position, found in left),
+        samples, pairs = map(self._pool.settle, SAMPLING)
+        left = [
+            (position, sample and self._with_rows_elsewhere(position, sample, rows))
+            for position, (sample, rows) in pairs
         ]
+        # Of those that are in the middle of a fragment the workers' states hold it.
+        found = [(position, sample) for position, sample in (*samples, *left) if sample]
+        return [*self._arrived, *found]
 
-    def _with_rows_elsewhere(self, position: int, found: tuple[Sample, Any]) -> Sample:
-        sample, ref = found
+    def _with_rows_elsewhere(self, position: int, sample: Sample, ref: Any) -> Sample:
         fetch = partial(self._pool.result, position, ref)
         batches = {
             policy_id: RowsElsewhere(ref, policy_id, num_rows, num_steps, fetch)
@@ -552,6 +601,11 @@ class WorkerSet:
 
 def _are_same(tasks: Sequence[Any], others: Sequence[Any]) -> bool:
     return is_same([pack(task) for task in tasks], [pack(task) for task in others])
+
+
+def _rows_of(sample: Sample) -> Sample:
+    """The rows of a sample, of which all else has been noted."""
+    return Sample(sample.batches, 0, void_steps=sample.void_steps)
 
 
 def _steps_in(sample: Sample) -> int:

@@ -73,23 +73,24 @@ def steps_seen(
     return found
 
 
-def test_what_is_under_way_is_neither_lost_nor_doubled(counting, tmp_path):
+@pytest.mark.parametrize("piece_s", [0.5, 0.0])
+def test_what_is_under_way_is_neither_lost_nor_doubled(counting, tmp_path, piece_s):
+    counting.workers.piece_s = piece_s
+    begun = counting.workers.num_env_steps_sampled
     seen = steps_seen(counting, 5)
     assert counting.workers.map("get_spaces") == [counting.workers.local_worker().spaces] * 2
     seen += steps_seen(counting, 3)
     folder = counting.save(tmp_path)
-    assert counting.workers.num_env_steps_sampled == 80
-    for number, now in ((1, counting), (2, None)):
-        if now is None:
-            # The samples that were under way come out of the checkpoint.
-            with make("toy_envs.CountingEnv") as resumed:
-                resumed.restore(folder)
-                later = steps_seen(resumed, 8, of_each=4)
-        else:
-            later = steps_seen(now, 8, of_each=4)
+    assert counting.workers.num_env_steps_sampled == begun + 80
+    # The samples that were under way come out of the checkpoint, and the workers' halves of others.
+    with make("toy_envs.CountingEnv") as resumed:
+        resumed.workers.piece_s = piece_s
+        resumed.restore(folder)
+        later_there = steps_seen(resumed, 8, of_each=4)
+    for later in (steps_seen(counting, 8, of_each=4), later_there):
         for position in (0, 1):
             steps = [step for place, part in (*seen, *later) if place == position for step in part]
-            assert steps == list(range(len(steps))), number
+            assert steps == list(range(steps[0], steps[0] + len(steps)))
             assert len(steps) >= 40
 
 

@@ -212,8 +212,8 @@ def test_neither_rows_nor_weights_pass_through_the_driver(pair, monkeypatch):
 
     monkeypatch.setattr(pair.workers, "map", weighed)
     pair.algorithms[ID].loop(pair.algorithms, pair.workers)
-    assert len(sizes) == 1
-    assert sizes[0] < pair.algorithms[ID].policy.flat.values.nbytes / 4
+    assert len(sizes) >= 2  # They gather, then they learn.
+    assert sum(sizes) < pair.algorithms[ID].policy.flat.values.nbytes / 4
 
 
 def test_hyperparameters_and_weights_that_the_user_sets_reach_the_workers(pair):

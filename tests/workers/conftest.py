@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks
+from rlrun.core.checkpoint import load_checkpoint, save_checkpoint
 from rlrun.core.episode import EpisodeReport
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.networks import MLP
@@ -115,3 +117,15 @@ def assert_same_rows() -> Callable[..., None]:
             np.testing.assert_array_equal(column, other[name], err_msg=name)
 
     return check
+
+
+@pytest.fixture
+def carry_over(tmp_path: Path) -> Callable[[RolloutWorker, RolloutWorker], None]:
+    """carry_over(worker, other): put the state of one worker into another, through real files."""
+
+    def carry(worker: RolloutWorker, other: RolloutWorker) -> None:
+        state = {"worker": worker.state_dict()}
+        folder = save_checkpoint(tmp_path / "checkpoint_000001", state, {})
+        other.load_state_dict(load_checkpoint(folder)["worker"])
+
+    return carry

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +14,6 @@ from rlrun.run import make_trainer
 from rlrun.workers.rollout_worker import RolloutWorker
 
 STATEFUL = "toy_envs.StatefulEnv"
-
-
-@pytest.fixture
-def carry_over(tmp_path: Path):
-    """carry_over(worker, other): put the state of one worker into another, through real files."""
-
-    def carry(worker: RolloutWorker, other: RolloutWorker) -> None:
-        state = {"worker": worker.state_dict()}
-        folder = save_checkpoint(tmp_path / "checkpoint_000001", state, {})
-        other.load_state_dict(load_checkpoint(folder)["worker"])
-
-    return carry
 
 
 def rows_of(worker: RolloutWorker, num_samples: int = 1):

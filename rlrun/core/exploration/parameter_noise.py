@@ -190,6 +190,8 @@ class ParameterNoise(NestedExploration):
             "stddev": self.stddev,
             "noise": self.noise,
             "num_ended": self.num_ended,
+            # Of a fragment that is under way.
+            "distances": np.array(self._distances),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,4 +199,5 @@ class ParameterNoise(NestedExploration):
         self.stddev = float(state["stddev"])
         self.noise = np.array(state["noise"], np.float32)
         self.num_ended = int(state["num_ended"])
+        self._distances = list(state["distances"])
         self._is_stale = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -74,9 +75,18 @@ class OfflineReader:
         """Which of these is next, and which of its steps."""
         self._seconds, self._num_steps = 0.0, 0
 
-    def sample(self, num_steps: int, timestep: int, explore: bool) -> Batch:
+    def sample(
+        self,
+        num_steps: int,
+        timestep: int,
+        explore: bool,
+        *,
+        ends_with_episode: bool = False,
+        max_s: float = math.inf,
+    ) -> Batch:
         """The next `num_steps` steps, as columns [T, 1, ...]. Raises RlrunError if data are
-        damaged."""
+        damaged. That takes no long time, and the episodes are not those of the policy that acts:
+        the other arguments mean nothing here."""
         started = time.perf_counter()
         parts, missing = [], num_steps
         while missing:
@@ -87,6 +97,11 @@ class OfflineReader:
         self._seconds += time.perf_counter() - started
         self._num_steps += num_steps
         return Batch({name: column[:, None] for name, column in columns.items()})
+
+    @property
+    def is_midway(self) -> bool:
+        """Never: `sample` always gives all its steps."""
+        return False
 
     def take_finished(self) -> list[EpisodeReport]:
         """None: how others fared is no result of the policy that learns."""
