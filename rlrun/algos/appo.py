@@ -17,7 +17,7 @@ from rlrun.core.policy import Policy
 from rlrun.core.ranges import check_range, refuse_unused
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.sequences import Unrolling
-from rlrun.core.target import Target
+from rlrun.core.target import LEAST_TAU, Target
 
 LARGEST_WEIGHT = 2.0
 """How much more often than the target a worker's policy may take an action, to count so (the
@@ -57,7 +57,7 @@ class APPO(AsynchronousActorCritic):
         for name in ("kl_coeff", "kl_target"):
             check_range(name, getattr(self, name), low=0.0)
         check_range("target_network_update_freq", self.target_network_update_freq, low=1)
-        check_range("tau", self.tau, low=0.0, high=1.0)
+        check_range("tau", self.tau, low=LEAST_TAU, high=1.0)
         if not self.use_kl_loss:
             refuse_unused(self, ("kl_coeff", "kl_target"), "algo.use_kl_loss=false")
         if not self.vtrace:

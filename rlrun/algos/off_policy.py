@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -24,7 +25,9 @@ from rlrun.core.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rlrun.core.replay_side import ReplaySide
 from rlrun.core.schedules import ScheduleLike, check_schedule_range
 from rlrun.core.storage import Disk, Memory, Storage
-from rlrun.core.target import Target
+from rlrun.core.target import LEAST_TAU, Target
+
+logger = logging.getLogger("rlrun")
 
 
 @dataclass(kw_only=True)
@@ -90,8 +93,8 @@ class OffPolicy(Algorithm):
             check_range(name, getattr(self, name), low=1)
         for name in ("learning_starts", "training_intensity"):
             check_range(name, getattr(self, name), low=0)
-        for name in ("prioritized_replay_alpha", "tau"):
-            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        check_range("prioritized_replay_alpha", self.prioritized_replay_alpha, low=0.0, high=1.0)
+        check_range("tau", self.tau, low=LEAST_TAU, high=1.0)
         self._check_interval_is_of_tau()
         check_range("prioritized_replay_eps", self.prioritized_replay_eps, low=1e-12)
         check_schedule_range(
@@ -185,6 +188,15 @@ class OffPolicy(Algorithm):
         if self.replay_storage == "memmap":
             Disk(self.replay_folder).require_folder()
         self.target = self.make_target()
+        if self.tau < 1.0 and self.target_interval > 1:
+            # A file of conf/tuned may bring the interval, and the user the rest.
+            logger.warning(
+                "algo.tau=%g and algo.target_network_update_freq=%d: the target takes over that "
+                "share of the weights once in so many updates of the learner. Usual beside such a "
+                "tau is algo.target_network_update_freq=1.",
+                self.tau,
+                self.target_interval,
+            )
         self.replay = self.replay_side(
             self.make_buffer(seeding.generator(seed, "replay")),
             train_batch_size=self.train_batch_size,

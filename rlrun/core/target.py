@@ -9,6 +9,9 @@ from torch import nn
 
 from rlrun.core.policy import Policy
 
+LEAST_TAU = 1e-9
+"""The smallest share of the weights that a target may take over: by 0 it would never move."""
+
 
 class OwnTarget:
     """Stands for a target where a network is its own: in a worker, which has one set of weights."""

@@ -181,8 +181,9 @@ def test_the_penalty_follows_the_kl_that_an_old_target_has():
 def test_values_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="target_network_update_freq=0 must be at least 1"):
         APPO(target_network_update_freq=0)
-    with pytest.raises(ConfigError, match=r"tau=1\.5 must be between 0 and 1"):
-        APPO(tau=1.5)
+    for tau in (0.0, 1.5):  # A target that never moves, and one that overshoots.
+        with pytest.raises(ConfigError, match=rf"tau={tau} must be between 1e-09 and 1"):
+            APPO(tau=tau)
 
 
 # In runs

@@ -477,6 +477,14 @@ def test_an_interval_of_env_steps_is_none_of_updates(kind):
     kind(tau=0.5, target_network_update_freq=1)
 
 
+@pytest.mark.parametrize(
+    ("tau", "interval", "is_unusual"), [(0.01, 100, True), (0.01, 1, False), (1.0, 100, False)]
+)
+def test_a_target_that_hardly_moves_is_warned_of(caplog, tau, interval, is_unusual):
+    learner(tau=tau, target_network_update_freq=interval)
+    assert ("once in so many updates" in caplog.text) == is_unusual
+
+
 @pytest.mark.parametrize(("tau", "new_tau", "count"), [(1.0, 0.5, 1), (0.5, 1.0, 5000)])
 def test_a_new_tau_begins_a_new_interval_in_what_is_then_counted(tau, new_tau, count):
     algo = learner(target_network_update_freq=2, tau=tau)
