@@ -86,6 +86,13 @@ MORE_CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
         algo__train_batch_size=40,
         algo__minibatch_size=20,
     ),
+    "ddppo of several fragments, the first of random actions": lambda: tiny(
+        "ddppo",
+        algo__rollout_fragment_length=20,
+        algo__train_batch_size=160,
+        algo__minibatch_size=40,
+        exploration__random_timesteps=150,
+    ),
     "pg of one env": lambda: tiny("pg", algo__num_envs_per_worker=1, algo__train_batch_size=64),
     "ddpg with noise that drifts": lambda: config(
         "algo=ddpg",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,11 +85,9 @@ class DDPPO(PPO):
         super().setup(policy, device, seed)
         self.seed = seed
         self.peers = Peers()
-        self.is_shared = False
-        """In the driver: whether the workers' learners have all that this one was given since it
-        last heard of them."""
-        self.is_home = True
-        """In the driver: whether this one has all that they have learned."""
+        self.newest: Literal["driver", "workers", "both", "nobody"] = "driver"
+        """In the driver: who has all that was learned and given, this learner, the workers', or
+        both; nobody while they learn, or where that failed."""
 
     # The learner, in a worker
 
@@ -127,11 +125,7 @@ class DDPPO(PPO):
     def take_over(self, shared: Mapping[str, Any]) -> None:
         """Become what another learner was when it gave `shared_state`."""
         self.load_state_dict(self.state_dict() | dict(shared))
-        self.is_shared = True
-
-    def leave_to_workers(self) -> None:
-        """In the driver: they begin to learn."""
-        self.is_shared = self.is_home = False
+        self.newest = "both"
 
     def note(self, report: Mapping[str, Any]) -> None:
         """In the driver: count what a worker reports of a round."""
@@ -139,18 +133,18 @@ class DDPPO(PPO):
         self.learner_stats.merge(report["learner_stats"])
         self.custom_stats.merge(report["custom_stats"])
         self.timers.merge(report["timers"], 1 / report["num_peers"])
-        self.is_shared = True
+        self.newest = "workers"
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.is_shared, self.is_home = False, True
+        self.newest = "driver"
 
     @property
     def is_up_to_date(self) -> bool:
-        return self.is_home
+        return self.newest in ("driver", "both")
 
     def on_weights_set(self) -> None:
-        self.is_shared = False
+        self.newest = "driver"
 
 
 def _copied(part: Any) -> Any:

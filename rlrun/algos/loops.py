@@ -106,7 +106,6 @@ def asynchronous_gradients(algorithms: Mapping[str, Algorithm], workers: Any) ->
 def decentralized(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Every worker gathers rows and learns from them itself, in step with the others, with which it
     shares gradients; here come only reports."""
-    peer_learning.begin(algorithms, workers)
     peer_learning.gather(algorithms, workers)
     peer_learning.learn(algorithms, workers)
 

@@ -1,8 +1,8 @@
 """Learning in the workers, in step: what the driver tells them, and what each does.
 
 The driver's learner is told what has become of them by `bring_home`. What it is given in between,
-by a checkpoint or the user, goes to all of them with `begin`, before the next round. So does what
-it knew last, after a round that failed.
+by a checkpoint or the user, goes to all of them before the next round. So does what it knew last,
+after a round that failed.
 """
 
 from __future__ import annotations
@@ -18,42 +18,32 @@ import torch
 
 from rlrun.core import peers
 from rlrun.core.batch import concat
-from rlrun.core.errors import Interrupted, RlrunError, WorkerError
+from rlrun.core.errors import Interrupted, RlrunError
 from rlrun.core.filters import RunningMoments
 
 # In the driver
 
 
-def begin(algorithms: Mapping[str, Any], workers: Any) -> None:
-    """Make learners like the driver's in the workers, if those are not the same by now."""
-    if not all(algorithm.is_shared for algorithm in algorithms.values()):
-        states = {id_: algorithm.shared_state() for id_, algorithm in algorithms.items()}
-        address = workers.map(_disband)[0]
-        workers.map(_make_learners, states, address)
-        for algorithm in algorithms.values():
-            algorithm.is_shared = True
-
-
 def gather(algorithms: Mapping[str, Any], workers: Any) -> None:
-    """Have every worker gather a train batch, which it keeps. Raises Interrupted, after which the
-    next call goes on, also over a checkpoint."""
-    try:
-        while not all(
-            workers.map(_go_on_gathering, workers.piece_s, workers.num_env_steps_sampled)
-        ):
-            if workers.is_interrupted:
-                raise Interrupted("Not all workers had gathered their batches.")
-    except WorkerError:
-        for algorithm in algorithms.values():
-            # One that comes in the place of another knows nothing.
-            algorithm.is_shared = False
-        raise
+    """Have every worker gather a train batch, which it keeps, beside a learner that is the same in
+    all. Raises Interrupted, after which the next call goes on, also over a checkpoint."""
+    learners = list(algorithms.values())
+    if any(learner.newest in ("driver", "nobody") for learner in learners):
+        _begin(algorithms, workers)
+    while True:
+        done = workers.map(_go_on_gathering, workers.piece_s, workers.num_env_steps_sampled)
+        if None in done:  # One has come in the place of another, and knows nothing.
+            _begin(algorithms, workers)
+        elif all(done):
+            return
+        if workers.is_interrupted:
+            raise Interrupted("Not all workers had gathered their batches.")
 
 
 def learn(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Have every worker learn from what it gathered, and count what became of it."""
-    for algorithm in algorithms.values():
-        algorithm.leave_to_workers()
+    for learner in algorithms.values():
+        learner.newest = "nobody"
     for samples, reports in workers.map(_learn_on_own_rows, workers.num_env_steps_sampled):
         for sample in samples:
             workers.note(sample)
@@ -63,12 +53,12 @@ def learn(algorithms: Mapping[str, Any], workers: Any) -> None:
 
 def bring_home(algorithms: Mapping[str, Any], workers: Any) -> None:
     """Let the driver's learners be as those of the workers. Raises RlrunError if these differ."""
-    if not all(algorithm.is_shared for algorithm in algorithms.values()):
+    if any(learner.newest != "workers" for learner in algorithms.values()):
         return  # Nothing was learned since the driver's were given something.
-    if all(algorithm.is_home for algorithm in algorithms.values()):
-        return
     states, checksums = zip(*workers.map(_shared_states), strict=True)
     if any(other != checksums[0] for other in checksums):
+        for learner in algorithms.values():
+            learner.newest = "nobody"  # The next round goes on from what the driver knows.
         raise RlrunError(
             f"The weights of the workers that learn together have drifted apart (checksums "
             f"{', '.join(map(str, checksums))}). Does a callback change those of some?"
@@ -79,14 +69,26 @@ def bring_home(algorithms: Mapping[str, Any], workers: Any) -> None:
         local.actors[policy_id].policy.copy_weights(algorithm.policy)
 
 
+def _begin(algorithms: Mapping[str, Any], workers: Any) -> None:
+    """Make learners like the driver's in the workers."""
+    states = {id_: algorithm.shared_state() for id_, algorithm in algorithms.items()}
+    address = workers.map(_disband)[0]
+    workers.map(_make_learners, states, address)
+    for learner in algorithms.values():
+        learner.newest = "both"
+
+
 # In a worker
 
 
-def _go_on_gathering(worker: Any, max_s: float, timestep: int) -> bool:
-    """Sample for about `max_s` seconds; whether there is a train batch then. `timestep` is the
-    global count of env steps before it."""
-    if not (worker.gathered or worker.input.is_midway):
-        worker.timestep = timestep
+def _go_on_gathering(worker: Any, max_s: float, timestep: int) -> bool | None:
+    """Sample for about `max_s` seconds; whether there is a train batch then, None where there is no
+    learner. `timestep` is the global count of env steps before the batch."""
+    if not worker.learners:
+        return None
+    # Whatever the worker was told since: what it has gathered is not counted yet.
+    gathered = sum(sample.env_steps for sample in worker.gathered)
+    worker.timestep = timestep + gathered * max(worker.num_workers, 1)
     end = time.perf_counter() + max_s
     with _first_learner(worker).timers.measure("sample"):
         while not _has_batch(worker):

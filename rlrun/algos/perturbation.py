@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rlrun.core.batch import Batch, concat
-from rlrun.core.errors import Interrupted
+from rlrun.core.errors import Interrupted, WorkerError
 from rlrun.core.flat import FlatParameters
 
 Job = tuple[int, int | None]
@@ -49,7 +49,7 @@ def gather(policy_id: str, algorithm: Any, workers: Any) -> Batch:
             batches.append(_directions(jobs, outcomes))
             done += outcomes
             num_steps += int(batches[-1]["lengths"].sum())
-    except Interrupted:
+    except BaseException:
         algorithm.rng.bit_generator.state = before
         raise
     for samples, _ in done:
@@ -60,14 +60,16 @@ def gather(policy_id: str, algorithm: Any, workers: Any) -> Batch:
 
 def _try_out(workers: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> list[Outcome]:
     """What came of the jobs. Raises Interrupted."""
-    workers.map(_begin, policy_id, jobs, noise_seed)
-    while True:
-        parts = workers.map(_go_on, workers.piece_s)
-        if all(part is not None for part in parts):
-            return _in_order(parts)
-        if workers.is_interrupted:
-            workers.map(_give_up)
-            raise Interrupted("Not all directions of a round were tried.")
+    try:
+        workers.map(_begin, policy_id, jobs, noise_seed)
+        while not all(workers.map(_go_on, workers.piece_s)):
+            if workers.is_interrupted:
+                raise Interrupted("Not all directions of a round were tried.")
+    except BaseException:
+        with suppress(WorkerError):  # Those that live hear it.
+            workers.map("give_up_jobs")
+        raise
+    return _in_order(workers.map(_take_outcomes))
 
 
 def _in_order(parts: list[list[Outcome]]) -> list[Outcome]:
@@ -93,22 +95,20 @@ def _directions(jobs: list[Job], outcomes: list[Outcome]) -> Batch:
 
 def _begin(worker: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> None:
     """Take over this worker's share of the jobs."""
-    worker.outcomes = []
+    worker.give_up_jobs()
     worker.jobs = _do_jobs(worker, policy_id, _mine(worker, jobs), noise_seed)
 
 
-def _go_on(worker: Any, max_s: float) -> list[Outcome] | None:
-    """What came of this worker's jobs; None if it takes longer than `max_s` seconds."""
+def _go_on(worker: Any, max_s: float) -> bool:
+    """Whether this worker's jobs are done, after `max_s` seconds at the most."""
     end = time.perf_counter() + max_s
-    for _ in worker.jobs:
-        if time.perf_counter() >= end:
-            return None
-    return worker.outcomes  # type: ignore[no-any-return]
+    return all(time.perf_counter() < end for _ in worker.jobs)
 
 
-def _give_up(worker: Any) -> None:
-    """The jobs are not gone on with, and the policy has its own weights again."""
-    worker.jobs.close()
+def _take_outcomes(worker: Any) -> list[Outcome]:
+    """What came of this worker's jobs."""
+    taken, worker.outcomes, worker.jobs = worker.outcomes, [], None
+    return taken  # type: ignore[no-any-return]
 
 
 def _do_jobs(
@@ -116,6 +116,7 @@ def _do_jobs(
 ) -> Generator[None, None, None]:
     """Do the jobs, an env step each time that it is gone on with, and put down what comes of
     them."""
+    worker.outcomes = []
     actor = worker.actors[policy_id]
     noise = actor.algorithm.noise(noise_seed)
     flat = actor.policy.flat

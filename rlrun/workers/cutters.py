@@ -33,8 +33,13 @@ class TrajectoryCutter:
     def __init__(self, batch_mode: BatchMode, lookahead: int, num_envs: int) -> None:
         self.lookahead = lookahead
         self.by_episode = batch_mode == "complete_episodes"
+        self._num_envs = num_envs
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing waits for steps that follow it."""
         self._seam: Batch | None = None
-        self._open: list[list[_Part]] = [[] for _ in range(num_envs)]
+        self._open: list[list[_Part]] = [[] for _ in range(self._num_envs)]
         self._whole: list[Batch] = []
 
     def complete(self, fragment: Batch) -> list[Batch]:
@@ -67,9 +72,8 @@ class TrajectoryCutter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
+        self.forget()
         self._seam = None if state["seam"] is None else as_batch(state["seam"]).copied()
-        self._whole = []
-        self._open = [[] for _ in self._open]
         for env, steps in enumerate(state["open"]):
             if steps is not None:
                 columns = as_batch(steps)

@@ -115,7 +115,11 @@ class EnvSampler:
         if self.fragment is None:
             self.fragment = Fragment(num_steps, timestep, ends_with_episode)
         fragment = self.fragment
-        self._fill(fragment, explore, time.perf_counter() + max_s)
+        try:
+            self._fill(fragment, explore, time.perf_counter() + max_s)
+        except BaseException:
+            self.fragment = None  # It lacks a step of its middle.
+            raise
         if not fragment.is_whole:
             return None
         self.fragment = None
@@ -173,6 +177,12 @@ class EnvSampler:
         self._seconds, self._steps_timed = dict.fromkeys(PHASES, 0.0), 0
         return taken
 
+    def forget(self) -> None:
+        """Begin anew with the next call of `sample`, as if nothing had been sampled."""
+        self._forget_episodes()
+        self._finished = []
+        self.has_begun, self.num_finished = False, 0
+
     def restart(self, seeds: list[int]) -> None:
         """Begin fresh episodes in every env, by these seeds."""
         self.seeds = seeds
@@ -203,11 +213,10 @@ class EnvSampler:
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
         """Go on where `state_dict` was taken. Returns the mask [B] of envs whose episode could
         not be reproduced: those were cut, and start a new episode."""
-        self._forget_episodes()
+        self.forget()
+        self.take_seconds()
         self._finished = [report_of(report) for report in state.get("finished", ())]
         if not state["started"]:
-            self.has_begun = False
-            self.num_finished = 0
             if self.recorder is not None and state.get("recorder"):
                 self.recorder.files.load_state_dict(state["recorder"]["files"])
             return np.zeros(self.env.num_envs, bool)

@@ -83,7 +83,7 @@ class Fragment:
         for name, part in row.items():
             self.columns[name][self.num_done] = part
         self.num_done += 1
-        self._close(bool(row["terminated"][0] or row["truncated"][0]))
+        self._end_with_episode(bool(row["terminated"][0] or row["truncated"][0]))
 
     def cut_off(self, envs: np.ndarray, obs: np.ndarray, state: State, previous: Any) -> list[int]:
         """The running episodes of the envs in the mask [B] do not go on after the last step, behind
@@ -95,7 +95,7 @@ class Fragment:
             is_running &= columns["valid"][last]
         found = [int(env) for env in np.flatnonzero(envs & is_running)]
         columns["truncated"][last, found] = True
-        self._close(0 in found)
+        self._end_with_episode(0 in found)
         self.cuts += [Cut.at(last, env, obs, state, previous) for env in found]
         return found
 
@@ -117,11 +117,13 @@ class Fragment:
             int(state["num_steps"]),
             int(state["timestep"]),
             bool(state["ends_with_episode"]),
+            num_done=done.num_rows,
             cuts=[Cut.from_state(cut) for cut in state["cuts"]],
+            _is_restored=True,
         )
-        for t in range(done.num_rows):
-            found.put({name: column[t] for name, column in done.items()})
-        found._is_restored = True
+        found._allocate({name: column[0] for name, column in done.items()})
+        for name, column in done.items():
+            found.columns[name][: done.num_rows] = column
         return found
 
     def _allocate(self, row: Mapping[str, np.ndarray]) -> None:
@@ -129,14 +131,13 @@ class Fragment:
             dtype = np.float32 if part.dtype == np.float64 else part.dtype
             self.columns[name] = np.empty((self.num_steps, *part.shape), dtype)
 
-    def _close(self, has_ended: bool) -> None:
+    def _end_with_episode(self, has_ended: bool) -> None:
         """It is whole if the first env's episode has ended, where it ends with that."""
         if self.ends_with_episode and has_ended:
             self.num_steps = self.num_done
             self.columns = self.columns.take(slice(self.num_done))
 
     def _check_names(self, row: Mapping[str, np.ndarray]) -> None:
-        self._is_restored = False
         if row.keys() != self.columns.keys():
             raise ConfigError(
                 f"The checkpoint was made in the middle of a fragment, whose steps have "
@@ -144,3 +145,4 @@ class Fragment:
                 f"this run ask for {', '.join(sorted(row))}. Go on with those that the checkpoint "
                 f"is of, or from an earlier one."
             )
+        self._is_restored = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -103,6 +103,11 @@ class RolloutWorker:
         self._evaluation: EvaluationRound | None = None
         self.gathered: list[Sample] = []
         """Fragments that wait for more, where a whole batch is learned from here."""
+        self.jobs: Generator[None, None, None] | None = None
+        """Episodes that an algorithm has asked for, step by step, with weights that it may change
+        in between."""
+        self.outcomes: list[Any] = []
+        """What has come of these."""
         self._spent_s = 0.0
         """Seconds in the pieces so far of the fragment under way."""
         if _global_worker is None or not config.in_evaluation:
@@ -150,6 +155,7 @@ class RolloutWorker:
         actor = self.actors[DEFAULT_POLICY_ID]
         algorithm = actor.algorithm
         if not self.input.is_midway:
+            self._spent_s = 0.0
             actor.exploration.before_fragment()
         num_envs = algorithm.num_envs_per_worker
         fragment = self.input.sample(
@@ -160,15 +166,13 @@ class RolloutWorker:
             ends_with_episode=algorithm.batch_mode == "complete_episodes" and num_envs == 1,
             max_s=max_s,
         )
-        if fragment is None:
-            self._spent_s += time.perf_counter() - started
-            return None
-        started, self._spent_s = started - self._spent_s, 0.0
-        return self._message(actor, fragment, started)
+        self._spent_s += time.perf_counter() - started
+        return None if fragment is None else self._message(actor, fragment)
 
-    def _message(self, actor: Actor, fragment: Batch, started: float) -> Sample:
-        """What there is to say of a fragment [T, B, ...] that was sampled since `started`."""
+    def _message(self, actor: Actor, fragment: Batch) -> Sample:
+        """What there is to say of a fragment [T, B, ...]."""
         assert self.input is not None
+        started = time.perf_counter()
         columns = actor.algorithm.rollout_columns
         if "sampled_at_update" in columns and "sampled_at_update" not in fragment:  # Recorded data.
             num_updates = self.num_updates.get(actor.policy_id, 0)
@@ -188,7 +192,7 @@ class RolloutWorker:
             if batch:
                 gradients[actor.policy_id] = self._gradient(actor, batch, gathered)
         seconds, vector_steps = self.input.take_seconds()
-        seconds["postprocessing"] = sampled - started - sum(seconds.values())
+        seconds["postprocessing"] = self._spent_s + sampled - started - sum(seconds.values())
         if gradients:
             seconds["learning"] = time.perf_counter() - sampled
         return Sample(
@@ -239,6 +243,14 @@ class RolloutWorker:
         assert isinstance(self.input, EnvSampler)
         self._become_global()
         return run_episode(self.input, seed, self.timestep, explore and self.config.explore)
+
+    def give_up_jobs(self) -> None:
+        """They are not gone on with, and the policies have their own weights again."""
+        if self.jobs is not None:
+            self.jobs.close()
+            self.jobs = None
+            for actor in self.actors.values():
+                actor.take_gathered()
 
     def begin_evaluation(self, evaluation_round: int, amount: Amount) -> None:
         """Start to run exactly that amount of episodes or env steps."""
@@ -375,6 +387,7 @@ class RolloutWorker:
     ) -> None:
         """Take over weights, the global count of env steps, and how many updates the weights have
         seen."""
+        self.give_up_jobs()
         for policy_id, policy_weights in weights.items():
             self.actors[policy_id].policy.set_weights(dict(policy_weights))
         if timestep is not None:
@@ -412,11 +425,12 @@ class RolloutWorker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
+        self.forget()
         self.timestep = int(state["timestep"])
         # Before the envs: hooks see the restored episodes begin, as they had seen them before.
         self.callbacks.load_state_dict(state["callbacks"])
         self._row_maker.cutter.load_state_dict(state["trajectories"])
-        self.gathered = [Sample.from_state(each) for each in state.get("gathered", ())]
+        self.add_gathered(state.get("gathered", ()))
         tasks = [unpack(task) for task in state["tasks"]]
         if self.env is not None and len(tasks) == self.env.num_callees:
             self.env.foreach(lambda env, index: update_task(env, lambda _: tasks[index]))
@@ -437,6 +451,18 @@ class RolloutWorker:
             seeding.restore_process_rng_state(state["process_rng"])
         # Envs that played their episodes again counted again what the trainer now puts right.
         shared.settle()
+
+    def forget(self) -> None:
+        """Nothing is under way any more: what is sampled next begins anew."""
+        self.give_up_jobs()
+        self.gathered, self._spent_s = [], 0.0
+        self._row_maker.cutter.forget()
+        if isinstance(self.input, EnvSampler):
+            self.input.forget()
+
+    def add_gathered(self, states: Iterable[Mapping[str, Any]]) -> None:
+        """Keep fragments beside what was gathered here: the states of samples."""
+        self.gathered += [Sample.from_state(each) for each in states]
 
     def stop(self) -> None:
         """Close envs and files."""

@@ -27,6 +27,7 @@ from rlrun.core.shards import ShardPlan
 from rlrun.workers.actor import DEFAULT_POLICY_ID
 from rlrun.workers.env_context import EnvContext
 from rlrun.workers.evaluate import PIECE_S, Amount
+from rlrun.workers.local_pool import LocalPool
 from rlrun.workers.rollout_worker import RolloutWorker
 from rlrun.workers.sample import (
     RowsElsewhere,
@@ -36,7 +37,7 @@ from rlrun.workers.sample import (
     report_of,
     report_state,
 )
-from rlrun.workers.task import Task, do
+from rlrun.workers.task import Task
 from rlrun.workers.task_state import is_same, pack, unpack
 from rlrun.workers.worker_config import Spaces, WorkerConfig
 
@@ -71,7 +72,7 @@ class WorkerSet:
         self.timers = Timers()
         self._rounds: list[Sample] = []
         """What was gathered for a `sample` that was interrupted."""
-        self._round: dict[int, Sample] = {}
+        self._done_of_round: dict[int, Sample] = {}
         """The same of the round under way, by the positions of workers that are done with it."""
         self._arrived: deque[tuple[int, Sample]] = deque()
         """What was under way to a stream when a checkpoint was made."""
@@ -86,12 +87,15 @@ class WorkerSet:
         self._sampling = SamplingTime(max(num_workers, 1), num_workers > 0)
         self.iteration_ends_at = 0
         """At how many env steps the iteration is over that is under way."""
-        self._pool: Any = None
+        self._pool: Any
+        self.num_workers = num_workers
+        """How many remote workers there are."""
         self._shards: list[Any] = []
         self._resources = resources
         self._local: RolloutWorker
         if num_workers == 0:
             self._local = RolloutWorker(config)
+            self._pool = LocalPool(self._local)
             return
         from rlrun.workers.pool import RemotePool
 
@@ -111,32 +115,19 @@ class WorkerSet:
             self._pool.stop()
             raise
 
-    @property
-    def num_workers(self) -> int:
-        """How many remote workers there are."""
-        return 0 if self._pool is None else len(self._pool.actors)
-
     def local_worker(self) -> RolloutWorker:
         """The worker in this process."""
         return self._local
 
     def remote_workers(self) -> list[Any]:
         """Ray actor handles of the remote workers: `ray.get(handle.call.remote("method"))`."""
-        return [] if self._pool is None else list(self._pool.actors)
+        return list(self._pool.actors) if self.num_workers else []
 
     # The three verbs: wait for all, take what comes first, tell one
 
     def map(self, task: Task, *args: Any) -> list[Any]:
         """`task` of every sampling worker at once; their results in order. Raises WorkerError."""
-        if self._pool is None:
-            return [do(self._local, task, args)]
-        return self._pool.map(task, *args)
-
-    def _map_each(self, task: Task, arguments: list[tuple[Any, ...]]) -> list[Any]:
-        """The same with arguments for each."""
-        if self._pool is None:
-            return [do(self._local, task, arguments[0])]
-        return self._pool.map_each(task, arguments)
+        return self._pool.map(task, *args)  # type: ignore[no-any-return]
 
     def stream(
         self,
@@ -150,35 +141,25 @@ class WorkerSet:
         have `in_flight` calls before them, and go on while nobody asks; what they do then comes
         first the next time, and is saved in checkpoints if the task is "sample". That they do in
         pieces: between two of them they hear what was sent, and the local worker sees `is_over`."""
-        if task == "sample":
-            while self._arrived and not is_over():
-                yield self._arrived.popleft()
-            pieces = self._stream(
-                "go_on_sampling", self.piece_s, in_flight=in_flight, is_over=is_over
-            )
-            yield from ((position, found) for position, found in pieces if found is not None)
-        else:
-            yield from self._stream(task, *args, in_flight=in_flight, is_over=is_over)
-
-    def _stream(
-        self, task: Task, *args: Any, in_flight: int, is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Any]]:
-        if self._pool is not None:
+        if task != "sample":
             results = self._pool.stream(task, *args, in_flight=in_flight, is_over=is_over)
             yield from self._timed(results)
             return
-        while not is_over():
-            started = time.perf_counter()
-            result = do(self._local, task, args)
-            self.timers.add("sample", started)
-            yield 0, result
+        while self._arrived and not is_over():
+            yield self._arrived.popleft()
+        pieces = self._pool.stream(
+            "go_on_sampling", self.piece_s, in_flight=in_flight, is_over=is_over
+        )
+        for position, found in self._timed(pieces):
+            if found is not None:
+                yield position, found
 
     def stream_samples(
         self, *, in_flight: int, is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Sample]]:
         """`stream("sample")`, but rows of remote workers stay in the object store: the batches of
         such a sample are RowsElsewhere."""
-        if self._pool is None:
+        if not self.num_workers:
             yield from self.stream("sample", is_over=is_over)
             return
         while self._arrived and not is_over():
@@ -219,10 +200,7 @@ class WorkerSet:
 
     def send(self, position: int, task: Task, *args: Any) -> None:
         """Tell one sampling worker without waiting; it obeys after what it is doing."""
-        if self._pool is None:
-            do(self._local, task, args)
-        else:
-            self._pool.send(position, task, *args)
+        self._pool.send(position, task, *args)
 
     def replace(self, position: int) -> None:
         """Put a new remote worker in the place of one, with the weights published last."""
@@ -262,18 +240,15 @@ class WorkerSet:
 
     def _sample_round(self) -> list[Sample]:
         """A fragment of each sampling worker. Raises Interrupted."""
-        done, everybody = self._round, range(max(self.num_workers, 1))
+        done, everybody = self._done_of_round, range(max(self.num_workers, 1))
         while missing := [position for position in everybody if position not in done]:
-            if self._pool is None:
-                pieces = [self._local.go_on_sampling(self.piece_s)]
-            else:
-                pieces = self._pool.map("go_on_sampling", self.piece_s, to=missing)
+            pieces = self._pool.map("go_on_sampling", self.piece_s, to=missing)
             for position, sample in zip(missing, pieces, strict=True):
                 if sample is not None:
                     done[position] = sample
             if self.is_interrupted and len(done) < len(everybody):
                 raise Interrupted(f"{len(done)} of {len(everybody)} workers were done.")
-        self._round = {}
+        self._done_of_round = {}
         return [done[position] for position in everybody]
 
     @property
@@ -317,9 +292,9 @@ class WorkerSet:
         }
         told = range(max(self.num_workers, 1)) if to is None else (to,)
         self._told |= dict.fromkeys(told, sum(self._local.num_updates.values()))
-        if self._pool is not None and to is None:
+        if self.num_workers and to is None:
             self._pool.send_all("set_weights", *self._publication())
-        elif self._pool is not None:
+        elif self.num_workers:
             self._pool.send(to, "set_weights", *self._publication())
 
     def make_policy(self, policy_id: str = DEFAULT_POLICY_ID) -> Policy:
@@ -343,7 +318,7 @@ class WorkerSet:
             policy.observation_filter.merge(moments)
         self._local.timestep = self.num_env_steps_sampled
         self._local.actors[policy_id].policy.copy_weights(policy)
-        if self._pool is not None:
+        if self.num_workers:
             self._pool.send_all("set_weights", *self._publication())
 
     def updates_since_told(self, position: int) -> int:
@@ -371,7 +346,7 @@ class WorkerSet:
         """Exactly that amount of episodes or env steps over all sampling workers; what came out, or
         None if `is_interrupted` was set on the way. `is_enough` ends an open amount."""
         num_workers = max(self.num_workers, 1)
-        self._map_each(
+        self._pool.map_each(
             "begin_evaluation",
             [(evaluation_round, share) for share in amount.dealt_to(num_workers)],
         )
@@ -398,7 +373,7 @@ class WorkerSet:
     def _on_each(self, function: Callable[[RolloutWorker], Any]) -> list[Any]:
         """The same with a function that sets no tasks, or notes which."""
         results = [function(self._local)]
-        if self._pool is not None:
+        if self.num_workers:
             results += self._pool.map(function)
         return results
 
@@ -471,14 +446,14 @@ class WorkerSet:
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "tasks": [pack(task) for task in self.tasks],
             "rounds": [sample.state_dict() for sample in self._rounds],
-            "round": [[position, sample.state_dict()] for position, sample in self._round.items()],
+            "round": [[at, sample.state_dict()] for at, sample in self._done_of_round.items()],
             "arrived": [[position, sample.state_dict()] for position, sample in self._under_way()],
             "episodes": [report_state(report) for report in self._episodes],
             "gathered": moments_state(self._gathered),
             "exploration": {id_: stats.state_dict() for id_, stats in self._exploration.items()},
             "local": self._local.state_dict(),
             "older_weights": self._older_weights(),
-            "remote": [] if self._pool is None else self._pool.map_living("state_dict"),
+            "remote": self._pool.map_living("state_dict") if self.num_workers else [],
         }
 
     def load_state_dict(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
@@ -490,9 +465,8 @@ class WorkerSet:
             self.set_tasks([unpack(task) for task in tasks])
             self._tasks_may_differ = True
         self._rounds = [Sample.from_state(sample) for sample in state["rounds"]]
-        if self._pool is not None:
-            for task in SAMPLING:
-                self._pool.settle(task).clear()
+        for task in SAMPLING:
+            self._pool.settle(task).clear()
         last_position = max(self.num_workers, 1) - 1
         self._arrived = deque(
             (min(int(position), last_position), Sample.from_state(sample))
@@ -503,39 +477,50 @@ class WorkerSet:
         self._exploration = {policy_id: LearnerStats() for policy_id in state["exploration"]}
         for policy_id, stats in self._exploration.items():
             stats.load_state_dict(state["exploration"][policy_id])
-        self._round = {}
+        self._done_of_round = {}
         for position, each in state.get("round", ()):
             sample = Sample.from_state(each)
             if position <= last_position:
-                self._round[int(position)] = sample
+                self._done_of_round[int(position)] = sample
             else:  # There are fewer workers now.
                 self.note(sample)
                 self._rounds.append(_rows_of(sample))
-        if self._pool is None:
-            self._local.load_state_dict(state["local"])
-            self.publish(algorithms)
-            if (older := state["older_weights"]) is not None:
-                self._local.set_weights(older["weights"], num_updates=older["num_updates"])
-                self._told[0] = sum(self._local.num_updates.values())
-            return
-        self._local.callbacks.load_state_dict(state["local"]["callbacks"])
-        known = state["remote"][: self.num_workers]
-        if len(state["remote"]) != self.num_workers:
+        self._load_workers(state, algorithms)
+
+    def _load_workers(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
+        """The part of the workers themselves."""
+        num_before = len(state["remote"])
+        if self.num_workers and num_before != self.num_workers:
             logger.warning(
                 "The checkpoint was made with resources.num_workers=%d, now there are %d: workers "
                 "without a counterpart start new episodes.",
-                len(state["remote"]),
+                num_before,
                 self.num_workers,
             )
-        for position, worker_state in enumerate(known):
-            if worker_state is not None:  # It had died.
+        if self.num_workers:
+            self._local.callbacks.load_state_dict(state["local"]["callbacks"])
+            others = [state["local"], *state["remote"][self.num_workers :]]
+        else:
+            self._local.load_state_dict(state["local"])
+            others = state["remote"]
+        for position in range(self.num_workers):
+            worker_state = state["remote"][position] if position < num_before else None
+            if worker_state is None:  # It had died, or was not there.
+                self._pool.call(position, "forget")
+            else:
                 self._pool.call(position, "load_state_dict", worker_state)
+        orphans = [each for other in others if other for each in other.get("gathered", ())]
+        for number, gathered in enumerate(orphans):
+            self.send(number % max(self.num_workers, 1), "add_gathered", [gathered])
         self.publish(algorithms)
+        if not self.num_workers and (older := state["older_weights"]) is not None:
+            self._local.set_weights(older["weights"], num_updates=older["num_updates"])
+            self._told[0] = sum(self._local.num_updates.values())
 
     def leave_dead(self) -> None:
         """A state that is taken from now on says nothing of remote workers that have died."""
         self._tasks_may_differ = False  # The dead cannot be asked.
-        if self._pool is not None:
+        if self.num_workers:
             self._pool.leave_dead()
         for shards in self._shards:
             shards.leave_dead()
@@ -543,7 +528,7 @@ class WorkerSet:
     def stop(self) -> None:
         """Close all envs and end the remote processes."""
         self._local.stop()
-        for remote in (*self._shards, *([] if self._pool is None else [self._pool])):
+        for remote in (*self._shards, *([self._pool] if self.num_workers else [])):
             remote.stop()
 
     def __enter__(self) -> WorkerSet:
@@ -554,7 +539,7 @@ class WorkerSet:
 
     def _older_weights(self) -> dict[str, Any] | None:
         """What the local worker acts with, where that is not what the learners have by now."""
-        if self._pool is not None:
+        if self.num_workers:
             return None
         weights = self._local.get_weights()
         if self._are_newest(weights):
@@ -576,8 +561,6 @@ class WorkerSet:
 
     def _under_way(self) -> list[tuple[int, Sample]]:
         """What workers have sampled, or are about to, and no stream has given yet."""
-        if self._pool is None:
-            return list(self._arrived)
         samples, pairs = map(self._pool.settle, SAMPLING)
         left = [
             (position, sample and self._with_rows_elsewhere(position, sample, rows))

@@ -358,3 +358,32 @@ def test_a_run_in_one_process_goes_on_as_if_never_stopped(tmp_path):
 def test_what_it_cannot_use_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         make(*overrides)
+
+
+# What is gathered, and other numbers of workers
+
+
+def test_what_workers_had_gathered_goes_to_those_that_are_left(tmp_path):
+    with make() as one:
+        worker = one.workers.local_worker()
+        one.workers.piece_s = 0.0
+        one.interrupt()
+        with pytest.raises(Interrupted):
+            one.train()
+        worker.gathered = [worker.sample(), worker.sample()]
+        state = one.workers.state_dict()
+    # As if two workers had made it, beside a driver that gathers nothing.
+    state["remote"] = [state["local"], None, state["local"]]
+    state["local"] = {**state["local"], "input": None, "gathered": []}
+    with make() as alone:
+        alone.workers.load_state_dict(state, alone.algorithms)
+        gathered = alone.workers.local_worker().gathered
+        assert len(gathered) == 4
+        assert alone.train()["timesteps_total"] >= sum(sample.env_steps for sample in gathered)
+
+
+def test_a_worker_that_comes_in_the_place_of_another_gets_a_learner(pair):
+    pair.train()
+    pair.workers.replace(0)
+    pair.train()
+    assert_all_have_the_drivers_weights(pair)

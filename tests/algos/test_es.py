@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rlrun.algos import perturbation
 from rlrun.core.callbacks import Callbacks
 from rlrun.core.errors import ConfigError, Interrupted, SpaceError, WorkerError
 from rlrun.core.filters import RunningMoments
@@ -339,3 +340,52 @@ def test_images_and_native_envs():
         seed=1,
     ) as trainer:
         assert trainer.train()["episode_reward_mean"] > 0
+
+
+# A round that is left in its middle
+
+
+def begun_round(trainer: Trainer, num_steps: int) -> Any:
+    """The local worker in the middle of the jobs of a round, some steps after its beginning."""
+    es = trainer.algorithms[ID]
+    worker = trainer.workers.local_worker()
+    perturbation._begin(worker, ID, es.draw_jobs(), es.noise_seed)
+    assert not any(perturbation._go_on(worker, 0.0) for _ in range(num_steps))
+    return worker
+
+
+def total(worker: Any) -> float:
+    return sum(float(np.abs(array).sum()) for array in worker.get_weights()[ID].values())
+
+
+def test_weights_that_come_in_the_middle_of_a_round_stay():
+    with trainer_of("es") as trainer:
+        worker = begun_round(trainer, 3)
+        new = {name: np.full_like(array, 0.25) for name, array in worker.get_weights()[ID].items()}
+        worker.set_weights({ID: new})
+        expected = total(worker)
+        assert expected == 0.25 * sum(array.size for array in new.values())
+        begun_round(trainer, 1)
+        worker.give_up_jobs()
+        assert total(worker) == expected
+
+
+def test_an_error_in_a_round_leaves_the_weights_and_what_is_drawn_as_they_were():
+    own = ["env.env_config.terminates_at=20", "env.env_config.raises_after=30"]
+    with trainer_of("es", *own, env="toy_envs.EnvThatRaises") as trainer:
+        worker = trainer.workers.local_worker()
+        before, drawn = total(worker), trainer.algorithms[ID].rng.bit_generator.state
+        with pytest.raises(WorkerError, match="ZeroDivisionError"):
+            trainer.train()
+        assert worker.jobs is None
+        assert total(worker) == before
+        assert trainer.algorithms[ID].rng.bit_generator.state == drawn
+
+
+def test_what_filters_saw_of_a_round_that_is_given_up_is_not_counted():
+    own = ["env.observation_filter=MeanStdFilter", "env.env_config.terminates_at=1500"]
+    with trainer_of("es", *own, env="toy_envs.CountingEnv") as trainer:
+        worker = begun_round(trainer, 1300)
+        assert worker.actors[ID].gathered.count == 1000  # Those that have been looked at.
+        worker.give_up_jobs()
+        assert worker.actors[ID].gathered.count == 0

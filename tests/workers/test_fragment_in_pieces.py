@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrun.algos.dqn import DQN
 from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch, concat
 from rlrun.core.callbacks import Callbacks
-from rlrun.core.errors import ConfigError
+from rlrun.core.errors import ConfigError, WorkerError
+from rlrun.core.exploration import ParameterNoise
 from rlrun.core.policy import Policy
 from rlrun.workers.rollout_worker import RolloutWorker
 from rlrun.workers.sample import Sample
@@ -169,6 +171,73 @@ def test_with_one_env_a_piece_ends_with_its_episode_as_the_whole_fragment_does(
     carry_over(worker, restored)
     rows = concat([rows_in(in_pieces(restored, 1)), rows_in(in_pieces(restored, 4))])
     assert np.flatnonzero(rows["terminated"]).tolist() == [3, 7]
+
+
+def test_a_fragment_that_an_error_has_cut_is_given_up(make_worker, carry_over):
+    settings = {"algorithm": all_columns(4), "env_config": {"raises_after": 5}}
+    worker, restored = (make_worker("toy_envs.EnvThatRaises", **settings) for _ in range(2))
+    worker.sample()
+    # The first env takes the fifth step of its life, and raises in its sixth.
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        in_pieces(worker, 2)
+    assert not worker.input.is_midway
+    carry_over(worker, restored)
+    assert not restored.input.is_midway
+
+
+def test_noise_on_weights_goes_on_after_an_error(make_worker):
+    worker = make_worker(
+        "toy_envs.EnvThatRaises",
+        algorithm=DQN(hiddens=[8], rollout_fragment_length=4),
+        exploration=ParameterNoise(random_timesteps=0),
+        env_config={"raises_after": 5},
+    )
+    worker.sample()
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        worker.sample()
+    worker.foreach_env(lambda env: setattr(env, "raises_after", None))
+    assert worker.sample().env_steps == 4
+
+
+def test_noise_on_weights_is_restored_from_states_that_know_no_distances(make_worker):
+    exploration = (
+        make_worker(
+            "CartPole-v1",
+            algorithm=DQN(hiddens=[8], rollout_fragment_length=4),
+            exploration=ParameterNoise(),
+        )
+        .actors["default_policy"]
+        .exploration
+    )
+    state = exploration.state_dict()
+    del state["distances"]
+    exploration.load_state_dict(state)
+
+
+def test_a_worker_that_forgets_begins_anew(make_worker, assert_same_rows):
+    worker, fresh = (make_worker("CartPole-v1", fragment=50) for _ in range(2))
+    rng = worker.actors["default_policy"].rng
+    begun = rng.bit_generator.state
+    worker.sample()
+    assert in_pieces(worker, 3) is None
+    worker.gathered.append(Sample({}, 5))
+    worker.forget()
+    assert worker.gathered == []
+    rng.bit_generator.state = begun
+    found, expected = in_pieces(worker, 50), fresh.sample()
+    assert_same_rows(rows_in(found), rows_in(expected))
+    assert found.episodes == expected.episodes
+
+
+def test_time_before_a_restore_is_not_that_of_the_fragment_after_it(make_worker):
+    worker = make_worker("toy_envs.CountingEnv", fragment=6)
+    state = worker.state_dict()
+    assert in_pieces(worker, 3) is None
+    worker._spent_s += 1000.0
+    worker.load_state_dict(state)
+    found = worker.sample()
+    assert found.vector_steps == 6
+    assert sum(found.seconds.values()) < 1000.0
 
 
 def test_an_evaluation_begins_a_fragment_of_its_own(make_worker):

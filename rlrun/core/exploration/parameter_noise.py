@@ -199,5 +199,5 @@ class ParameterNoise(NestedExploration):
         self.stddev = float(state["stddev"])
         self.noise = np.array(state["noise"], np.float32)
         self.num_ended = int(state["num_ended"])
-        self._distances = list(state["distances"])
+        self._distances = list(state.get("distances", ()))
         self._is_stale = True
