@@ -203,8 +203,12 @@ class WorkerSet:
         self._pool.send(position, task, *args)
 
     def replace(self, position: int) -> None:
-        """Put a new remote worker in the place of one, with the weights published last."""
+        """Put a new remote worker in the place of one, with the weights published last, and the
+        hyperparameters as they are by now."""
         self._pool.replace(position)
+        for policy_id, learner in self.learners.items():
+            if learner.changes:
+                self._pool.call(position, "set_hyperparameters", policy_id, learner.changes)
         self._pool.call(position, "set_weights", *self._publication())
         if self._tasks:
             self._pool.call(position, "set_tasks", self._tasks)

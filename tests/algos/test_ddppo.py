@@ -383,7 +383,9 @@ def test_what_workers_had_gathered_goes_to_those_that_are_left(tmp_path):
 
 
 def test_a_worker_that_comes_in_the_place_of_another_gets_a_learner(pair):
+    pair.set_weights(pair.get_weights())  # Whatever a test before this has left.
+    pair.set_hyperparameters(lr=0.02)
     pair.train()
     pair.workers.replace(0)
-    pair.train()
+    assert stats_of(pair.train())["cur_lr"] == 0.02
     assert_all_have_the_drivers_weights(pair)
