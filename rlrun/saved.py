@@ -11,7 +11,7 @@ from typing import Any
 from rlrun.compose import set_value
 from rlrun.core import checkpoint
 from rlrun.core.errors import CheckpointError, ConfigError
-from rlrun.run_folder import PARAMS
+from rlrun.run_folder import PARAMS, lock
 
 
 def config_to_resume(
@@ -44,6 +44,8 @@ def config_to_resume(
             )
         set_value(plain, key, value)
     if path is folder and not checkpoint.list_checkpoints(folder):
+        with lock(folder):  # Unless it is still going on, which is another matter.
+            pass
         raise CheckpointError(
             f"{folder} has no complete checkpoint to resume from. Start the run anew; "
             f"checkpoint_freq=N writes one every N iterations."

@@ -618,6 +618,17 @@ def test_a_run_that_is_still_going_on_is_not_resumed(tmp_path):
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
 
 
+def test_a_run_that_is_still_going_on_without_a_checkpoint_is_not_called_unfinished(tmp_path):
+    execute(tmp_path / "run", tiny_ppo(checkpoint_at_end=False), 1)
+    with (
+        run_folder.lock(tmp_path / "run"),
+        pytest.raises(ConfigError, match="is still going on, in this process"),
+    ):
+        Run.resume(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has no complete checkpoint"):
+        Run.resume(tmp_path / "run")
+
+
 def test_a_folder_is_locked_within_one_process_too(tmp_path):
     folder = tmp_path / "run"
     with (

@@ -19,7 +19,10 @@ FOLD_AFTER_ON_GPU = 512
 def policy_lag(num_updates: int, sampled_at_update: torch.Tensor | np.ndarray) -> dict[str, Any]:
     """How many updates lie between the weights that sampled steps and those that learn from them,
     which have seen `num_updates`; sampled_at_update: [N], int64, of each step."""
-    ages = num_updates - torch.as_tensor(sampled_at_update)
+    if isinstance(sampled_at_update, np.ndarray):
+        # In memory of its own: that of Ray's object store can only be read, which torch warns of.
+        sampled_at_update = torch.from_numpy(sampled_at_update.copy())
+    ages = num_updates - sampled_at_update
     return {"policy_lag_mean": ages.double().mean(), "policy_lag_max": ages.max()}
 
 

@@ -494,19 +494,21 @@ class WorkerSet:
     def _load_workers(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
         """The part of the workers themselves."""
         num_before = len(state["remote"])
-        if self.num_workers and num_before != self.num_workers:
-            logger.warning(
-                "The checkpoint was made with resources.num_workers=%d, now there are %d: workers "
-                "without a counterpart start new episodes.",
-                num_before,
-                self.num_workers,
-            )
         if self.num_workers:
             self._local.callbacks.load_state_dict(state["local"]["callbacks"])
             others = [state["local"], *state["remote"][self.num_workers :]]
         else:
             self._local.load_state_dict(state["local"])
             others = state["remote"]
+        if num_before != self.num_workers:
+            logger.warning(
+                "The checkpoint was made with resources.num_workers=%d, now there are %d: workers "
+                "without a counterpart start new episodes, and %d env steps of fragments that were "
+                "under way are dropped.",
+                num_before,
+                self.num_workers,
+                sum(map(_steps_of_fragment, others)),
+            )
         for position in range(self.num_workers):
             worker_state = state["remote"][position] if position < num_before else None
             if worker_state is None:  # It had died, or was not there.
@@ -588,6 +590,12 @@ class WorkerSet:
 
 def _are_same(tasks: Sequence[Any], others: Sequence[Any]) -> bool:
     return is_same([pack(task) for task in tasks], [pack(task) for task in others])
+
+
+def _steps_of_fragment(worker_state: dict[str, Any] | None) -> int:
+    """Env steps of the fragment that a worker was in the middle of."""
+    begun = ((worker_state or {}).get("input") or {}).get("fragment")
+    return 0 if begun is None else int(begun["columns"]["rewards"].size)
 
 
 def _rows_of(sample: Sample) -> Sample:

@@ -363,7 +363,7 @@ def test_what_it_cannot_use_is_refused(overrides, message):
 # What is gathered, and other numbers of workers
 
 
-def test_what_workers_had_gathered_goes_to_those_that_are_left(tmp_path):
+def test_what_workers_had_gathered_goes_to_those_that_are_left(caplog):
     with make() as one:
         worker = one.workers.local_worker()
         one.workers.piece_s = 0.0
@@ -371,6 +371,7 @@ def test_what_workers_had_gathered_goes_to_those_that_are_left(tmp_path):
         with pytest.raises(Interrupted):
             one.train()
         worker.gathered = [worker.sample(), worker.sample()]
+        assert worker.go_on_sampling(0.0) is None
         state = one.workers.state_dict()
     # As if two workers had made it, beside a driver that gathers nothing.
     state["remote"] = [state["local"], None, state["local"]]
@@ -379,6 +380,9 @@ def test_what_workers_had_gathered_goes_to_those_that_are_left(tmp_path):
         alone.workers.load_state_dict(state, alone.algorithms)
         gathered = alone.workers.local_worker().gathered
         assert len(gathered) == 4
+        assert "num_workers=3, now there are 0" in caplog.text
+        # A step of each of two envs, twice.
+        assert "and 4 env steps of fragments that were under way are dropped" in caplog.text
         assert alone.train()["timesteps_total"] >= sum(sample.env_steps for sample in gathered)
 
 

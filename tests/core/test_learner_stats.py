@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 
+import numpy as np
 import torch
 
-from rlrun.core.learner_stats import FOLD_AFTER, LearnerStats
+from rlrun.core.learner_stats import FOLD_AFTER, LearnerStats, policy_lag
 
 
 def test_names_say_whether_the_mean_the_last_or_the_largest_value_counts():
@@ -31,3 +32,11 @@ def test_numbers_of_many_updates_are_summed_up_and_not_kept():
     assert kept() is None
     mean = (1 + 3 * FOLD_AFTER) / (1 + FOLD_AFTER)
     assert stats.take() == {"mean_td_error": mean, "min_td_error": 1.0, "max_td_error": 3.0}
+
+
+def test_the_lag_of_rows_that_can_only_be_read(recwarn):
+    sampled_at_update = np.array([3, 5, 5])
+    sampled_at_update.setflags(write=False)  # As Ray's object store gives them.
+    lag = policy_lag(7, sampled_at_update)
+    assert (float(lag["policy_lag_mean"]), int(lag["policy_lag_max"])) == (8 / 3, 4)
+    assert not recwarn.list
