@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rlrun.core.batch import Batch, concat
-from rlrun.core.errors import Interrupted, WorkerError
+from rlrun.core.errors import Interrupted
 from rlrun.core.flat import FlatParameters
 
 Job = tuple[int, int | None]
@@ -49,7 +49,7 @@ def gather(policy_id: str, algorithm: Any, workers: Any) -> Batch:
             batches.append(_directions(jobs, outcomes))
             done += outcomes
             num_steps += int(batches[-1]["lengths"].sum())
-    except BaseException:
+    except Exception:
         algorithm.rng.bit_generator.state = before
         raise
     for samples, _ in done:
@@ -65,9 +65,10 @@ def _try_out(workers: Any, policy_id: str, jobs: list[Job], noise_seed: int) -> 
         while not all(workers.map(_go_on, workers.piece_s)):
             if workers.is_interrupted:
                 raise Interrupted("Not all directions of a round were tried.")
-    except BaseException:
-        with suppress(WorkerError):  # Those that live hear it.
-            workers.map("give_up_jobs")
+    except Exception:
+        # Nobody is waited for: one may hang.
+        for position in range(max(workers.num_workers, 1)):
+            workers.send(position, "give_up_jobs")
         raise
     return _in_order(workers.map(_take_outcomes))
 
