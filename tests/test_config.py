@@ -344,7 +344,7 @@ def test_a_wrong_type_in_the_config_names_key_value_and_what_is_allowed(algo, ke
         ("ppo", "algo.rollout_fragment_length", 0, "at least 1"),
         ("ppo", "algo.timesteps_per_iteration", -1, "at least 0"),
         ("dqn", "algo.n_step", 0, "at least 1"),
-        ("dqn", "algo.tau", 1.5, "between 0 and 1"),
+        ("dqn", "algo.tau", 1.5, "between 1e-09 and 1"),
         ("dqn", "algo.prioritized_replay_beta", [[0.0, 0.4], [10.0, 2.0]], "between 0 and 1"),
         ("dqn", "algo.hiddens", [64, 0], "at least 1"),
         ("dqn", "exploration.final_epsilon", 1.5, "between 0 and 1"),

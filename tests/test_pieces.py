@@ -191,7 +191,13 @@ def interrupted_once_touched(trainer: Trainer, folder: Path) -> Iterator[None]:
     thread.join()
 
 
-@pytest.mark.parametrize("algo", ENDLESS)
+@pytest.mark.parametrize(
+    "algo",
+    [
+        algo if algo in ("impala", "ddppo") else pytest.param(algo, marks=pytest.mark.slow)
+        for algo in ENDLESS
+    ],
+)
 def test_an_interrupt_is_heard_in_the_middle_of_fragments_that_take_for_ever(
     tmp_path, ray_cluster, algo
 ):

@@ -73,7 +73,7 @@ def steps_seen(
     return found
 
 
-@pytest.mark.parametrize("piece_s", [0.5, 0.0])
+@pytest.mark.parametrize("piece_s", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_what_is_under_way_is_neither_lost_nor_doubled(counting, tmp_path, piece_s):
     counting.workers.piece_s = piece_s
     begun = counting.workers.num_env_steps_sampled
