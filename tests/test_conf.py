@@ -303,8 +303,8 @@ def test_the_command_line_wins_over_what_an_algorithm_and_an_env_bring():
 
 def test_a_tuned_example_wins_over_group_files_and_loses_to_the_command_line():
     own = OmegaConf.load(CONF / "tuned_examples" / "ppo" / "pendulum-ppo.yaml")
-    chosen = composed("tuned_examples/ppo/pendulum-ppo", "algo.gamma=0.5")
-    assert own.algo.gae_lambda != composed("algo/ppo")["algo"]["gae_lambda"]
-    assert chosen["algo"]["gae_lambda"] == own.algo.gae_lambda
-    assert chosen["algo"]["gamma"] == 0.5 != own.algo.gamma
+    chosen = composed("tuned_examples/ppo/pendulum-ppo", "algo.gae_lambda=0.5")
+    assert own.algo.gamma != composed("algo/ppo")["algo"]["gamma"]
+    assert chosen["algo"]["gamma"] == own.algo.gamma
+    assert chosen["algo"]["gae_lambda"] == 0.5 != own.algo.gae_lambda
     assert chosen["stop"] == own.stop
