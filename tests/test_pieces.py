@@ -122,7 +122,17 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = {
+    *("ppo on filtered observations", "apex", "rainbow", "dqn on images", "appo", "pg of one env"),
+    *("ppo with random first steps", "ppo with envs in other processes", "a3c of whole episodes"),
+}
+"""What is like others here, and stays out of CI, whose time is short."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES],
+)
 def test_a_run_that_is_interrupted_within_a_fragment_equals_an_uninterrupted_one(
     tmp_path, monkeypatch, name
 ):
