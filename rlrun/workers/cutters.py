@@ -202,6 +202,7 @@ def as_plain(columns: Batch) -> dict[str, Any]:
 
 
 def as_batch(plain: Mapping[str, Any]) -> Batch:
+    """What `as_plain` was of."""
     return Batch(
         {
             name: _unpacked(column) if isinstance(column, dict) else column

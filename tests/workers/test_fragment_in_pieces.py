@@ -209,9 +209,10 @@ def test_noise_on_weights_is_restored_from_states_that_know_no_distances(make_wo
         .actors["default_policy"]
         .exploration
     )
-    state = exploration.state_dict()
+    state = exploration.state_dict() | {"stddev": 0.5}
     del state["distances"]
     exploration.load_state_dict(state)
+    assert (exploration.stddev, exploration._distances) == (0.5, [])
 
 
 def test_a_worker_that_forgets_begins_anew(make_worker, assert_same_rows):
