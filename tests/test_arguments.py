@@ -99,7 +99,6 @@ def test_a_sweep_over_algorithms_may_set_keys_of_one_kind(rlrun, tmp_path):
     assert outcome.status == 0, outcome.stderr
     starts = [params_of(tmp_path / "sweep" / job)["algo"]["learning_starts"] for job in "01"]
     assert starts == [7, 7]
-    assert rlrun("-m", "algo=glob(dq*)", "algo.learning_starts=7", *common).status == 0
     outcome = rlrun("-m", "algo=dqn,rainbow", "algo.learning_start=7", *common)
     assert_refused(outcome, "algo.learning_start", "Did you mean algo.learning_starts")
 

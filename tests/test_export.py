@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from helpers_cli import python_process
+from helpers_cli import command_line, python_process
 from safetensors import safe_open
 
 from rlrun.core.errors import ConfigError, RlrunError
@@ -240,24 +240,23 @@ class Stubborn(torch.nn.Module):
         return x if float(x.sum()) > 0 else -x
 
 
-def test_the_command_exports_a_checkpoint(tmp_path):
+def test_the_command_exports_a_checkpoint(tmp_path, monkeypatch):
     with trained(CASES["ppo discrete"]) as trainer:
         checkpoint = trainer.save(tmp_path)
         expected = trainer.compute_action(np.ones(4, np.float32), explore=False)
-    for arguments in (["--out", "a.onnx"], ["--format", "onnx", "--out", "b.bin"]):
-        outcome = python_process(
-            tmp_path, "-m", "rlrun", "export", str(checkpoint.relative_to(tmp_path)), *arguments
-        )
-        assert outcome.status == 0, outcome.stderr
-        assert arguments[-1] in outcome.stdout
+    with command_line(tmp_path, monkeypatch) as rlrun:
+        for arguments in (["--out", "a.onnx"], ["--format", "onnx", "--out", "b.bin"]):
+            outcome = rlrun("export", str(checkpoint.relative_to(tmp_path)), *arguments)
+            assert outcome.status == 0, outcome.stderr
+            assert arguments[-1] in outcome.stdout
+        missing = rlrun("export", "nothing", "--out", "c.onnx")
+    assert missing.status == 2
+    assert "there is no such checkpoint" in missing.stderr
     import onnxruntime
 
     for name in ("a.onnx", "b.bin"):
         session = onnxruntime.InferenceSession((tmp_path / name).read_bytes())
         assert session.run(None, {"obs": np.ones((1, 4), np.float32)})[0][0] == expected
-    outcome = python_process(tmp_path, "-m", "rlrun", "export", "nothing", "--out", "c.onnx")
-    assert outcome.status == 2
-    assert "there is no such checkpoint" in outcome.stderr
 
 
 def test_an_unknown_format_is_refused_before_torch_is_there(tmp_path):

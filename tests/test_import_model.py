@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers_cli import python_process
+from helpers_cli import command_line
 from safetensors.numpy import save_file
 
 from rlrun.core.errors import ConfigError
@@ -207,25 +207,25 @@ def test_targets_and_remote_workers_follow(other_weights, tmp_path, ray_cluster)
             np.testing.assert_array_equal(found["vf_head.weight"], other_weights["vf_head.weight"])
 
 
-def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path):
-    run = ["-m", "rlrun", "algo=ppo", "env=cartpole", *SMALL, "seed=1", "logger=none"]
+def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path, monkeypatch):
+    run = ["algo=ppo", "env=cartpole", *SMALL, "seed=1", "logger=none"]
     stop = "stop.training_iteration=1"
-    first = python_process(tmp_path, *run, stop, "hydra.run.dir=first")
+    with command_line(tmp_path, monkeypatch) as rlrun:
+        first = rlrun(*run, stop, "hydra.run.dir=first")
+        second = rlrun(*run, stop, "hydra.run.dir=second", "init_from=first")
+        wider = rlrun(
+            *(*run, stop, "hydra.run.dir=third", "init_from=first", "model.fcnet_hiddens=[9]")
+        )
+        missing = rlrun(*run, stop, "hydra.run.dir=fourth", "init_from=nothing.pt")
     assert first.status == 0, first.stderr
-    second = python_process(tmp_path, *run, stop, "hydra.run.dir=second", "init_from=first")
     assert second.status == 0, second.stderr
     assert "8 of 8 arrays loaded" in second.stderr
     assert "loaded      pi_encoder.0.weight [8, 4]" in second.stderr
     assert "8 of 8 arrays loaded" in (tmp_path / "second" / "rlrun.log").read_text()
-    wider = python_process(
-        tmp_path, *run, stop, "hydra.run.dir=third", "init_from=first", "model.fcnet_hiddens=[9]"
-    )
     assert wider.status == 0, wider.stderr
     assert "2 of 8 arrays loaded" in wider.stderr
-    missing = python_process(tmp_path, *run, stop, "hydra.run.dir=fourth", "init_from=nothing.pt")
     assert missing.status == 2
     assert "nothing.pt: there is no such file" in missing.stderr
-    assert not (tmp_path / "fourth").exists()
     assert not (tmp_path / "fourth").exists()
 
 

@@ -56,7 +56,14 @@ def test_an_interrupted_run_ends_after_the_round_of_an_iteration_that_lasts(rlru
     assert second["timesteps_total"] == first["timesteps_total"] + 8
 
 
-@pytest.mark.parametrize("address", ["foo.invalid:1", "127.0.0.1:1", "ray://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:1",
+        pytest.param("foo.invalid:1", marks=pytest.mark.slow),
+        pytest.param("ray://127.0.0.1:1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cluster_that_does_not_answer_is_named_within_seconds(tmp_path, address):
     started = time.monotonic()
     remote = (f"resources.ray_address={address}", "resources.num_workers=1")

@@ -203,10 +203,7 @@ def interrupted_once_touched(trainer: Trainer, folder: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "algo",
-    [
-        algo if algo in ("impala", "ddppo") else pytest.param(algo, marks=pytest.mark.slow)
-        for algo in ENDLESS
-    ],
+    [algo if algo == "ddppo" else pytest.param(algo, marks=pytest.mark.slow) for algo in ENDLESS],
 )
 def test_an_interrupt_is_heard_in_the_middle_of_fragments_that_take_for_ever(
     tmp_path, ray_cluster, algo

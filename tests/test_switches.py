@@ -59,11 +59,10 @@ def first_losses(name: str, *overrides: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "switch"),
     [
-        ("ppo", "compile"),
         # Compiling takes most of a minute each.
         *(
             pytest.param(name, "compile", marks=pytest.mark.slow)
-            for name in ("cnn", "dqn", "sac", "lstm")
+            for name in ("ppo", "cnn", "dqn", "sac", "lstm")
         ),
         *((name, "amp") for name in ("ppo", "cnn", "dqn", "rainbow", "lstm", "gtrxl", "r2d2")),
         *((name, "amp") for name in ("entropy", "a2c", "impala")),

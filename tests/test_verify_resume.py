@@ -56,6 +56,7 @@ def test_an_evaluation_at_the_end_is_no_difference(rlrun):
     assert outcome.status == 0, outcome.stderr
 
 
+@pytest.mark.slow
 def test_an_env_that_is_not_determined_by_the_seed_is_found(rlrun, tmp_path):
     (tmp_path / "my_env.py").write_text(FORGETFUL.replace("COUNTS", "True"))
     own = ("env=gym", "env.id=my_env.Env", "--iterations", "1")

@@ -64,7 +64,7 @@ def learned(found: list[dict[str, Any]]) -> list[Any]:
         ["env=cartpole"],
         pytest.param(["env=cartpole", "env.vectorization=async"], marks=pytest.mark.slow),
         pytest.param(["env=lunarlander"], marks=pytest.mark.slow),
-        ["env=inverted_pendulum"],
+        pytest.param(["env=inverted_pendulum"], marks=pytest.mark.slow),
         ["env=pong", "algo.train_batch_size=64", "algo.minibatch_size=32"],
     ],
     ids=" ".join,

@@ -441,6 +441,7 @@ def test_a_dead_shard_ends_the_run_by_its_name_with_a_checkpoint_of_the_rest(
     assert sizes["1"] > sizes["2"] > 0
 
 
+@pytest.mark.slow
 def test_termination_ends_workers_and_shards_with_a_checkpoint_of_their_rows(tmp_path):
     remote = ("resources.num_workers=1", "resources.ray_num_cpus=1", *REMOTE)
     run = ("env=cartpole", "hydra.run.dir=run", "logger=none", "seed=1")

@@ -125,7 +125,7 @@ def test_what_can_never_run_is_refused_before_anything_starts(rlrun, tmp_path):
 
 
 def test_ctrl_c_ends_all_trials_with_a_checkpoint_and_a_resume_goes_on(rlrun, tmp_path):
-    plain = (*SMALL, "seed=0,1,2", "stop.training_iteration=60")
+    plain = (*SMALL, "seed=0,1", "stop.training_iteration=60")
     child = Child(tmp_path, "-m", "hydra.sweep.dir=sweep", *plain)
     child.wait_for_result(tmp_path / "sweep" / "0", 2)
     child.signal(signal.SIGINT)
@@ -135,7 +135,7 @@ def test_ctrl_c_ends_all_trials_with_a_checkpoint_and_a_resume_goes_on(rlrun, tm
     assert list((tmp_path / "sweep" / "0").glob("checkpoint_*"))
     assert rlrun("resume", "sweep", "sweep.max_concurrent=1").status == 0
     assert rlrun("-m", "hydra.sweep.dir=whole", *plain).status == 0
-    for trial in "012":
+    for trial in "01":
         resumed, whole = (results_of(tmp_path / name / trial) for name in ("sweep", "whole"))
         assert [lasting(each) for each in resumed] == [lasting(each) for each in whole]
 
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_all_trials_with_a_checkpoint_and_a_resume_goes_on(rlrun, tm
 def test_a_killed_sweep_goes_on_and_its_orphans_end_by_themselves(rlrun, tmp_path, is_group):
     (tmp_path / "own.py").write_text(OWN)
     child = Child(
-        tmp_path, *OWN_TASK, "task_config.mode=waits", "seed=range(6)", "checkpoint_freq=1"
+        tmp_path, *OWN_TASK, "task_config.mode=waits", "seed=range(3)", "checkpoint_freq=1"
     )
     for trial in "01":
         child.wait_for_result(tmp_path / "sweep" / trial, 1)
@@ -159,8 +159,8 @@ def test_a_killed_sweep_goes_on_and_its_orphans_end_by_themselves(rlrun, tmp_pat
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert rlrun("resume", "sweep").status == 0
-    assert ends(tmp_path / "sweep") == dict.fromkeys(range(6), "finished")
-    for trial in range(6):
+    assert ends(tmp_path / "sweep") == dict.fromkeys(range(3), "finished")
+    for trial in range(3):
         assert [each["number"] for each in results_of(tmp_path / "sweep" / str(trial))] == [
             1,
             2,
