@@ -342,18 +342,18 @@ class EnvSampler:
         self, fragment: Fragment, raw: Any, done: np.ndarray, truncated: np.ndarray
     ) -> np.ndarray:
         """Report and reset the envs of the mask `done`; returns the real next observations."""
-        next_obs = self.actor.preprocessor(raw)
-        self.check_finite("observation", self._floats(next_obs[done]), 0, np.flatnonzero(done))
-        for i in np.flatnonzero(truncated):
-            cut = Cut.at(fragment.num_done, int(i), next_obs, self.state, self.previous)
-            fragment.cuts.append(cut)
-        for i in np.flatnonzero(done):
+        next_obs, ended = self.actor.preprocessor(raw), np.flatnonzero(done)
+        self.check_finite("observation", self._floats(next_obs[ended]), 0, ended)
+        for i in ended.tolist():
+            if truncated[i]:
+                cut = Cut.at(fragment.num_done, i, next_obs, self.state, self.previous)
+                fragment.cuts.append(cut)
             self._finished.append(
-                self.episodes.end(int(i), float(self._returns[i]), int(self.lengths[i]))
+                self.episodes.end(i, float(self._returns[i]), int(self.lengths[i]))
             )
-        self._returns[done] = 0.0
-        self.lengths[done] = 0
-        self.num_finished += int(np.count_nonzero(done))
+        self._returns[ended] = 0.0
+        self.lengths[ended] = 0
+        self.num_finished += len(ended)
         begun = time.perf_counter()
         after_reset = self.env.reset_done(done)
         self._seconds["env_wait"] += time.perf_counter() - begun

@@ -80,10 +80,12 @@ class Fragment:
             self._allocate(row)
         elif self._is_restored:
             self._check_names(row)
+        columns, step = self.columns, self.num_done
         for name, part in row.items():
-            self.columns[name][self.num_done] = part
+            columns[name][step] = part
         self.num_done += 1
-        self._end_with_episode(bool(row["terminated"][0] or row["truncated"][0]))
+        if self.ends_with_episode and (row["terminated"][0] or row["truncated"][0]):
+            self._end()
 
     def cut_off(self, envs: np.ndarray, obs: np.ndarray, state: State, previous: Any) -> list[int]:
         """The running episodes of the envs in the mask [B] do not go on after the last step, behind
@@ -95,7 +97,8 @@ class Fragment:
             is_running &= columns["valid"][last]
         found = [int(env) for env in np.flatnonzero(envs & is_running)]
         columns["truncated"][last, found] = True
-        self._end_with_episode(0 in found)
+        if self.ends_with_episode and 0 in found:
+            self._end()
         self.cuts += [Cut.at(last, env, obs, state, previous) for env in found]
         return found
 
@@ -131,11 +134,10 @@ class Fragment:
             dtype = np.float32 if part.dtype == np.float64 else part.dtype
             self.columns[name] = np.empty((self.num_steps, *part.shape), dtype)
 
-    def _end_with_episode(self, has_ended: bool) -> None:
-        """It is whole if the first env's episode has ended, where it ends with that."""
-        if self.ends_with_episode and has_ended:
-            self.num_steps = self.num_done
-            self.columns = self.columns.take(slice(self.num_done))
+    def _end(self) -> None:
+        """It is whole with the steps that it has."""
+        self.num_steps = self.num_done
+        self.columns = self.columns.take(slice(self.num_done))
 
     def _check_names(self, row: Mapping[str, np.ndarray]) -> None:
         if row.keys() != self.columns.keys():

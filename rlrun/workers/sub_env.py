@@ -88,13 +88,7 @@ class SubEnv(gym.Wrapper):
                 f"must return (observation, reward, terminated, truncated, info), not "
                 f"{_kind(given)}",
             ) from error
-        # Quick looks, which nearly every env passes: a hundredth of a step of CartPole.
-        if not (
-            type(observation) is ndarray
-            and observation.dtype is self._dtype
-            and observation.shape == self._shape
-        ):
-            self._check_observation("step", observation)
+        self._check_observation("step", observation)
         if type(reward) is not float:
             self._check_number("reward", reward)
         if terminated is not False:
@@ -104,6 +98,13 @@ class SubEnv(gym.Wrapper):
         return given
 
     def _check_observation(self, verb: str, observation: Any) -> None:
+        # A quick look, which nearly every env passes: a hundredth of a step of CartPole.
+        if (
+            type(observation) is ndarray
+            and observation.dtype is self._dtype
+            and observation.shape == self._shape
+        ):
+            return
         reason = misfit(self._space, observation)
         if reason is not None:
             raise self._misfit(verb, f"{reason}.")
