@@ -39,13 +39,13 @@ class Categorical(Distribution):
         return self._log_probs
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        shifted = self.inputs - self.inputs.max(-1, keepdims=True)
-        cumulative = np.exp(shifted).cumsum(-1)
+        # In each step, for a few rows: the methods of arrays take half as long again.
+        shifted = self.inputs - np.maximum.reduce(self.inputs, -1, keepdims=True)
+        cumulative = np.add.accumulate(np.exp(shifted), -1)
         total = cumulative[..., -1]
         # Scaled by the total, so that rounding can never pick an action of probability zero.
         draws = rng.random(total.shape) * total
-        actions = (draws[..., None] >= cumulative).sum(-1)
-        actions = np.minimum(actions, cumulative.shape[-1] - 1)
+        actions = np.add.reduce(draws[..., None] >= cumulative[..., :-1], -1)
         return actions, _taken(shifted, actions) - np.log(total)
 
     def mode(self) -> Array:

@@ -126,8 +126,8 @@ class LSTMMemory(Memory):
     def _step_in_numpy(self, features: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         size = self.output_size
         weight_x, weight_h, bias_x, bias_h = (each.detach().numpy() for each in self._weights)
-        gates = features @ weight_x.T
-        gates += state["h"] @ weight_h.T
+        gates = features.dot(weight_x.T)
+        gates += state["h"].dot(weight_h.T)
         gates += bias_x
         gates += bias_h
         gates *= self._scale

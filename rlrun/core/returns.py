@@ -29,12 +29,10 @@ def generalized_advantages(
     Returns (advantages, value_targets), both [T, ...] float32, value_targets = advantages + values.
     """
     deltas = rewards + gamma * next_values * ~terminated - values
-    decay = (gamma * gae_lambda) * ~(terminated | truncated)
-    advantages = np.empty(deltas.shape, np.float32)
-    carried = np.zeros(deltas.shape[1:], np.float32)
-    for t in range(len(deltas) - 1, -1, -1):
-        carried = deltas[t] + decay[t] * carried
-        advantages[t] = carried
+    decay = np.float32(gamma * gae_lambda) * ~(terminated | truncated)
+    advantages = deltas.astype(np.float32, copy=False)
+    for t in range(len(deltas) - 2, -1, -1):
+        advantages[t] += decay[t] * advantages[t + 1]
     return advantages, advantages + values.astype(np.float32, copy=False)
 
 

@@ -197,7 +197,8 @@ def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
     steps = [
         (
             layer.weight.detach().numpy().T,
-            layer.bias.detach().numpy(),
+            # As a row: for a single row nothing is broadcast then.
+            layer.bias.detach().numpy()[None],
             None if layer.activation is None else layer.activation.in_numpy,
         )
         for layer in layers
@@ -205,7 +206,7 @@ def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
 
     def forward(x: np.ndarray) -> np.ndarray:
         for weight, bias, activation in steps:
-            x = x @ weight
+            x = x.dot(weight)  # Half the time of `@`, where both are small.
             x += bias
             if activation is not None:
                 activation(x)
