@@ -166,9 +166,11 @@ class PPO(Algorithm):
             "kl": kl.item(),
             "entropy": rows.real(dist.entropy()).mean().item(),
             "clip_fraction": is_clipped.float().mean().item(),
-            "vf_explained_var": losses.explained_variance(
-                rows.real(rows["values"]), rows.real(rows["value_targets"])
-            ).item(),
+            "vf_explained_var": float(
+                losses.explained_variance(
+                    rows.real(rows["values"]), rows.real(rows["value_targets"])
+                )
+            ),
         }
 
     def _old_dist(self, rows: Batch) -> Distribution:

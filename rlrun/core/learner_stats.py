@@ -106,7 +106,11 @@ def _waits(metrics: Mapping[str, Any]) -> bool:
 def _joined(values: list[Any]) -> np.ndarray:
     """All numbers in one vector; tensors in one operation, which a GPU is waited for once."""
     if all(isinstance(value, torch.Tensor) for value in values):
-        return torch.cat([value.reshape(-1) for value in values]).cpu().numpy()
+        if all(value.ndim == 0 for value in values):
+            return torch.stack(values).cpu().numpy()
+        # To reshape what is a vector takes longer than to join it.
+        vectors = [value if value.ndim == 1 else value.reshape(-1) for value in values]
+        return torch.cat(vectors).cpu().numpy()
     return np.concatenate([np.ravel(_array(value)) for value in values])
 
 

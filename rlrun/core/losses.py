@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -143,14 +144,21 @@ def quantile_huber(quantiles: Tensor, targets: Tensor) -> Tensor:
     return ((middles.view(1, -1, 1) - is_below).abs() * sizes).mean(2).sum(1)
 
 
-def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
+def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor | float:
     """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function.
-    Both are [N]."""
-    variance = _variance(targets).clamp(min=1e-8)
-    return (1.0 - _variance(targets - predictions) / variance).clamp(-1.0)
+    Both are [N], without gradients; the result is a scalar on their device, or a number."""
+    if targets.device.type == "cpu":
+        # Of 40 numbers this takes NumPy a quarter of torch's time.
+        return float(_explained_variance(predictions.numpy(), targets.numpy()))
+    return _explained_variance(predictions, targets)
 
 
-def _variance(numbers: Tensor) -> Tensor:
+def _explained_variance(predictions: Any, targets: Any) -> Any:
+    variance = _variance(targets).clip(1e-8)
+    return (1.0 - _variance(targets - predictions) / variance).clip(-1.0)
+
+
+def _variance(numbers: Any) -> Any:
     # torch's own takes 70 us for 40 numbers, as long as a forward pass.
     centred = numbers - numbers.sum() / len(numbers)
-    return torch.dot(centred, centred) / len(numbers)
+    return centred.dot(centred) / len(numbers)

@@ -139,9 +139,10 @@ class Policy(nn.Module):
 
     def copy_weights(self, other: Policy) -> None:
         """Take over weights and statistics of a policy of the same make."""
-        other.flat.bind()
-        self.flat.bind()
-        self.flat.values.copy_(other.flat.values)
+        mine, theirs = self.flat, other.flat
+        theirs.bind()
+        mine.bind()
+        mine.values.copy_(theirs.values)
         self.copy_statistics(other)
 
     def copy_statistics(self, other: Policy) -> None:

@@ -71,7 +71,7 @@ class WorkerSet:
         """Whose policies' filters get what workers gather; the trainer puts them here."""
         self.timers = Timers()
         self._rounds: list[Sample] = []
-        """What was gathered for a `sample` that was interrupted."""
+        """What was gathered for a `sample` that was interrupted, noted but for the rows."""
         self._done_of_round: dict[int, Sample] = {}
         """The same of the round under way, by the positions of workers that are done with it."""
         self._arrived: deque[tuple[int, Sample]] = deque()
@@ -229,8 +229,8 @@ class WorkerSet:
             self._sampling.slowest_s += max(sum(each.seconds.values()) for each in samples)
             for sample in samples:
                 self.note(sample)
-                self._rounds.append(_rows_of(sample))
                 num_steps += _steps_in(sample)
+            self._rounds += samples
             if num_steps >= min_steps or min_steps <= 1:
                 break
             if self.is_interrupted:
@@ -449,7 +449,7 @@ class WorkerSet:
         return {
             "num_env_steps_sampled": self.num_env_steps_sampled,
             "tasks": [pack(task) for task in self.tasks],
-            "rounds": [sample.state_dict() for sample in self._rounds],
+            "rounds": [_rows_of(sample).state_dict() for sample in self._rounds],
             "round": [[at, sample.state_dict()] for at, sample in self._done_of_round.items()],
             "arrived": [[position, sample.state_dict()] for position, sample in self._under_way()],
             "episodes": [report_state(report) for report in self._episodes],
@@ -488,7 +488,7 @@ class WorkerSet:
                 self._done_of_round[int(position)] = sample
             else:  # There are fewer workers now.
                 self.note(sample)
-                self._rounds.append(_rows_of(sample))
+                self._rounds.append(sample)
         self._load_workers(state, algorithms)
 
     def _load_workers(self, state: dict[str, Any], algorithms: Mapping[str, Algorithm]) -> None:
