@@ -21,6 +21,14 @@ def test_names_say_whether_the_mean_the_last_or_the_largest_value_counts():
     assert again.take() == {}
 
 
+def test_arrays_of_any_shapes_give_mean_least_and_largest_entry():
+    stats = LearnerStats()
+    stats.add({"q": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+    stats.add({"q": torch.tensor([-5.0])})
+    stats.add({"q": torch.tensor([[1.0], [1.0], [0.0]])})
+    assert stats.take() == {"mean_q": 0.875, "min_q": -5.0, "max_q": 4.0}
+
+
 def test_numbers_of_many_updates_are_summed_up_and_not_kept():
     stats = LearnerStats()
     noted = torch.ones(4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlrun.core.losses import (
+    _explained_variance,
     categorical_projection,
     clipped_surrogate,
     clipped_value_loss,
@@ -158,24 +159,33 @@ def test_projection_keeps_the_mean_where_nothing_is_clamped():
     )
 
 
-def test_explained_variance_is_the_share_of_the_variance_that_predictions_take_away():
+on_either_device = pytest.mark.parametrize(
+    "explained", [explained_variance, _explained_variance], ids=["by numpy", "by torch"]
+)
+"""Learners on GPUs have the second."""
+
+
+@on_either_device
+def test_explained_variance_is_the_share_of_the_variance_that_predictions_take_away(explained):
     targets = torch.tensor([1.0, 2.0, 3.0, 4.0])
     predictions = torch.tensor([1.0, 2.0, 3.0, 2.0])
     # Residuals 0, 0, 0, 2: variance 3/4 of 4/4; targets: 5/4.
-    assert float(explained_variance(predictions, targets)) == pytest.approx(1 - 0.75 / 1.25)
-    assert float(explained_variance(targets, targets)) == pytest.approx(1.0)
-    assert float(explained_variance(targets + 7, targets)) == pytest.approx(1.0, abs=1e-5)
-    assert float(explained_variance(torch.zeros(4), targets)) == pytest.approx(0.0, abs=1e-6)
+    assert float(explained(predictions, targets)) == pytest.approx(1 - 0.75 / 1.25)
+    assert float(explained(targets, targets)) == pytest.approx(1.0)
+    assert float(explained(targets + 7, targets)) == pytest.approx(1.0, abs=1e-5)
+    assert float(explained(torch.zeros(4), targets)) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_explained_variance_is_never_below_minus_one():
+@on_either_device
+def test_explained_variance_is_never_below_minus_one(explained):
     targets = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert float(explained_variance(-10 * targets, targets)) == -1.0
+    assert float(explained(-10 * targets, targets)) == -1.0
 
 
+@on_either_device
 @pytest.mark.parametrize("predictions", [[1.0, 2.0], [5.0, 5.0], [3.0, 3.0]])
-def test_explained_variance_of_targets_that_do_not_vary_is_a_finite_number(predictions):
-    value = float(explained_variance(torch.tensor(predictions), torch.tensor([3.0, 3.0])))
+def test_explained_variance_of_targets_that_do_not_vary_is_a_finite_number(explained, predictions):
+    value = float(explained(torch.tensor(predictions), torch.tensor([3.0, 3.0])))
     assert -1.0 <= value <= 1.0
 
 
