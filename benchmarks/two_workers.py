@@ -87,7 +87,7 @@ def evolution_steps_per_s(algo: str, num_workers: int, num_rounds: int) -> float
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--algo", default="ppo", choices=["ppo", "impala", "appo", "es", "ars"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=20)
     asked = parser.parse_args()
     measure = evolution_steps_per_s if asked.algo in ("es", "ars") else steps_per_s
     one, two = (measure(asked.algo, number, asked.rounds) for number in (1, 2))
