@@ -148,7 +148,7 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor | float:
     """1 - Var(targets - predictions) / Var(targets), at least -1; 1 is a perfect value function.
     Both are [N], without gradients; the result is a scalar on their device, or a number."""
     if targets.device.type == "cpu":
-        # Of 40 numbers this takes NumPy a quarter of torch's time.
+        # Of 40 numbers this takes NumPy a third of torch's time.
         return float(_explained_variance(predictions.numpy(), targets.numpy()))
     return _explained_variance(predictions, targets)
 
