@@ -150,9 +150,7 @@ def _columns_of_steps(sequences: Mapping[str, Any]) -> list[str]:
 def _as_tensor(column: Any) -> torch.Tensor:
     if not isinstance(column, np.ndarray):
         return column
-    flags = column.flags
-    is_forward = flags.c_contiguous or min(column.strides, default=0) >= 0
-    if not (flags.writeable and is_forward):
+    if not column.flags.writeable or min(column.strides, default=0) < 0:
         # Arrays from Ray's object store are read-only, which torch cannot express.
         column = column.copy()
     return torch.from_numpy(column)

@@ -246,11 +246,10 @@ class Actor:
         """Let the exploration see a fragment [T, B, ...] before the algorithm does; returns its
         numbers for the result."""
         numbers = self.exploration.postprocess(fragment, timestep) if explore else {}
-        if own := self.exploration.rollout_columns:
-            kept = (*self.algorithm.rollout_columns, *self.config.extra_columns)
-            for name in own:
-                if name not in kept:
-                    del fragment[name]
+        kept = (*self.algorithm.rollout_columns, *self.config.extra_columns)
+        for name in self.exploration.rollout_columns:
+            if name not in kept:
+                del fragment[name]
         return numbers
 
     def gather(self, obs: np.ndarray) -> None:

@@ -47,10 +47,8 @@ class RowMaker:
 
     def _extra_columns(self, actor: Actor) -> list[str]:
         """The columns that only callbacks look at."""
-        if not (asked := self._worker.config.rollout_columns):
-            return []
         known = actor.algorithm.rollout_columns
-        return [name for name in asked if name not in known]
+        return [name for name in self._worker.config.rollout_columns if name not in known]
 
     def _episodes_of(self, trajectories: list[Batch]) -> list[Episode | None]:
         """The episode that on_postprocess_trajectory gets with each."""
