@@ -1,10 +1,11 @@
 """rlrun beside Stable-Baselines3, interleaved, equal hyperparameters: the ratios of README.md.
 
-python benchmarks/compare_sb3.py [--sb3-python PYTHON] [--reps 3] [--tasks ppo_cartpole ...]
+python benchmarks/compare_sb3.py [--sb3-python PYTHON] [--reps 3] [--threads 1]
+                                 [--tasks ppo_cartpole ...]
 
 SB3 runs without logging and checkpoints; rlrun as its users run it: callbacks, result.json,
-progress.csv, TensorBoard, terminal lines and the final checkpoint on. One torch thread each.
-A shared machine is noisy: only ratios inside one run count.
+progress.csv, TensorBoard, terminal lines and the final checkpoint on. Each has so many
+threads of torch as --threads says. A shared machine is noisy: only ratios inside one run count.
 """
 
 from __future__ import annotations
@@ -85,16 +86,21 @@ def main() -> None:
     )
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each side")
     arguments = parser.parse_args()
+    threads = arguments.threads
     for task in arguments.tasks:
         steps, overrides = TASKS[task]
         ours, theirs = [], []
         for seed in range(1, arguments.reps + 1):
             theirs.append(
-                measure([arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed)])
+                measure([arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed)], threads)
             )
             stop = [f"seed={seed}", f"stop.timesteps_total={steps}"]
-            ours.append(measure([sys.executable, "rlrun_side.py", *overrides.split(), *stop]))
+            stop += [f"resources.num_cpus_for_driver={threads}"]
+            ours.append(
+                measure([sys.executable, "rlrun_side.py", *overrides.split(), *stop], threads)
+            )
         print(f"{task} ({steps} steps, {arguments.reps} interleaved runs; medians)")
         for figure in FIGURES:
             a = statistics.median(run[figure] for run in ours)
@@ -106,10 +112,11 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def measure(command: list[str]) -> dict[str, float]:
-    """The figures that one side prints. Raises RuntimeError with its output if it fails."""
+def measure(command: list[str], threads: int) -> dict[str, float]:
+    """The figures that one side prints, with so many threads. Raises RuntimeError with its output
+    if it fails."""
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:
         command = [command[0], str(HERE / command[1]), *command[2:]]
         done = subprocess.run(

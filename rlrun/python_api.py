@@ -14,6 +14,7 @@ from rlrun.compose import choice_of_target, compose, env_overrides, plain_config
 from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.errors import ConfigError
+from rlrun.core.process import keep_freed_memory
 from rlrun.parts import read_config, with_seed
 from rlrun.trainer import Trainer
 from rlrun.workers.worker_set import WorkerSet
@@ -50,6 +51,7 @@ def make_workers(
         if plain.get(key):
             raise ConfigError(f"{key} is for trainers, and make_workers makes none. {instead}")
     config = read_config(plain).trainer
+    keep_freed_memory()
     torch.set_num_threads(config.resources.num_cpus_for_driver)
     seeding.seed_process(config.worker.seed, "driver")
     return WorkerSet(config.worker, config.resources, config.resources.num_workers)

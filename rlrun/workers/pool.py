@@ -17,6 +17,7 @@ from rlrun.core.errors import (
     WorkerDiedError,
     WorkerError,
 )
+from rlrun.core.process import keep_freed_memory
 from rlrun.core.processes import Place, enter, place_for_others
 from rlrun.core.resources import Resources
 from rlrun.workers import shared
@@ -342,6 +343,7 @@ class _Actor:
 
         enter(place, name)
         sys.path.extend(path for path in import_path if path not in sys.path)
+        keep_freed_memory()
         # More threads than cores make small policies slow each other down.
         torch.set_num_threads(num_threads)
         self.make = make

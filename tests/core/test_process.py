@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,3 +101,36 @@ def test_threads_of_blas_that_the_user_has_set_stay(monkeypatch):
         state = ProcessState()
         assert blas_threads() == before
         state.restore()
+
+
+FAULTS = """
+import resource, torch
+from rlrun.core.process import keep_freed_memory
+keep_freed_memory()
+
+def use_memory():
+    for _ in range(20):
+        tensors = [torch.zeros(2, 256, 256) for _ in range(8)]
+
+use_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use_memory()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another")
+@pytest.mark.parametrize(
+    ("tuning", "keeps"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "100000"}, False)]
+)
+def test_freed_memory_is_used_again_unless_the_user_has_tuned_the_allocator(tuning, keeps):
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=plain | tuning,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # 20 rounds of 8 tensors of 128 pages are 20,480 pages.
+    assert (int(done.stdout) < 1_000) == keeps
