@@ -14,6 +14,7 @@ from rlrun.algos.off_policy_actor_critic import OffPolicyActorCritic, spread
 from rlrun.core import conservative, losses, soft_q
 from rlrun.core.actor_with_critics import check_box
 from rlrun.core.batch import Batch
+from rlrun.core.critics import ChosenValues
 from rlrun.core.networks import Model
 from rlrun.core.policy import Policy
 from rlrun.core.ranges import check_range, refuse_unused
@@ -144,30 +145,31 @@ class CQL(OffPolicyActorCritic):
     ) -> dict[str, Any]:
         """One step on eq. 4: squared errors to r + discount * min Q'(s', a'), without entropy as in
         the authors' code, and the conservative term."""
-        with torch.no_grad():
-            next_values, _ = soft_q.soft_values(
-                self.network,
-                self.target_network.critics,
-                next_obs,
-                torch.zeros((), device=self.device),
-                self.rng,
-            )
-            targets = rows["rewards"] + rows["discounts"] * next_values
-        q_values, log_sums = self._values_and_log_sums(rows["actions"], obs, next_obs)
-        gaps = self.min_q_weight * (log_sums - q_values).mean(1)
-        weight, weight_metrics = self._weight_of(gaps.detach())
+        next_values = soft_q.soft_values(
+            self.network,
+            self.target_network.critics,
+            next_obs,
+            torch.zeros((), device=self.device),
+            self.rng,
+        )
+        targets = rows["rewards"] + rows["discounts"] * next_values
+        asked = self._ask(rows["actions"], obs, next_obs)
+        gaps = self.min_q_weight * (asked.log_sums - asked.q_values).mean(1)
+        weight, weight_metrics = self._weight_of(gaps)
+        critic_loss = losses.critic_loss(asked.q_values, targets, rows.get("weights"))
         cql_loss = (weight * gaps).sum()
-        critic_loss = losses.critic_loss(q_values, targets, rows.get("weights"))
+        by_log_sums = weight * self.min_q_weight / len(targets)
+        gradient = asked.by_values(critic_loss.gradient - by_log_sums, by_log_sums)
         lr = self.scheduled("critic_lr")
-        norm = self.optimizer.step(critic_loss + cql_loss, lr, self.grad_clip)
-        found = q_values.detach()
+        self.optimizer.backward(critic_loss.loss + cql_loss, gradient, asked.run.backward)
+        norm = self.optimizer.apply_gradients(lr, self.grad_clip)
         return {
-            "critic_loss": critic_loss.detach(),
-            "cql_loss": cql_loss.detach(),
+            "critic_loss": critic_loss.loss,
+            "cql_loss": cql_loss,
             "critic_grad_norm": norm,
             "cur_critic_lr": lr,
-            "q": found[0],
-            "td_error": (found - targets).abs().mean(0),
+            "q": asked.q_values[0],
+            "td_error": critic_loss.errors.abs().mean(0),
             **weight_metrics,
         }
 
@@ -176,31 +178,36 @@ class CQL(OffPolicyActorCritic):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step towards higher soft values, or in the first `bc_iters` updates towards the
         data's actions; returns the loss, and the policy's negative entropies [N] before it."""
-        values, negative_entropies = soft_q.soft_values(
-            self.network, self.network.critics.fixed, obs, alpha, self.rng
-        )
+        run = self.network.run_actor(obs)
         if self.num_updates <= self.bc_iters:
-            values = self.network.dist(obs).log_prob(rows["actions"]) - alpha * negative_entropies
-        loss = -values.mean()
-        self.actor_optimizer.step(loss, self.scheduled("actor_lr"), self.grad_clip)
-        return loss.detach(), negative_entropies.detach()
+            loss, gradient, negative_entropies = soft_q.imitation_loss(
+                self.network, run.outputs, rows["actions"], alpha, self.rng
+            )
+        else:
+            loss, gradient, negative_entropies = soft_q.actor_loss(
+                self.network, run.outputs, obs, alpha, self.rng
+            )
+        self.actor_optimizer.backward(loss, gradient, run.backward)
+        self.actor_optimizer.move(self.scheduled("actor_lr"), self.grad_clip)
+        return loss, negative_entropies
 
-    def _values_and_log_sums(
+    def _ask(
         self, actions: torch.Tensor, obs: torch.Tensor, next_obs: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of the data's actions, and soft maxima over all of them, both [critics, N]."""
-        network = self.network
-        if network.is_discrete:
-            q_values = network.critics(obs)
-            chosen = actions.view(1, -1, 1).expand(len(q_values), -1, 1)
-            log_sums = conservative.exact_log_sum(q_values, self.temperature)
-            return q_values.gather(2, chosen).squeeze(2), log_sums
-        proposals = conservative.propose(network, obs, next_obs, self.num_actions, self.rng)
-        # Once for all actions: an encoder of images takes most of the time.
-        features = network.critics.encode(obs)
-        values = conservative.proposal_values(network, features, proposals)
-        log_sums = conservative.sampled_log_sum(values, proposals.log_probs, self.temperature)
-        return network.critics.values(features, actions), log_sums
+    ) -> conservative.Asked:
+        """What the critics think of the data's actions, and of all others."""
+        critics = self.network.critics
+        if self.network.is_discrete:
+            run = critics.run(obs)
+            chosen = ChosenValues(run, actions)
+            log_sums = conservative.exact_log_sum(run.values, self.temperature)
+            return conservative.Asked(run, chosen.values, *log_sums, chosen)
+        proposals = conservative.propose(self.network, obs, next_obs, self.num_actions, self.rng)
+        # In one pass: an encoder of images takes most of the time.
+        run = critics.run(obs, torch.cat([proposals.actions, actions.unsqueeze(1)], 1))
+        log_sums = conservative.sampled_log_sum(
+            run.values[..., :-1], proposals.log_probs, self.temperature
+        )
+        return conservative.Asked(run, run.values[..., -1], *log_sums, None)
 
     def _weight_of(self, gaps: torch.Tensor) -> tuple[torch.Tensor | float, dict[str, Any]]:
         """The weight of the conservative terms [critics], which then follows them by one step."""

@@ -134,22 +134,23 @@ class DDPG(OffPolicyActorCritic):
     ) -> dict[str, Any]:
         """One step towards r + discount * min_i Q_i'(s', mu'(s') + noise)."""
         targets = self.targets(rows, next_obs)
-        q_values = self.q_of(obs, rows["actions"])
+        run = self.values_of(obs, rows["actions"])
         threshold = self.huber_threshold if self.use_huber else None
-        loss = losses.critic_loss(q_values, targets, rows.get("weights"), threshold)
-        self.optimizer.compute_gradients(loss)
+        loss, gradient, errors = losses.critic_loss(
+            run.values, targets, rows.get("weights"), threshold
+        )
+        self.optimizer.backward(loss, gradient, run.backward)
         if self.l2_reg:
             self.optimizer.add_weight_decay(self.l2_reg)
         lr = self.scheduled("critic_lr")
         norm = self.optimizer.apply_gradients(lr, self.grad_clip)
-        found = q_values.detach()
         return {
-            "total_loss": loss.detach(),
-            "critic_loss": loss.detach(),
+            "total_loss": loss,
+            "critic_loss": loss,
             "critic_grad_norm": norm,
             "cur_critic_lr": lr,
-            "q": found[0],
-            "td_error": (found - targets).abs().mean(0),
+            "q": run.values[0],
+            "td_error": errors.abs().mean(0),
         }
 
     @torch.no_grad()
@@ -163,7 +164,7 @@ class DDPG(OffPolicyActorCritic):
     def td_errors(self, rows: Batch) -> torch.Tensor:
         obs, next_obs = self.observed(rows)
         targets = self.targets(rows, next_obs)
-        return (self.q_of(obs, rows["actions"]) - targets).abs().mean(0)
+        return (self.values_of(obs, rows["actions"]).values - targets).abs().mean(0)
 
     def target_actions(self, next_obs: torch.Tensor) -> torch.Tensor:
         """The target actor's actions [N, d], with noise where the target policy is smooth."""
@@ -176,10 +177,17 @@ class DDPG(OffPolicyActorCritic):
 
     def update_actor(self, obs: torch.Tensor) -> torch.Tensor:
         """One step up the first critic (DDPG, eq. 6); returns the loss, -mean Q."""
-        actions = self.network.dist(obs).inputs
-        loss = -self.network.critics.first(obs, actions).mean()
-        self.actor_optimizer.step(loss, self.scheduled("actor_lr"), self.grad_clip)
-        return loss.detach()
+        run = self.network.run_actor(obs)
+        with torch.no_grad():
+            actions = self.network.distribution(run.outputs).inputs
+            judged = self.network.critics.run(obs, actions, num_critics=1)
+        by_actions = judged.by_actions(torch.full_like(judged.values, -1.0 / len(actions)))
+        # `squashed` has the slope 1 - a^2.
+        gradient = by_actions * (1.0 - actions * actions)
+        loss = -judged.values.mean()
+        self.actor_optimizer.backward(loss, gradient, run.backward)
+        self.actor_optimizer.move(self.scheduled("actor_lr"), self.grad_clip)
+        return loss
 
     def unknown_metrics(self) -> dict[str, float]:
         names = ("total_loss", "critic_loss", "actor_loss", "critic_grad_norm", "cur_critic_lr")

@@ -10,6 +10,7 @@ import torch
 from rlrun.algos.off_policy import OffPolicy
 from rlrun.core.actor_with_critics import ActorWithCritics
 from rlrun.core.batch import Batch
+from rlrun.core.critics import ChosenValues, CriticsPass
 from rlrun.core.optim import FlatAdam
 from rlrun.core.policy import Policy
 from rlrun.core.ranges import check_widths
@@ -78,13 +79,11 @@ class OffPolicyActorCritic(OffPolicy):
         observe = self.network.observation_filter.forward
         return observe(rows["obs"]), observe(rows["next_obs"])
 
-    def q_of(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """The critics' values of actions that were taken, [critics, N]."""
+    def values_of(self, obs: torch.Tensor, actions: torch.Tensor) -> CriticsPass | ChosenValues:
+        """The critics' values of actions that were taken."""
         if not self.network.is_discrete:
-            return self.network.critics(obs, actions)
-        q_values = self.network.critics(obs)
-        chosen = actions.view(1, -1, 1).expand(len(q_values), -1, 1)
-        return q_values.gather(2, chosen).squeeze(2)
+            return self.network.critics.run(obs, actions)
+        return ChosenValues(self.network.critics.run(obs), actions)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "actor_optimizer": self.actor_optimizer.state_dict()}

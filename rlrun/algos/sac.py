@@ -99,22 +99,21 @@ class SAC(OffPolicyActorCritic):
         self, rows: Batch, obs: torch.Tensor, next_obs: torch.Tensor, alpha: torch.Tensor
     ) -> dict[str, Any]:
         """One step towards r + discount * V(s'), the soft value of the target critics (eq. 5)."""
-        with torch.no_grad():
-            next_values, _ = soft_q.soft_values(
-                self.network, self.target_network.critics, next_obs, alpha, self.rng
-            )
-            targets = rows["rewards"] + rows["discounts"] * next_values
-        q_values = self.q_of(obs, rows["actions"])
-        loss = losses.critic_loss(q_values, targets, rows.get("weights"))
+        next_values = soft_q.soft_values(
+            self.network, self.target_network.critics, next_obs, alpha, self.rng
+        )
+        targets = rows["rewards"] + rows["discounts"] * next_values
+        run = self.values_of(obs, rows["actions"])
+        loss, gradient, errors = losses.critic_loss(run.values, targets, rows.get("weights"))
         lr = self.scheduled("critic_lr")
-        norm = self.optimizer.step(loss, lr, self.grad_clip)
-        found = q_values.detach()
+        self.optimizer.backward(loss, gradient, run.backward)
+        norm = self.optimizer.apply_gradients(lr, self.grad_clip)
         return {
-            "critic_loss": loss.detach(),
+            "critic_loss": loss,
             "critic_grad_norm": norm,
             "cur_critic_lr": lr,
-            "q": found[0],
-            "td_error": (found - targets).abs().mean(0),
+            "q": run.values[0],
+            "td_error": errors.abs().mean(0),
         }
 
     def update_actor(
@@ -122,12 +121,13 @@ class SAC(OffPolicyActorCritic):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step towards higher soft values (eq. 9); returns the loss, and the policy's negative
         entropies [N] before it."""
-        values, negative_entropies = soft_q.soft_values(
-            self.network, self.network.critics.fixed, obs, alpha, self.rng
+        run = self.network.run_actor(obs)
+        loss, gradient, negative_entropies = soft_q.actor_loss(
+            self.network, run.outputs, obs, alpha, self.rng
         )
-        loss = -values.mean()
-        self.actor_optimizer.step(loss, self.scheduled("actor_lr"), self.grad_clip)
-        return loss.detach(), negative_entropies.detach()
+        self.actor_optimizer.backward(loss, gradient, run.backward)
+        self.actor_optimizer.move(self.scheduled("actor_lr"), self.grad_clip)
+        return loss, negative_entropies
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "temperature": self.temperature.state_dict()}

@@ -13,65 +13,13 @@ from gymnasium import spaces
 from torch import nn
 
 from rlrun.core.batch import Batch
+from rlrun.core.critics import Critics
 from rlrun.core.distribution_base import Distribution
-from rlrun.core.ensemble import Ensemble
 from rlrun.core.errors import SpaceError
-from rlrun.core.networks import Encoder, Layers, Model
+from rlrun.core.forward_pass import ForwardPass
+from rlrun.core.networks import Layers, Model
 from rlrun.core.policy import Extras, Policy, Previous, State
 from rlrun.core.stack import Stack
-
-
-class Critics(nn.Module):
-    """Action values Q_i(s, a) of several critics: the model's encoder, which they share (without
-    layers of its own: none), then layers that each has for itself.
-
-    action_width: columns of the actions that stand beside the features; 0: there is a value for
-    each of `num_outputs` actions.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        action_width: int,
-        num_outputs: int,
-        hiddens: list[int],
-        num_critics: int,
-        last_bound: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.encoder: Any = encoder
-        widths = [encoder.output_size + action_width, *hiddens, num_outputs]
-        self.layers = Ensemble(widths, num_critics, last_bound)
-        self.encoder_stack = Stack(self, "encoder")
-
-    def forward(
-        self, obs: torch.Tensor, actions: torch.Tensor | None = None, learns: bool = True
-    ) -> torch.Tensor:
-        """Filtered observations [N, *shape] and actions [N, d] -> values [critics, N]; without
-        actions the values of all of them, [critics, N, n]."""
-        return self.values(self.encode(obs), actions, learns)
-
-    def encode(self, obs: torch.Tensor) -> torch.Tensor:
-        """What the encoder makes of filtered observations, [N, size]."""
-        return self.encoder_stack(obs)
-
-    def values(
-        self, features: torch.Tensor, actions: torch.Tensor | None = None, learns: bool = True
-    ) -> torch.Tensor:
-        """The values of what `encode` gave, for many actions in one state."""
-        if actions is None:
-            return self.layers(features, learns)
-        return self.layers(torch.cat([features, actions], -1), learns).squeeze(-1)
-
-    def fixed(self, obs: torch.Tensor, actions: torch.Tensor | None = None) -> torch.Tensor:
-        """The same as judges of an actor: actions get a gradient, the critics none."""
-        return self(obs, actions, learns=False)
-
-    def first(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """The first critic alone as judge of an actor, [N]."""
-        inputs = torch.cat([self.encode(obs), actions], -1)
-        return self.layers(inputs, learns=False, num_members=1)[0, :, 0]
 
 
 class ActorWithCritics(Policy):
@@ -136,9 +84,21 @@ class ActorWithCritics(Policy):
 
     def dist(self, obs: torch.Tensor) -> Distribution:
         """The distribution over actions at observations [N, *shape] that are filtered already."""
-        if self._shared is not None:
-            obs = self._shared(obs).detach()
-        return self.distribution(self._actor(obs))
+        return self.distribution(self.actor_outputs(obs))
+
+    def actor_outputs(self, obs: torch.Tensor) -> torch.Tensor:
+        """What the actor makes of them, the inputs of `distribution`, [N, outputs]."""
+        return self._actor(self._seen_by_actor(obs))
+
+    def run_actor(self, obs: torch.Tensor) -> ForwardPass:
+        """The same as a pass that can go backward."""
+        return self._actor.run(self._seen_by_actor(obs))
+
+    def _seen_by_actor(self, obs: torch.Tensor) -> torch.Tensor:
+        if self._shared is None:
+            return obs
+        with torch.no_grad():
+            return self._shared(obs)
 
     def act(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rlrun.core.actor_with_critics import ActorWithCritics
+from rlrun.core.critics import ChosenValues, CriticsPass
 from rlrun.core.soft_q import standard_normal
 from rlrun.core.squashed_gaussian import SquashedGaussian
 
@@ -40,28 +41,46 @@ def propose(
     return Proposals(*(torch.cat(parts, 1) for parts in zip(*drawn, strict=True)))
 
 
-def proposal_values(policy: ActorWithCritics, features: Tensor, proposals: Proposals) -> Tensor:
-    """The critics' values of all proposals where their encoder gives `features` [N, size],
-    [critics, N, K]."""
-    num_rows, num_proposals, width = proposals.actions.shape
-    repeated = features.repeat_interleave(num_proposals, 0)
-    q_values = policy.critics.values(repeated, proposals.actions.reshape(-1, width))
-    return q_values.view(len(q_values), num_rows, num_proposals)
+class Asked(NamedTuple):
+    """What critics said of the data's actions and of all others, in one pass."""
+
+    run: CriticsPass
+    q_values: Tensor
+    """Of the data's actions, [critics, N]."""
+    log_sums: Tensor
+    """Soft maxima over all actions, [critics, N]."""
+    of_log_sums: Tensor
+    """Their gradient by the values that they were made of, [critics, N, n or K]."""
+    chosen: ChosenValues | None
+    """The data's among the values of Discrete actions; None: their values come last."""
+
+    def by_values(self, by_q_values: Tensor, by_log_sums: Tensor | float) -> Tensor:
+        """The gradient of a loss by the pass's values, of those by `q_values` [critics, N] and by
+        each of `log_sums` (a scalar)."""
+        through_log_sums = by_log_sums * self.of_log_sums
+        if self.chosen is not None:
+            return through_log_sums + self.chosen.among_all(by_q_values)
+        return torch.cat([through_log_sums, by_q_values.unsqueeze(-1)], -1)
 
 
-def sampled_log_sum(q_values: Tensor, log_probs: Tensor, temperature: float) -> Tensor:
-    """t log sum_k exp(Q_k / t) / p_k over proposals k with densities p_k (CQL(H), app. F).
+def sampled_log_sum(
+    q_values: Tensor, log_probs: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """t log sum_k exp(Q_k / t) / p_k over proposals k with densities p_k (CQL(H), app. F), and its
+    gradient by the values.
 
-    q_values: [critics, N, K]; log_probs: [N, K], log p. Returns [critics, N]: with t = 1 an
-    estimate of log integral exp Q(s, a) da, plus log K, which the authors' code leaves in, and by
-    which thresholds count.
+    q_values: [critics, N, K]; log_probs: [N, K], log p. Returns [critics, N] and [critics, N, K];
+    with t = 1 the former is an estimate of log integral exp Q(s, a) da, plus log K, which the
+    authors' code leaves in, and by which thresholds count.
     """
-    return temperature * torch.logsumexp(q_values / temperature - log_probs, -1)
+    return exact_log_sum(q_values - temperature * log_probs, temperature)
 
 
-def exact_log_sum(q_values: Tensor, temperature: float) -> Tensor:
-    """t log sum_a exp(Q(s, a) / t) over all discrete actions (eq. 4): [..., n] -> [...]."""
-    return temperature * torch.logsumexp(q_values / temperature, -1)
+def exact_log_sum(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """t log sum_a exp(Q(s, a) / t) over all discrete actions (eq. 4), [..., n] -> [...], and its
+    gradient by the values, [..., n]."""
+    scaled = q_values / temperature
+    return temperature * torch.logsumexp(scaled, -1), torch.softmax(scaled, -1)
 
 
 def _uniform(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,12 +85,23 @@ def huber(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -
     return weighted_mean(terms, weights)
 
 
+class CriticLoss(NamedTuple):
+    """A loss of several critics' values [critics, N]."""
+
+    loss: Tensor
+    """A scalar."""
+    gradient: Tensor
+    """Its gradient by the values, [critics, N]."""
+    errors: Tensor
+    """The values less their targets, [critics, N]."""
+
+
 def critic_loss(
     q_values: Tensor,
     targets: Tensor,
     weights: Tensor | None = None,
     huber_threshold: float | None = None,
-) -> Tensor:
+) -> CriticLoss:
     """Sum over critics of the mean squared error to one target (Fujimoto et al., 2018,
     arXiv:1802.09477, algorithm 1); with `huber_threshold` delta, of the Huber loss
     (e^2 / 2 where |e| < delta, else delta (|e| - delta / 2)).
@@ -98,12 +109,18 @@ def critic_loss(
     q_values: [critics, N]; targets, weights: [N]. Haarnoja et al. (2018b, eq. 5) halve the squares,
     which Adam does not notice.
     """
-    targets = targets.expand_as(q_values)
+    # Rewards that user code gave may be float64.
+    errors = q_values - targets.to(q_values.dtype)
     if huber_threshold is None:
-        terms = torch.ops.aten.mse_loss.default(q_values, targets, _NONE)
+        terms, slopes = errors * errors, 2.0 * errors
     else:
-        terms = torch.ops.aten.huber_loss.default(q_values, targets, _NONE, huber_threshold)
-    return weighted_mean(terms, weights) * len(q_values)
+        slopes = errors.clamp(-huber_threshold, huber_threshold)
+        terms = slopes * (errors - 0.5 * slopes)
+    if weights is not None:
+        weights = weights.to(q_values.dtype)
+        terms, slopes = terms * weights, slopes * weights
+    num_rows = len(targets)
+    return CriticLoss(terms.sum() / num_rows, slopes / num_rows, errors)
 
 
 def weighted_mean(terms: Tensor, weights: Tensor | None) -> Tensor:

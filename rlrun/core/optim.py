@@ -3,6 +3,7 @@ parameters, the gradient's norm as one reduction, no import of torch.optim (whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,6 +51,17 @@ class FlatOptimizer:
             accumulate_grad=True,
         )
 
+    def backward(
+        self, loss: torch.Tensor, gradient: torch.Tensor, go_back: Callable[[torch.Tensor], None]
+    ) -> None:
+        """The same for a loss whose gradient by a network's outputs is known; `go_back` carries it
+        on to the `grad` of all parameters of this part."""
+        self._bind()
+        if finite.is_checked_everywhere:
+            finite.require_loss(loss, self.flat.module)
+        self.grad.zero_()
+        go_back(gradient)
+
     def take_gradients(self, grad: torch.Tensor) -> None:
         """Put a gradient [P] that was computed elsewhere into `flat.grad`, less what is frozen."""
         self._bind()
@@ -89,6 +101,13 @@ class FlatOptimizer:
             self._clip(norm, grad_clip)
         self._move(lr)
         return norm
+
+    def move(self, lr: float, grad_clip: float | None = None) -> None:
+        """As `apply_gradients`, for callers that do not need the norm."""
+        if grad_clip is not None or finite.is_checked_everywhere:
+            self.apply_gradients(lr, grad_clip)
+        else:
+            self._move(lr)
 
     def _move(self, lr: float) -> None:
         """Step along `flat.grad`."""

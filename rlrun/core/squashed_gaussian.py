@@ -43,6 +43,26 @@ class SquashedGaussian(Distribution):
         log_probs = (-0.5 * noise * noise - self.log_std - log_slope(unsquashed)).sum(-1)
         return _tanh(unsquashed), log_probs - 0.5 * LOG_2PI * noise.shape[-1]
 
+    def gradient_of_draw(
+        self, noise: Array, actions: Array, by_actions: Array, by_log_probs: Array
+    ) -> Array:
+        """The chain rule through `draw`, which gave `actions` for `noise`: the gradient by `inputs`
+        [..., 2 d], of those by the actions [..., d] and by each log-probability (a scalar)."""
+        # tanh has the slope 1 - a^2, and -log(1 - a^2) by u that of 2 a.
+        by_mean = by_actions * (1.0 - actions * actions) + 2.0 * by_log_probs * actions
+        by_log_std = by_mean * noise * _exp(self.log_std) - by_log_probs
+        return self._by_inputs(by_mean, by_log_std)
+
+    def gradient_of_log_prob(self, actions: Array) -> Array:
+        """That of `log_prob(actions)` by `inputs`, [..., 2 d]."""
+        noise = self._noise_behind(_unsquashed(actions))
+        return self._by_inputs(noise * _exp(-self.log_std), noise * noise - 1.0)
+
+    def _by_inputs(self, by_mean: Array, by_log_std: Array) -> Array:
+        # Where the log standard deviation was cut, its input changes nothing.
+        is_free = self.log_std == self.inputs[..., by_mean.shape[-1] :]
+        return _concatenated(by_mean, by_log_std * is_free)
+
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return self.draw(rng.standard_normal(self.mean.shape, dtype=np.float32))
 
@@ -51,11 +71,14 @@ class SquashedGaussian(Distribution):
         return _tanh(self.mean)
 
     def log_prob(self, actions: Array) -> Array:
-        inside = actions.clip(-ALMOST_1, ALMOST_1)
-        unsquashed = inside.atanh() if isinstance(inside, torch.Tensor) else np.arctanh(inside)
-        noise = (unsquashed - self.mean) * _exp(-self.log_std)
+        unsquashed = _unsquashed(actions)
+        noise = self._noise_behind(unsquashed)
         log_probs = (-0.5 * noise * noise - self.log_std - log_slope(unsquashed)).sum(-1)
         return log_probs - 0.5 * LOG_2PI * noise.shape[-1]
+
+    def _noise_behind(self, unsquashed: Array) -> Array:
+        """What `draw` would need in order to come to these numbers."""
+        return (unsquashed - self.mean) * _exp(-self.log_std)
 
     def entropy(self) -> Array:
         """The Gaussian's, and the mean of `log_slope` by Gauss-Hermite quadrature (32 nodes)."""
@@ -81,9 +104,21 @@ def log_slope(unsquashed: Array) -> Array:
     return 2.0 * (LOG_2 - unsquashed - softplus(-2.0 * unsquashed))
 
 
+def _unsquashed(actions: Array) -> Array:
+    inside = actions.clip(-ALMOST_1, ALMOST_1)
+    return inside.atanh() if isinstance(inside, torch.Tensor) else np.arctanh(inside)
+
+
 def _exp(array: Array) -> Array:
     return array.exp() if isinstance(array, torch.Tensor) else np.exp(array)
 
 
 def _tanh(array: Array) -> Array:
     return array.tanh() if isinstance(array, torch.Tensor) else np.tanh(array)
+
+
+def _concatenated(one: Array, other: Array) -> Array:
+    """Both side by side, along the last axis."""
+    if isinstance(one, torch.Tensor):
+        return torch.cat([one, other], -1)
+    return np.concatenate([one, other], -1)

@@ -8,7 +8,6 @@ copy. For a train batch they run as bare torch operations. All else runs module 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -18,6 +17,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from rlrun.core import module_changes
+from rlrun.core.dense import DenseLayer, DensePass, dense_layers, parameters_of
+from rlrun.core.forward_pass import AutogradPass, ForwardPass, has_hooks
 from rlrun.core.networks import Layers
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -39,7 +40,7 @@ class Stack:
         self._seen_changes = -1
         self._hooks: list[dict[Any, Any]] = []
         self._has_hooks = False
-        self._layers: list[_DenseLayer] | None = None
+        self._layers: list[DenseLayer] | None = None
         self._act: Forward | None = None
         self._addresses: list[int] = []
         self._compiled: Callable[[list[nn.Module], torch.Tensor], torch.Tensor] | None = None
@@ -67,6 +68,15 @@ class Stack:
             if layer.activation is not None:
                 x = layer.activation.in_torch(x)
         return x
+
+    def run(self, x: torch.Tensor) -> ForwardPass:
+        """A pass over x [N, features] or [N, ...] that can go backward."""
+        if not self._is_current():
+            self._look()
+        layers = self._layers
+        if layers is None or self._compiled is not None or has_hooks(parameters_of(layers)):
+            return AutogradPass(self, x)
+        return DensePass(layers, x)
 
     def act(self, x: np.ndarray) -> np.ndarray:
         """The same for NumPy arrays (float32), without gradients; best for a few rows."""
@@ -113,12 +123,9 @@ class Stack:
                 containers = [(module, child) for child in module._modules] + containers
             else:
                 chain.append(module)
-        self._hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-        for module in involved:
-            self._hooks += [module._forward_hooks, module._forward_pre_hooks]
-            self._hooks += [module._backward_hooks, module._backward_pre_hooks]
+        self._hooks = module_hooks(involved)
         self._has_hooks = any(self._hooks)
-        self._layers = None if self._has_hooks else _dense_layers(chain)
+        self._layers = None if self._has_hooks else dense_layers(chain)
 
     def _make_act(self) -> Forward:
         if self._layers is not None and all(map(_suits_numpy, self._layers)):
@@ -129,6 +136,15 @@ class Stack:
         # A copy looks at its own modules.
         state = dict.fromkeys(("_layers", "_act", "_compiled"))
         return self.__dict__ | state | {"_seen_changes": -1, "_hooks": [], "_addresses": []}
+
+
+def module_hooks(modules: list[nn.Module]) -> list[dict[Any, Any]]:
+    """Where the hooks are that torch calls when these modules are used."""
+    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    for module in modules:
+        hooks += [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+    return hooks
 
 
 def in_float32(outputs: torch.Tensor) -> torch.Tensor:
@@ -144,56 +160,19 @@ def through(modules: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-@dataclass(frozen=True)
-class _Activation:
-    """Both write into their argument, the fresh output of a linear layer."""
-
-    in_numpy: Callable[[np.ndarray], Any]
-    in_torch: Callable[[torch.Tensor], torch.Tensor]
-
-
-_ZERO = np.zeros((), np.float32)
-
-_ACTIVATIONS: dict[type[nn.Module], _Activation] = {
-    nn.Tanh: _Activation(lambda x: np.tanh(x, out=x), torch.tanh_),
-    nn.ReLU: _Activation(lambda x: np.maximum(x, _ZERO, out=x), torch.relu_),
-}
-
-
-@dataclass(eq=False)
-class _DenseLayer:
-    weight: torch.Tensor
-    bias: torch.Tensor
-    activation: _Activation | None = None
-
-
-def _dense_layers(modules: list[nn.Module]) -> list[_DenseLayer] | None:
-    """The modules as fully connected layers, or None if they are anything else."""
-    layers: list[_DenseLayer] = []
-    for module in modules:
-        # Exactly these classes: a subclass may have a forward of its own.
-        if type(module) is nn.Linear and module.bias is not None:
-            layers.append(_DenseLayer(module.weight, module.bias))
-        elif type(module) in _ACTIVATIONS and layers and layers[-1].activation is None:
-            layers[-1].activation = _ACTIVATIONS[type(module)]
-        elif type(module) is not nn.Identity:
-            return None
-    return layers
-
-
-def _addresses(layers: list[_DenseLayer] | None) -> list[int]:
+def _addresses(layers: list[DenseLayer] | None) -> list[int]:
     return [layer.weight.data_ptr() for layer in layers or ()]
 
 
-def _is_narrow(layer: _DenseLayer) -> bool:
+def _is_narrow(layer: DenseLayer) -> bool:
     return layer.weight.dtype == torch.float32 and max(layer.weight.shape) <= MAX_NUMPY_WIDTH
 
 
-def _suits_numpy(layer: _DenseLayer) -> bool:
+def _suits_numpy(layer: DenseLayer) -> bool:
     return layer.weight.device.type == "cpu" and _is_narrow(layer)
 
 
-def _numpy_forward(layers: list[_DenseLayer]) -> Forward:
+def _numpy_forward(layers: list[DenseLayer]) -> Forward:
     steps = [
         (
             layer.weight.detach().numpy().T,

@@ -39,7 +39,7 @@ class Temperature:
         the loss."""
         loss = temperature_loss(self.alpha, log_probs.detach(), self.target_entropy)
         self.optimizer.take_gradients(loss)
-        self.optimizer.apply_gradients(lr)
+        self.optimizer.move(lr)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

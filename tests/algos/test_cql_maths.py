@@ -25,8 +25,8 @@ from gymnasium import spaces
 from torch import distributions
 
 from rlrun.algos.cql import CQL
-from rlrun.core import conservative, seeding
-from rlrun.core.errors import ConfigError, SpaceError
+from rlrun.core import conservative, finite, seeding, soft_q
+from rlrun.core.errors import ConfigError, RlrunError, SpaceError
 from rlrun.core.networks import CNN, MLP
 from rlrun.run import make_trainer
 
@@ -86,9 +86,8 @@ def test_the_sampled_log_sum_is_the_integral_over_all_actions(temperature):
     rng = np.random.default_rng(0)
     num_actions = 5000
     proposals = conservative.propose(network, obs, rows["next_obs"], num_actions, rng)
-    with torch.no_grad():
-        values = conservative.proposal_values(network, network.critics.encode(obs), proposals)
-    found = conservative.sampled_log_sum(values, proposals.log_probs, temperature)
+    values = network.critics.run(obs, proposals.actions).values
+    found, _ = conservative.sampled_log_sum(values, proposals.log_probs, temperature)
     expected = temperature * (integral.log() + math.log(3 * num_actions))
     errors = (found.double() - expected).abs()
     assert float(errors.mean()) < 0.06
@@ -115,7 +114,7 @@ def test_proposals_come_from_where_their_densities_say():
 
 def test_the_sum_over_discrete_actions_is_exact():
     q = [[0.5, -1.0, 2.0], [0.0, 0.0, 0.0]]
-    found = conservative.exact_log_sum(torch.tensor(q), 0.5)
+    found, _ = conservative.exact_log_sum(torch.tensor(q), 0.5)
     expected = [0.5 * math.log(sum(math.exp(value / 0.5) for value in row)) for row in q]
     assert found.tolist() == pytest.approx(expected)
 
@@ -255,12 +254,72 @@ def test_discrete_actions_are_summed_exactly():
     algo = learner(CHOICES)
     rows = tensors(transitions(0, 4))
     obs, next_obs = algo.observed(rows)
-    q_values, log_sums = algo._values_and_log_sums(rows["actions"], obs, next_obs)
+    asked = algo._ask(rows["actions"], obs, next_obs)
+    q_values, log_sums = asked.q_values, asked.log_sums
     for i, critic in enumerate(critics_of(algo.network)):
         q = critic(rows["obs"])
         torch.testing.assert_close(log_sums[i], q.logsumexp(-1), rtol=1e-4, atol=1e-5)
         chosen = q[torch.arange(NUM_ROWS), rows["actions"]]
         torch.testing.assert_close(q_values[i], chosen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("action_space", [BOX, CHOICES])
+def test_the_gradient_of_what_critics_are_asked_is_autograds(action_space):
+    algo = learner(action_space, temperature=0.7)
+    rows = tensors(transitions(0, 4 if action_space is CHOICES else 0))
+    asked = algo._ask(rows["actions"], *algo.observed(rows))
+    values = asked.run.values.detach().requires_grad_()
+    if action_space is CHOICES:
+        q_values = values[:, torch.arange(NUM_ROWS), rows["actions"]]
+        log_sums = 0.7 * torch.logsumexp(values / 0.7, -1)
+    else:
+        rng = seeding.generator(SEED, "learner")
+        proposals = conservative.propose(algo.network, *algo.observed(rows), 5, rng)
+        q_values = values[..., -1]
+        log_sums = 0.7 * torch.logsumexp(values[..., :-1] / 0.7 - proposals.log_probs, -1)
+    torch.testing.assert_close(asked.q_values, q_values.detach())
+    torch.testing.assert_close(asked.log_sums, log_sums.detach())
+    by_q_values = torch.randn_like(q_values)
+    (expected,) = torch.autograd.grad((by_q_values * q_values).sum() + 0.3 * log_sums.sum(), values)
+    torch.testing.assert_close(asked.by_values(by_q_values, 0.3), expected)
+
+
+@pytest.mark.parametrize("action_space", [BOX, CHOICES])
+def test_the_gradient_of_imitation_is_autograds(action_space):
+    algo = learner(action_space)
+    rows = tensors(transitions(0, 4 if action_space is CHOICES else 0))
+    outputs = 3.0 * torch.randn(NUM_ROWS, 4)
+    outputs.requires_grad_()
+    dist, alpha = algo.network.distribution(outputs), torch.tensor(0.3)
+    if action_space is CHOICES:
+        negative_entropies = -dist.entropy()
+    else:
+        noise = seeding.generator(SEED, "learner").standard_normal((NUM_ROWS, 2), dtype=np.float32)
+        _, negative_entropies = dist.draw(torch.from_numpy(noise))
+    loss = (alpha * negative_entropies - dist.log_prob(rows["actions"])).mean()
+    found = soft_q.imitation_loss(
+        algo.network,
+        outputs.detach(),
+        rows["actions"],
+        alpha,
+        seeding.generator(SEED, "learner"),
+    )
+    torch.testing.assert_close(found.loss, loss.detach())
+    torch.testing.assert_close(found.negative_entropies, negative_entropies.detach())
+    expected = torch.autograd.grad(loss, outputs)[0]
+    torch.testing.assert_close(found.gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bc_iters", "column"), [(0, "rewards"), (1, "actions")])
+def test_a_loss_that_is_nan_is_named_where_everything_is_checked(bc_iters, column):
+    algo, rows = learner(bc_iters=bc_iters), transitions(0)
+    rows[column][3] = np.nan
+    finite.check_everywhere(True)
+    try:
+        with pytest.raises(RlrunError, match="The loss of ActorWithCritics is nan"):
+            algo.update(rows.to())
+    finally:
+        finite.check_everywhere(False)
 
 
 def test_images_are_encoded_once_for_all_actions_and_their_values_are_the_same():
@@ -274,17 +333,21 @@ def test_images_are_encoded_once_for_all_actions_and_their_values_are_the_same()
     critics, sizes = algo.network.critics, []
     critics.encoder.register_forward_hook(lambda *given: sizes.append(len(given[2])))
     algo.rng = np.random.default_rng(1)
-    q_values, log_sums = algo._values_and_log_sums(actions, obs, next_obs)
+    asked = algo._ask(actions, obs, next_obs)
     assert sizes == [3]
-    found = torch.autograd.grad(log_sums.sum(), list(critics.parameters()))
+    q_values, log_sums = asked.q_values, asked.log_sums
+    for parameter in critics.parameters():
+        parameter.grad.zero_()
+    asked.run.backward(asked.by_values(torch.zeros_like(q_values), 1.0))
+    found = [parameter.grad.clone() for parameter in critics.parameters()]
     # The same actions once more, each with an image of its own.
     proposals = conservative.propose(algo.network, obs, next_obs, 2, np.random.default_rng(1))
     values = torch.stack([critics(obs, proposals.actions[:, k]) for k in range(6)], -1)
-    expected = conservative.sampled_log_sum(values, proposals.log_probs, 1.0)
+    expected = torch.logsumexp(values - proposals.log_probs, -1)
     torch.testing.assert_close(log_sums, expected)
     torch.testing.assert_close(q_values, critics(obs, actions))
     by_hand = torch.autograd.grad(expected.sum(), list(critics.parameters()))
-    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tuple(found), by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_conservative_critics_value_the_datas_actions_above_others():
@@ -295,9 +358,8 @@ def test_conservative_critics_value_the_datas_actions_above_others():
             algo.learn(batch.to())
         rows = tensors(batch)
         uniform = torch.as_tensor(np.random.default_rng(9).uniform(-1, 1, (NUM_ROWS, 2))).float()
-        with torch.no_grad():
-            data = algo.q_of(rows["obs"], rows["actions"])
-            return float((data - algo.q_of(rows["obs"], uniform)).mean())
+        values = [algo.values_of(rows["obs"], each).values for each in (rows["actions"], uniform)]
+        return float((values[0] - values[1]).mean())
 
     assert advantage_of_data(5.0) > advantage_of_data(0.0) + 1.0
 

@@ -194,15 +194,42 @@ def test_target_actions_are_blurred_within_their_bounds():
     assert torch.equal(sharp.target_actions(obs), sharp.target_network.dist(obs).inputs)
 
 
-def test_the_lower_of_twin_critics_is_the_target():
+def test_the_loss_of_critics_sums_their_mean_errors():
     one, twin = torch.tensor([[1.0, 5.0]]), torch.tensor([[1.0, 5.0], [2.0, 3.0]])
+    targets = torch.tensor([0.0, 3.0])
     # (1 - 0)^2 and (5 - 3)^2, then those of the second critic.
-    assert float(losses.critic_loss(one, torch.tensor([0.0, 3.0]))) == pytest.approx(2.5)
-    assert float(losses.critic_loss(twin, torch.tensor([0.0, 3.0]))) == pytest.approx(4.5)
-    weighted = losses.critic_loss(twin, torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.5]))
+    assert float(losses.critic_loss(one, targets).loss) == pytest.approx(2.5)
+    assert float(losses.critic_loss(twin, targets).loss) == pytest.approx(4.5)
+    assert losses.critic_loss(twin, targets).errors.tolist() == [[1.0, 2.0], [2.0, 0.0]]
+    weighted = losses.critic_loss(twin, targets, torch.tensor([1.0, 0.5])).loss
     assert float(weighted) == pytest.approx((1 + 4 + 0.5 * (4 + 0)) / 2)
-    huber = losses.critic_loss(one, torch.tensor([0.5, 3.0]), huber_threshold=1.0)
+    huber = losses.critic_loss(one, torch.tensor([0.5, 3.0]), huber_threshold=1.0).loss
     assert float(huber) == pytest.approx((0.125 + 1.5) / 2)
+
+
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.1, 2.0, 20)])
+@pytest.mark.parametrize("threshold", [None, 0.7, 2.0])
+def test_the_gradient_of_the_critics_loss_is_that_of_torchs_own(threshold, weights):
+    rng = np.random.default_rng(0)
+    q_values = torch.tensor(2.0 * rng.normal(size=(2, 20)), requires_grad=True)
+    targets = torch.tensor(rng.normal(size=20))
+    found = losses.critic_loss(q_values.detach(), targets, weights, threshold)
+    both = (q_values, targets.expand(2, -1))
+    if threshold is None:
+        terms = torch.nn.functional.mse_loss(*both, reduction="none")
+    else:
+        terms = torch.nn.functional.huber_loss(*both, reduction="none", delta=threshold)
+    loss = (terms if weights is None else terms * weights).mean(1).sum()
+    torch.testing.assert_close(found.loss, loss.detach())
+    torch.testing.assert_close(found.gradient, *torch.autograd.grad(loss, [q_values]))
+
+
+def test_targets_and_weights_of_float64_give_a_gradient_of_the_values_kind():
+    q_values = torch.tensor([[1.0, 5.0]])
+    doubles = torch.tensor([0.0, 3.0]).double()
+    for threshold in (None, 1.0):
+        found = losses.critic_loss(q_values, doubles, 1.0 + doubles, threshold)
+        assert {each.dtype for each in found} == {torch.float32}
 
 
 def test_first_actions_and_values_are_near_zero():

@@ -266,6 +266,50 @@ def test_three_updates_move_all_that_is_learned_as_an_update_written_with_torch_
     torch.testing.assert_close(mine.exp_avg[0], alpha_adam.state[log_alpha]["exp_avg"])
 
 
+def test_the_gradient_of_a_draw_is_autograds_also_where_the_width_is_cut():
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(50, 6))
+    numbers[:, 3:] *= 15.0
+    inputs = torch.tensor(numbers, requires_grad=True)
+    dist = SquashedGaussian(inputs)
+    is_cut = (dist.log_std != inputs[:, 3:]).float().mean()
+    assert 0.2 < float(is_cut) < 0.9
+    noise, by_actions = torch.tensor(rng.normal(size=(2, 50, 3)))
+    actions, log_probs = dist.draw(noise)
+    total = (actions * by_actions).sum() + 0.3 * log_probs.sum()
+    (expected,) = torch.autograd.grad(total, [inputs])
+    actions = actions.detach()
+    certain = SquashedGaussian(inputs.detach())
+    found = certain.gradient_of_draw(noise, actions, by_actions, torch.tensor(0.3))
+    torch.testing.assert_close(found, expected)
+    in_numpy = SquashedGaussian(numbers).gradient_of_draw(
+        noise.numpy(), actions.numpy(), by_actions.numpy(), 0.3
+    )
+    np.testing.assert_allclose(in_numpy, expected)
+
+
+@pytest.mark.parametrize("action_space", [BOX, CHOICES])
+@pytest.mark.parametrize("twin_q", [True, False])
+def test_the_gradient_of_the_actors_loss_is_autograds(twin_q, action_space):
+    algo, rows = learner(action_space, twin_q=twin_q), tensors(transitions(1))
+    obs, alpha = rows["obs"], torch.tensor(0.3)
+    outputs = algo.network.actor_outputs(obs).detach().requires_grad_()
+    critics = algo.network.critics
+    if action_space is CHOICES:
+        log_probs = outputs.log_softmax(-1)
+        soft_values = critics(obs).amin(0) - alpha * log_probs
+        loss = -(log_probs.exp() * soft_values).sum(-1).mean()
+    else:
+        noise = seeding.generator(SEED, "learner").standard_normal((NUM_ROWS, 2), dtype=np.float32)
+        actions, log_probs = SquashedGaussian(outputs).draw(torch.from_numpy(noise))
+        loss = (alpha * log_probs - critics(obs, actions).amin(0)).mean()
+    found = soft_q.actor_loss(
+        algo.network, outputs.detach(), obs, alpha, seeding.generator(SEED, "learner")
+    )
+    torch.testing.assert_close(found.loss, loss.detach())
+    torch.testing.assert_close(found.gradient, *torch.autograd.grad(loss, [outputs]))
+
+
 def test_the_critics_of_these_tests_disagree_on_which_is_the_lower():
     algo, rows = learner(), tensors(transitions(0))
     q = algo.network.critics(rows["obs"], rows["actions"])
@@ -308,15 +352,14 @@ def test_three_step_rows_are_bootstrapped_from_the_soft_value_three_steps_on():
     np.testing.assert_allclose(rows["discounts"], 0.125)
     np.testing.assert_array_equal(rows["next_obs"], steps["next_obs"][2:])
     flat = Batch({name: column[:, 0] for name, column in rows.items()}).to()
-    q = algo.q_of(flat["obs"], flat["actions"]).detach()
-    with torch.no_grad():
-        values, _ = soft_q.soft_values(
-            algo.network,
-            algo.target_network.critics,
-            flat["next_obs"],
-            torch.tensor(0.3),
-            seeding.generator(SEED, "learner"),
-        )
+    q = algo.values_of(flat["obs"], flat["actions"]).values
+    values = soft_q.soft_values(
+        algo.network,
+        algo.target_network.critics,
+        flat["next_obs"],
+        torch.tensor(0.3),
+        seeding.generator(SEED, "learner"),
+    )
     expected = (q - (torch.tensor([3.0, 6.0]) + 0.125 * values)).abs().mean(0)
     torch.testing.assert_close(algo.learn(flat)["td_error"], expected)
 

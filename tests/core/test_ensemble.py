@@ -48,36 +48,54 @@ def test_outputs_and_gradients_are_those_of_the_members_alone(num_members, hidde
         torch.testing.assert_close(a, b)
 
 
-def test_judges_give_inputs_a_gradient_and_take_none():
+@pytest.mark.parametrize("num_outputs", [1, 3])
+@pytest.mark.parametrize("hiddens", [[], [7], [7, 6, 5]])
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_a_pass_goes_back_to_the_gradients_of_autograd(num_members, hiddens, num_outputs):
+    ensemble = Ensemble([4, *hiddens, num_outputs], num_members).double()
+    inputs = torch.randn(9, 4, dtype=torch.double, requires_grad=True)
+    expected = outputs_of(ensemble, inputs)
+    gradient = torch.randn_like(expected)
+    wanted = [inputs, *ensemble.parameters()]
+    by_inputs, *of_parameters = torch.autograd.grad(expected, wanted, gradient)
+    for parameter in ensemble.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    run = ensemble.run(inputs.detach())
+    torch.testing.assert_close(run.outputs, expected.detach())
+    torch.testing.assert_close(run.by_inputs(gradient), by_inputs)
+    assert not any(parameter.grad.any() for parameter in ensemble.parameters()), "inputs alone"
+    for go_back in (run.backward, run.backward_to_inputs):
+        found = go_back(gradient)
+        for parameter, other in zip(ensemble.parameters(), of_parameters, strict=True):
+            torch.testing.assert_close(parameter.grad, other)
+            parameter.grad.zero_()
+    torch.testing.assert_close(found, by_inputs)
+
+
+def test_the_first_member_alone_judges_inputs():
     ensemble = Ensemble([4, 7, 1], 2)
     inputs = torch.randn(9, 4, requires_grad=True)
-    ensemble(inputs, learns=False, num_members=1).sum().backward()
-    (expected,) = torch.autograd.grad(outputs_of(ensemble, inputs)[0].sum(), [inputs])
-    torch.testing.assert_close(inputs.grad, expected)
-    assert all(parameter.grad is None for parameter in ensemble.parameters())
-
-
-def test_two_passes_before_a_backward_pass_do_not_disturb_each_other():
-    ensemble = Ensemble([4, 7, 1], 2)
-    first, second = torch.randn(9, 4), torch.randn(9, 4)
-    (ensemble(first).sum() + ensemble(second).square().sum()).backward()
-    found = [parameter.grad.clone() for parameter in ensemble.parameters()]
-    ensemble.zero_grad()
-    loss = outputs_of(ensemble, first).sum() + outputs_of(ensemble, second).square().sum()
-    loss.backward()
-    for one, parameter in zip(found, ensemble.parameters(), strict=True):
-        torch.testing.assert_close(one, parameter.grad)
+    expected = outputs_of(ensemble, inputs)[:1]
+    gradient = torch.randn_like(expected)
+    run = ensemble.run(inputs.detach(), num_members=1)
+    torch.testing.assert_close(run.outputs, expected.detach())
+    (by_inputs,) = torch.autograd.grad(expected, [inputs], gradient)
+    torch.testing.assert_close(run.by_inputs(gradient), by_inputs)
 
 
 @pytest.mark.parametrize("frozen", ["first layer", "biases"])
-def test_what_is_frozen_leaves_the_others_gradients_as_they_are(frozen):
+def test_what_is_frozen_keeps_its_gradient_and_leaves_the_others_theirs(frozen):
     ensemble = Ensemble([4, 7, 6, 1], 2)
     still = ensemble.biases if frozen == "biases" else [ensemble.weights[0], ensemble.biases[0]]
+    for parameter in ensemble.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     for parameter in still:
         parameter.requires_grad_(False)
     learning = [parameter for parameter in ensemble.parameters() if parameter.requires_grad]
     inputs = torch.randn(9, 4)
-    found = torch.autograd.grad(ensemble(inputs).square().sum(), learning)
-    expected = torch.autograd.grad(outputs_of(ensemble, inputs).square().sum(), learning)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
+    expected = outputs_of(ensemble, inputs)
+    of_learning = torch.autograd.grad(expected.sum(), learning)
+    ensemble.run(inputs).backward(torch.ones_like(expected))
+    for parameter, other in zip(learning, of_learning, strict=True):
+        torch.testing.assert_close(parameter.grad, other)
+    assert not any(parameter.grad.any() for parameter in still)

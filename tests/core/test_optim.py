@@ -158,6 +158,22 @@ def test_a_loaded_state_is_not_shared_with_the_optimizer_that_it_came_from():
 # RMSProp
 
 
+@pytest.mark.parametrize("grad_clip", [None, 0.5])
+def test_steps_along_a_given_gradient_of_outputs_are_those_along_the_loss(grad_clip):
+    net, other = network(), network()
+    other.load_state_dict(net.state_dict())
+    one, two = FlatAdam(FlatParameters(net)), FlatAdam(FlatParameters(other))
+    inputs = torch.randn(16, 4)
+    for step in range(3):
+        (net(inputs).square().sum() * 7.0).backward()  # Of user code, and no part of the loss.
+        outputs = net(inputs)
+        loss = outputs.square().sum() / (1 + step)
+        one.backward(loss.detach(), 2.0 * outputs.detach() / (1 + step), outputs.backward)
+        one.move(0.01, grad_clip)
+        two.step(other(inputs).square().sum() / (1 + step), 0.01, grad_clip)
+    torch.testing.assert_close(one.values, two.values)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_rmsprop_is_worked_out_step_by_step(momentum):
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))

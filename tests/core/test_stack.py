@@ -9,6 +9,7 @@ from torch import nn
 
 from rlrun.core.actor_critic import ActorCritic
 from rlrun.core.batch import Batch
+from rlrun.core.dense import NARROW
 from rlrun.core.flat import FlatParameters
 from rlrun.core.networks import MLP, NoisyLinear, mlp
 from rlrun.core.optim import FlatAdam
@@ -31,6 +32,8 @@ def modules(kind: str) -> list[nn.Module]:
         "wide": [mlp(4, [wide], "tanh"), nn.Linear(wide, 2)],
         "noisy": [mlp(4, [8], "relu"), NoisyLinear(8, 2, 0.5)],
         "own class": [Doubling(4, 2)],
+        "twice": [*2 * [nn.Linear(4, 4), nn.Tanh()]],
+        "one bias": with_one_bias(nn.Linear(4, 4), nn.Linear(4, 4)),
     }[kind]
 
 
@@ -47,7 +50,14 @@ KINDS = [
     "wide",
     "noisy",
     "own class",
+    "twice",
+    "one bias",
 ]
+
+
+def with_one_bias(first: nn.Linear, second: nn.Linear) -> list[nn.Module]:
+    second.bias = first.bias
+    return [first, nn.ReLU(), second]
 
 
 class Doubling(nn.Linear):
@@ -89,6 +99,73 @@ def test_gradients_of_parameters_and_input_are_those_of_the_modules(kind):
     found = torch.autograd.grad(stacked(row)(x).square().sum(), wanted)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("width", [4, NARROW])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pass_goes_back_to_the_gradients_of_autograd(kind, width):
+    row = modules(kind)
+    if width != 4:
+        row.insert(0, nn.Linear(width, 4))
+    stack, x = stacked(row), torch.randn(6, width)
+    expected = nn.Sequential(*row)(x)
+    gradient = torch.randn_like(expected)
+    parameters = [parameter for module in row for parameter in module.parameters()]
+    wanted = torch.autograd.grad(expected, parameters, gradient) if parameters else ()
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    run = stack.run(x)
+    assert run.learns == bool(parameters)
+    torch.testing.assert_close(run.outputs, expected.detach())
+    assert not run.outputs.requires_grad
+    kept = gradient.clone()
+    run.backward(gradient)
+    assert torch.equal(gradient, kept), "it is the caller's"
+    for parameter, other in zip(parameters, wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, other)
+
+
+def test_a_pass_leaves_what_is_frozen_alone():
+    row = modules("relu")
+    frozen = row[0][0].weight
+    for module in row:
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    frozen.requires_grad_(False)
+    stacked(row).run(torch.randn(6, 4)).backward(torch.ones(6, 2))
+    assert not frozen.grad.any()
+    assert row[0][0].bias.grad.any()
+    assert row[1].weight.grad.any()
+
+
+def test_hooks_are_called_in_a_pass_on_its_way_there_and_back():
+    row, called = modules("tanh"), []
+    row[0].register_forward_hook(lambda *args: called.append("forward"))
+    row[1].register_full_backward_hook(lambda *args: called.append("backward"))
+    run = stacked(row).run(torch.randn(6, 4))
+    assert called == ["forward"]
+    run.backward(torch.ones(6, 2))
+    assert called == ["forward", "backward"]
+
+
+def test_hooks_on_parameters_have_their_say_in_a_pass():
+    row, called = modules("relu"), []
+    for module in row:
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    row[0][0].weight.register_hook(lambda gradient: 0.0 * gradient)
+    row[1].bias.register_post_accumulate_grad_hook(called.append)
+    stacked(row).run(torch.randn(6, 4)).backward(torch.ones(6, 2))
+    assert not row[0][0].weight.grad.any()
+    assert row[1].weight.grad.any()
+    assert len(called) == 1
+
+
+def test_a_pass_made_without_gradients_says_that_there_is_no_way_back():
+    with torch.no_grad():
+        run = stacked(modules("silu")).run(torch.randn(6, 4))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        run.backward(torch.ones(6, 2))
 
 
 def test_acting_sees_new_weights_and_parameters_that_were_moved():
