@@ -180,11 +180,10 @@ class DDPG(OffPolicyActorCritic):
         run = self.network.run_actor(obs)
         with torch.no_grad():
             actions = self.network.distribution(run.outputs).inputs
-            judged = self.network.critics.run(obs, actions, num_critics=1)
-        by_actions = judged.by_actions(torch.full_like(judged.values, -1.0 / len(actions)))
+            values, by_actions = self.network.critics.run(obs, actions, num_critics=1).least()
         # `squashed` has the slope 1 - a^2.
-        gradient = by_actions * (1.0 - actions * actions)
-        loss = -judged.values.mean()
+        gradient = by_actions * (1.0 - actions * actions) / -len(actions)
+        loss = -values.mean()
         self.actor_optimizer.backward(loss, gradient, run.backward)
         self.actor_optimizer.move(self.scheduled("actor_lr"), self.grad_clip)
         return loss

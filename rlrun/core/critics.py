@@ -73,8 +73,9 @@ class CriticsPass:
         `ForwardPass.backward`)."""
         raise NotImplementedError
 
-    def by_actions(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient by the actions [N, d] of something, given that by `values`."""
+    def least(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least of the critics' values of each row, [N], and its gradient by that row's action,
+        [N, d]; of one action a row."""
         raise NotImplementedError
 
 
@@ -103,9 +104,9 @@ class _EnsemblePass(CriticsPass):
             of_features = of_features.unflatten(0, (num_rows, -1)).sum(1)
         self._encoder.backward(of_features)
 
-    def by_actions(self, gradient: torch.Tensor) -> torch.Tensor:
-        by_inputs = self._layers.by_inputs(gradient.reshape(self._layers.outputs.shape))
-        return by_inputs[:, self._num_features :]
+    def least(self) -> tuple[torch.Tensor, torch.Tensor]:
+        values, by_inputs = self._layers.least()
+        return values, by_inputs[:, self._num_features :]
 
 
 class _AutogradPass(CriticsPass):
@@ -126,9 +127,11 @@ class _AutogradPass(CriticsPass):
     def backward(self, gradient: torch.Tensor) -> None:
         torch.autograd.backward(self._recorded, gradient)
 
-    def by_actions(self, gradient: torch.Tensor) -> torch.Tensor:
+    def least(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._actions is not None
-        return torch.autograd.grad(self._recorded, self._actions, gradient)[0]
+        values, critics = self.values.min(0, keepdim=True)
+        chosen = torch.zeros_like(self.values).scatter_(0, critics, 1.0)
+        return values[0], torch.autograd.grad(self._recorded, self._actions, chosen)[0]
 
 
 class ChosenValues:

@@ -64,11 +64,9 @@ def actor_loss(
         gradient = probs * (values.unsqueeze(-1) - of_actions) / num_rows
         return ActorLoss(-values.mean(), gradient, (probs * log_probs).sum(-1))
     draw = _draw(policy, outputs, rng)
-    judged = policy.critics.run(obs, draw.actions)
-    least, lowest = judged.values.min(0, keepdim=True)
-    by_values = torch.zeros_like(judged.values).scatter_(0, lowest, -1.0 / num_rows)
-    gradient = draw.gradient(judged.by_actions(by_values), alpha / num_rows)
-    return ActorLoss((alpha * draw.log_probs - least).mean(), gradient, draw.log_probs)
+    values, by_actions = policy.critics.run(obs, draw.actions).least()
+    gradient = draw.gradient(by_actions / -num_rows, alpha / num_rows)
+    return ActorLoss((alpha * draw.log_probs - values).mean(), gradient, draw.log_probs)
 
 
 @torch.no_grad()

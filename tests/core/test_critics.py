@@ -58,17 +58,32 @@ def assert_gradients(critics: Critics, total: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_gradients_of_one_action_a_row(kind):
-    critics, obs = critics_of(kind), observations(kind, 9)
-    actions = torch.rand(9, 2, requires_grad=True)
-    run = critics.run(obs, actions.detach())
-    expected = critics(obs, actions)
+    critics, obs, actions = critics_of(kind), observations(kind, 9), torch.rand(9, 2)
+    run, expected = critics.run(obs, actions), critics(obs, actions)
     torch.testing.assert_close(run.values, expected.detach())
     gradient = torch.randn(2, 9)
-    total = (expected * gradient).sum()
-    (by_actions,) = torch.autograd.grad(total, [actions], retain_graph=True)
-    torch.testing.assert_close(run.by_actions(gradient), by_actions)
     run.backward(gradient)
-    assert_gradients(critics, total)
+    assert_gradients(critics, (expected * gradient).sum())
+
+
+def assert_least(critics: Critics, obs: torch.Tensor, num_critics: int | None) -> None:
+    """Those of a pass over some actions are those of autograd, and no parameter gets a gradient."""
+    actions = torch.rand(len(obs), 2, requires_grad=True)
+    expected = critics(obs, actions)[:num_critics].amin(0)
+    (by_actions,) = torch.autograd.grad(expected.sum(), [actions])
+    before = [parameter.grad.clone() for parameter in critics.parameters()]
+    with torch.no_grad():
+        least, found = critics.run(obs, actions.detach(), num_critics).least()
+    torch.testing.assert_close(least, expected.detach())
+    torch.testing.assert_close(found, by_actions)
+    for parameter, grad in zip(critics.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
+@pytest.mark.parametrize("num_critics", [None, 1])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_least_value_of_a_row_and_its_gradient_by_the_action(kind, num_critics):
+    assert_least(critics_of(kind), observations(kind, 9), num_critics)
 
 
 @pytest.mark.parametrize("num_actions", [1, 3])
@@ -100,10 +115,10 @@ def test_gradients_of_the_chosen_among_all_actions(kind):
 def test_under_no_grad_there_is_a_way_to_actions_alone():
     critics, obs = critics_of("images"), observations("images", 9)
     actions = torch.rand(9, 2, requires_grad=True)
-    (expected,) = torch.autograd.grad(critics(obs, actions).sum(), [actions])
+    (expected,) = torch.autograd.grad(critics(obs, actions).amin(0).sum(), [actions])
     with torch.no_grad():
         run = critics.run(obs, actions)
-    torch.testing.assert_close(run.by_actions(torch.ones(2, 9)), expected)
+    torch.testing.assert_close(run.least()[1], expected)
     with pytest.raises(RuntimeError, match="does not require grad"):
         run.backward(torch.ones(2, 9))
 
@@ -128,20 +143,14 @@ def halve_gradients(critics: Critics) -> None:
 @pytest.mark.parametrize("change", [make_layers_of_its_own, halve_values, halve_gradients])
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_user_code_does_to_critics_counts(kind, change):
-    critics, obs = critics_of(kind), observations(kind, 9)
-    before = critics.run(obs, torch.rand(9, 2)).values
+    critics, obs, actions = critics_of(kind), observations(kind, 9), torch.rand(9, 2)
+    before = critics.run(obs, actions).values
     change(critics)
-    actions = torch.rand(9, 2, requires_grad=True)
-    run, expected = critics.run(obs, actions.detach()), critics(obs, actions)
+    run, expected = critics.run(obs, actions), critics(obs, actions)
     torch.testing.assert_close(run.values, expected.detach())
     assert before.shape == run.values.shape
     gradient = torch.randn(2, 9)
-    total = (expected * gradient).sum()
-    (by_actions,) = torch.autograd.grad(total, [actions], retain_graph=True)
-    torch.testing.assert_close(run.by_actions(gradient), by_actions)
-    first = critics.run(obs, actions.detach(), num_critics=1)
-    (by_first,) = torch.autograd.grad(expected[0].sum(), [actions], retain_graph=True)
-    torch.testing.assert_close(first.by_actions(torch.ones(1, 9)), by_first)
-    run = critics.run(obs, actions.detach())
     run.backward(gradient)
-    assert_gradients(critics, total)
+    assert_gradients(critics, (expected * gradient).sum())
+    assert_least(critics, obs, None)
+    assert_least(critics, obs, 1)

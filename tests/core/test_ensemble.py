@@ -62,8 +62,6 @@ def test_a_pass_goes_back_to_the_gradients_of_autograd(num_members, hiddens, num
         parameter.grad = torch.zeros_like(parameter)
     run = ensemble.run(inputs.detach())
     torch.testing.assert_close(run.outputs, expected.detach())
-    torch.testing.assert_close(run.by_inputs(gradient), by_inputs)
-    assert not any(parameter.grad.any() for parameter in ensemble.parameters()), "inputs alone"
     for go_back in (run.backward, run.backward_to_inputs):
         found = go_back(gradient)
         for parameter, other in zip(ensemble.parameters(), of_parameters, strict=True):
@@ -72,15 +70,29 @@ def test_a_pass_goes_back_to_the_gradients_of_autograd(num_members, hiddens, num
     torch.testing.assert_close(found, by_inputs)
 
 
-def test_the_first_member_alone_judges_inputs():
-    ensemble = Ensemble([4, 7, 1], 2)
-    inputs = torch.randn(9, 4, requires_grad=True)
-    expected = outputs_of(ensemble, inputs)[:1]
-    gradient = torch.randn_like(expected)
-    run = ensemble.run(inputs.detach(), num_members=1)
-    torch.testing.assert_close(run.outputs, expected.detach())
-    (by_inputs,) = torch.autograd.grad(expected, [inputs], gradient)
-    torch.testing.assert_close(run.by_inputs(gradient), by_inputs)
+@pytest.mark.parametrize("hiddens", [[], [7], [7, 6, 5]])
+@pytest.mark.parametrize("judges", [None, 1, 2])
+def test_the_least_of_the_judges_and_its_gradient_by_the_inputs(judges, hiddens):
+    ensemble = Ensemble([4, *hiddens, 1], 3)
+    inputs = torch.randn(50, 4, requires_grad=True)
+    with torch.no_grad():
+        ensemble.biases[-1] -= outputs_of(ensemble, inputs).mean(1, keepdim=True)
+    expected, lowest = outputs_of(ensemble, inputs)[:judges].squeeze(-1).min(0)
+    assert len(lowest.unique()) == (judges or 3), "each is the lowest of some"
+    (by_inputs,) = torch.autograd.grad(expected.sum(), [inputs])
+    least, found = ensemble.run(inputs.detach(), judges).least()
+    torch.testing.assert_close(least, expected.detach())
+    torch.testing.assert_close(found, by_inputs)
+
+
+def test_a_judge_may_be_the_lowest_of_no_row():
+    ensemble, alone = Ensemble([4, 7, 1], 2), Ensemble([4, 7, 1], 1)
+    inputs = torch.randn(9, 4)
+    with torch.no_grad():
+        ensemble.biases[-1][0] += 100.0
+        for own, both in zip(alone.parameters(), ensemble.parameters(), strict=True):
+            own.copy_(both[1:])
+    torch.testing.assert_close(ensemble.run(inputs).least(), alone.run(inputs).least())
 
 
 @pytest.mark.parametrize("frozen", ["first layer", "biases"])
