@@ -1,11 +1,12 @@
 """rlrun beside Stable-Baselines3, interleaved, equal hyperparameters: the ratios of README.md.
 
 python benchmarks/compare_sb3.py [--sb3-python PYTHON] [--reps 3] [--threads 1]
-                                 [--tasks ppo_cartpole ...]
+                                 [--tasks ppo_cartpole ...] [--library sbx]
 
 SB3 runs without logging and checkpoints; rlrun as its users run it: callbacks, result.json,
-progress.csv, TensorBoard, terminal lines and the final checkpoint on. Each has so many
-threads of torch as --threads says. A shared machine is noisy: only ratios inside one run count.
+progress.csv, TensorBoard, terminal lines and the final checkpoint on. Each has so many cores
+and threads as --threads says. A shared machine is noisy: only ratios inside one run count.
+`--library sbx` puts SBX (SB3 in JAX) in the place of SB3, for the tasks on Pendulum.
 """
 
 from __future__ import annotations
@@ -87,15 +88,22 @@ def main() -> None:
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side")
+    parser.add_argument(
+        "--library", default="stable_baselines3", choices=["stable_baselines3", "sbx"]
+    )
     arguments = parser.parse_args()
-    threads = arguments.threads
+    threads, library = arguments.threads, arguments.library
+    name = "SB3" if library == "stable_baselines3" else "SBX"
+    if library == "sbx" and not all(task.endswith("_pendulum") for task in arguments.tasks):
+        parser.error(
+            "--library sbx needs --tasks, of these: sac_pendulum td3_pendulum ddpg_pendulum"
+        )
     for task in arguments.tasks:
         steps, overrides = TASKS[task]
         ours, theirs = [], []
         for seed in range(1, arguments.reps + 1):
-            theirs.append(
-                measure([arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed)], threads)
-            )
+            their_side = [arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed), library]
+            theirs.append(measure(their_side, threads))
             stop = [f"seed={seed}", f"stop.timesteps_total={steps}"]
             stop += [f"resources.num_cpus_for_driver={threads}"]
             ours.append(
@@ -108,19 +116,27 @@ def main() -> None:
             ratios = [x[figure] / y[figure] for x, y in zip(ours, theirs, strict=True)]
             spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
             middle = statistics.median(ratios)
-            print(f"  {figure:18s} rlrun {a:9.1f}   SB3 {b:9.1f}   ratio {middle:.2f}  {spread}")
+            print(f"  {figure:18s} rlrun {a:9.1f}   {name} {b:9.1f}   ratio {middle:.2f}  {spread}")
         sys.stdout.flush()
 
 
 def measure(command: list[str], threads: int) -> dict[str, float]:
-    """The figures that one side prints, with so many threads. Raises RuntimeError with its output
-    if it fails."""
+    """The figures that one side prints, with so many threads and cores. Raises RuntimeError with
+    its output if it fails."""
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         command = [command[0], str(HERE / command[1]), *command[2:]]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, env=environment, check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            check=False,
+            # JAX takes all cores that it may use.
+            preexec_fn=lambda: os.sched_setaffinity(0, cores[:threads]),
         )
     for line in done.stdout.splitlines():
         if line.startswith("@@"):

@@ -1,7 +1,11 @@
-"""One measurement of Stable-Baselines3, same settings: python sb3_side.py TASK STEPS SEED."""
+"""One measurement of Stable-Baselines3, same settings: python sb3_side.py TASK STEPS SEED LIBRARY.
+
+LIBRARY is stable_baselines3, or sbx for the tasks on Pendulum.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -9,6 +13,7 @@ from meter import Meter
 
 METER = Meter()
 TASK, STEPS, SEED = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+LIBRARY = sys.argv[4]
 
 
 def main() -> None:
@@ -16,7 +21,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+    from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -70,7 +75,8 @@ def main() -> None:
         from stable_baselines3.common.noise import NormalActionNoise
 
         noise = NormalActionNoise(numpy.zeros(1), numpy.full(1, 0.1))
-        kind = {"sac": SAC, "td3": TD3, "ddpg": DDPG}[TASK.partition("_")[0]]
+        name = TASK.partition("_")[0].upper()
+        kind = getattr(importlib.import_module(LIBRARY), name)
         model = kind(
             "MlpPolicy",
             "Pendulum-v1",
@@ -80,7 +86,7 @@ def main() -> None:
             batch_size=256,
             train_freq=1,
             gradient_steps=1,
-            action_noise=None if kind is SAC else noise,
+            action_noise=None if name == "SAC" else noise,
             device="cpu",
             seed=SEED,
             policy_kwargs={"net_arch": [256, 256]},
