@@ -86,13 +86,16 @@ class EnsemblePass:
         # On a GPU the host would have to wait to hear how many rows each member has.
         if len(self.outputs) > 1 and values.device.type == "cpu":
             return values, self._by_inputs_of(members)
+        return values, self._by_inputs_through_all(members)
+
+    def _by_inputs_through_all(self, members: Tensor) -> Tensor:
+        """The gradient by the inputs, [N, in], of one member's output for each row; members: [N].
+        All rows go back through every member, with gradients of 0 but for their own."""
         chosen = torch.zeros_like(self.outputs).scatter_(0, members.view(1, -1, 1), 1.0)
-        by_inputs = self._go_back(chosen, [None] * len(self._parameters), to_inputs=True)
-        return values, by_inputs.sum(0)
+        return self._go_back(chosen, [None] * len(self._parameters), to_inputs=True).sum(0)
 
     def _by_inputs_of(self, members: Tensor) -> Tensor:
-        """The gradient by the inputs, [N, in], of one member's output for each row; members: [N].
-        A row goes back through that member alone: half the work, where there are two."""
+        """The same. A row goes back through its member alone: half the work, where there are two."""
         members, rows = members.sort()  # The rows of a member lie together.
         num_members, num_rows = self.outputs.shape[:2]
         parts = torch.bincount(members, minlength=num_members).tolist()

@@ -85,6 +85,15 @@ def test_the_least_of_the_judges_and_its_gradient_by_the_inputs(judges, hiddens)
     torch.testing.assert_close(found, by_inputs)
 
 
+def test_on_a_gpu_all_rows_go_through_every_member_to_the_same_gradient():
+    ensemble, inputs = Ensemble([4, 7, 6, 1], 3), torch.randn(50, 4)
+    run = ensemble.run(inputs)
+    members = torch.randint(3, (50,))
+    with torch.no_grad():
+        found, other = run._by_inputs_through_all(members), run._by_inputs_of(members)
+    torch.testing.assert_close(found, other)
+
+
 def test_a_judge_may_be_the_lowest_of_no_row():
     ensemble, alone = Ensemble([4, 7, 1], 2), Ensemble([4, 7, 1], 1)
     inputs = torch.randn(9, 4)
