@@ -100,7 +100,8 @@ class Stack:
         # torch remembers what it compiled by code objects, and gives up if one has too many kinds
         # of input: each stack has its own.
         own = FunctionType(through.__code__.replace(), through.__globals__, "through")
-        self._compiled = torch.compile(own)
+        # What torch saw of other stacks would count here too: only rows vary, which are marked.
+        self._compiled = torch.compile(own, dynamic=False)
 
     def _is_current(self) -> bool:
         """Whether modules and parameters are those that were found, and have no hooks."""
