@@ -95,7 +95,7 @@ class EnsemblePass:
         return self._go_back(chosen, [None] * len(self._parameters), to_inputs=True).sum(0)
 
     def _by_inputs_of(self, members: Tensor) -> Tensor:
-        """The same. A row goes back through its member alone: half the work, where there are two."""
+        """The same. A row goes back through its member alone: of two, half the work."""
         members, rows = members.sort()  # The rows of a member lie together.
         num_members, num_rows = self.outputs.shape[:2]
         parts = torch.bincount(members, minlength=num_members).tolist()
