@@ -595,6 +595,20 @@ def test_termination_of_all_its_processes_ends_a_run_with_async_envs_in_the_same
     assert resume(tmp_path / "run", last + 1)["training_iteration"] == last + 1
 
 
+def test_termination_of_its_process_group_leaves_the_last_checkpoint_its_ray(tmp_path):
+    child = Child(tmp_path, *ENDLESS, "resources.num_workers=1")
+    child.wait_for_result(tmp_path / "run", 1)
+    group = os.getpgid(child.pid)
+    of_ray = psutil.Process(child.pid).children(recursive=True)
+    assert any("raylet" in process.name() for process in of_ray)
+    for process in of_ray:
+        if os.getpgid(process.pid) == group:
+            process.terminate()
+    child.signal(signal.SIGTERM)
+    assert child.wait().status == 143
+    assert len(list_checkpoints(tmp_path / "run")) == 1
+
+
 @pytest.mark.skipif(
     signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
     reason="run under nohup, which rlrun respects",

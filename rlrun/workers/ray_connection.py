@@ -28,6 +28,9 @@ AUTH_MODE = "RAY_AUTH_MODE"
 NAMESPACE = "rlrun"
 """In which placement groups are found."""
 
+_is_starting_ray = False
+"""Whether processes that are forked now are those of a Ray of our own."""
+
 _connection: tuple[str | None, int | None] | None = None
 """resources.ray_address and ray_num_cpus by which this process has been connected to Ray here."""
 
@@ -37,7 +40,7 @@ _auth_mode: str | None = None
 
 def connect(resources: Resources) -> Any:
     """Ray, which this process is connected to from now on. Raises ResourceError."""
-    global _connection, _auth_mode
+    global _connection, _auth_mode, _is_starting_ray
     import ray
 
     shared = os.environ.get(SHARED_RAY)
@@ -56,6 +59,7 @@ def connect(resources: Resources) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         termination = signal.getsignal(signal.SIGTERM)
+        _is_starting_ray = True
         try:
             ray.init(
                 address=address,
@@ -76,6 +80,7 @@ def connect(resources: Resources) -> Any:
                 f"written ({error}). Set HOME to a folder that can, or resources.num_workers=0."
             ) from error
         finally:
+            _is_starting_ray = False
             # A local ray.init leaves this behind, and it would change later connections.
             _auth_mode = os.environ.get(AUTH_MODE)
             if auth_mode is None:
@@ -85,6 +90,16 @@ def connect(resources: Resources) -> Any:
                 signal.signal(signal.SIGTERM, termination)
     _connection = asked
     return ray
+
+
+def _leave_process_group() -> None:
+    if _is_starting_ray:
+        os.setpgid(0, 0)
+
+
+# What ends this process, and is sent to its whole group (a lost terminal, a job's end), would end Ray
+# beside it, which the last checkpoint needs.
+os.register_at_fork(after_in_child=_leave_process_group)
 
 
 def reserved_place(ray: Any) -> Any:
