@@ -97,8 +97,8 @@ def _leave_process_group() -> None:
         os.setpgid(0, 0)
 
 
-# A signal to the whole group of this process (a lost terminal, the end of a job) would end Ray beside
-# it, which the last checkpoint needs.
+# A signal to the whole group of this process (a lost terminal, the end of a job) would end its Ray
+# too, which the last checkpoint needs.
 os.register_at_fork(after_in_child=_leave_process_group)
 
 
