@@ -152,6 +152,18 @@ def test_a_tuned_example_is_named_by_the_algorithm_and_env_that_it_chooses(file:
     assert plain["algo"]["_target_"] == of_algorithm["_target_"]
 
 
+def test_every_algorithm_and_every_exploration_class_has_a_tuned_example():
+    algorithms, explorations = set(), set()
+    for file in TUNED_EXAMPLES:
+        choice = file.relative_to(CONF / "tuned_examples").with_suffix("").as_posix()
+        algorithms.add(file.parent.name)
+        explorations.add(composed(f"tuned_examples/{choice}")["exploration"]["_target_"])
+    assert algorithms == {choice.removeprefix("algo/") for choice in choices("algo")}
+    assert explorations == {
+        composed(choice)["exploration"]["_target_"] for choice in choices("exploration")
+    }
+
+
 def test_any_key_below_an_open_node_may_be_set_without_a_plus():
     new_keys = {f"{node}.some_new_key": number for number, node in enumerate(OPEN_NODES)}
     plain = nodes_of(compose([f"{key}={value}" for key, value in new_keys.items()]))
