@@ -216,12 +216,12 @@ def unknown_key(given: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that does not exist, with the nearest ones that do."""
     names = sorted(name for name in set(known) if not name.endswith("_target_"))
     leaf = given.rpartition(".")[2]
-    synonyms = difflib.get_close_matches(leaf, SYNONYMS, n=1, cutoff=0.85)
-    meant = {leaf, *(SYNONYMS[name] for name in synonyms)}
+    by_leaf = {name.rpartition(".")[2]: name for name in names}
+    nearest = difflib.get_close_matches(leaf, {*SYNONYMS, *by_leaf}, n=1, cutoff=0.85)
+    meant = {leaf, *(SYNONYMS[name] for name in nearest if name in SYNONYMS)}
     same_leaf = [name for name in names if name.rpartition(".")[2] in meant]
     near = same_leaf or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
     if not near:
-        by_leaf = {name.rpartition(".")[2]: name for name in names}
         near = [by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=3)]
     # Of a whole group one chooses a file; it is no key within another.
     is_group = {name.partition(".")[0] for name in names if "." in name}

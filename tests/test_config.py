@@ -578,6 +578,11 @@ def test_hints_come_from_the_algorithm_that_is_chosen():
     assert "Allowed below 'algo': adam_epsilon, batch_mode, buffer_size" in message
 
 
+def test_a_key_of_our_own_is_nearer_than_another_library_s_name_for_one():
+    assert hints_in(refusal_of("algo=dqn", "algo.n_stepp=3"))[0] == "algo.n_step"
+    assert hints_in(refusal_of("algo=dqn", "algo.n_steps=3")) == ["algo.rollout_fragment_length"]
+
+
 def test_an_unknown_choice_lists_all_choices():
     assert f"Allowed: {', '.join(ALGORITHMS)}" in refusal_of("algo=dqnn")
 
