@@ -27,6 +27,7 @@ from rlrun.core.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from rlrun.core.denormals import set_num_threads
 from rlrun.core.errors import CheckpointError, Interrupted, RlrunError, WorkerDiedError
 from rlrun.core.export_formats import format_of
 from rlrun.core.metrics import EpisodeWindow
@@ -82,7 +83,7 @@ class Trainer:
         with ExitStack() as stack:
             self._process = ProcessState()
             stack.callback(self._process.restore)
-            torch.set_num_threads(resources.num_cpus_for_driver)
+            set_num_threads(resources.num_cpus_for_driver)
             seeding.seed_process(seed, "driver")
             if config.worker.debug:
                 finite.check_everywhere(True)

@@ -147,7 +147,7 @@ IMPORTS_IN_FUNCTIONS = {
     "workers.offline.minari_source": {"minari"},
     "workers.offline.reference_batches": {"lz4.frame"},
     "workers.envs": {"ale_py"},
-    "workers.pool": {"ray", "torch"},
+    "workers.pool": {"ray", "rlrun.core.denormals"},
     "workers.ray_connection": {"ray"},
     # Ray is not imported where there are no remote workers.
     "workers.worker_set": {"rlrun.workers.pool", "rlrun.workers.remote_shards"},

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from rlrun.core import finite, seeding
 from rlrun.core.batch import Batch
 from rlrun.core.callbacks import Callbacks, call
+from rlrun.core.denormals import denormals_flushed
 from rlrun.core.errors import ConfigError, RlrunError
 from rlrun.core.exploration import Exploration, StochasticSampling
 from rlrun.core.filters import RunningMoments
@@ -313,7 +314,8 @@ class Algorithm:
         rows = batch.to(self.device)
         self.timers.add("to_device", started)
         started = time.perf_counter()
-        self.learner_stats.add(self.learn(rows))
+        with denormals_flushed():
+            self.learner_stats.add(self.learn(rows))
         self.timers.add("learn", started)
 
     def run_hook(self, batch: Batch) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from rlrun.core.algorithm import Algorithm
 from rlrun.core.batch import Batch
+from rlrun.core.denormals import denormals_flushed
 from rlrun.core.learner_stats import policy_lag
 
 Gradient = dict[str, Any]
@@ -25,7 +26,8 @@ def gradient_of(learner: Algorithm, batch: Batch) -> Gradient:
     custom_metrics = learner.run_hook(batch)
     batch.require("sampled_at_update")
     sampled_at_update = batch.real(batch.pop("sampled_at_update"))
-    metrics = learner.compute_gradients(batch.to(learner.device))
+    with denormals_flushed():
+        metrics = learner.compute_gradients(batch.to(learner.device))
     return {
         "values": learner.policy.flat.grad.cpu().numpy().copy(),
         "num_steps": batch.num_steps,
@@ -49,7 +51,9 @@ def learn_from(learner: Algorithm, gradient: Gradient) -> None:
     if gradient["statistics"]:
         for name, buffer in _statistics(learner).items():
             buffer.copy_(torch.as_tensor(gradient["statistics"][name]))
-    learner.learner_stats.add({**gradient["metrics"], **learner.apply_gradients(), **lag})
+    with denormals_flushed():
+        applied = learner.apply_gradients()
+    learner.learner_stats.add({**gradient["metrics"], **applied, **lag})
     learner.timers.add("learn", started)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rlrun.core.batch import Batch
+from rlrun.core.denormals import set_num_threads
 from rlrun.core.intake import Intake
 
 
@@ -94,7 +95,7 @@ class LearnerThread:
 
     def _run(self) -> None:
         # Its own in each thread.
-        torch.set_num_threads(self._num_torch_threads)
+        set_num_threads(self._num_torch_threads)
         try:
             while (rows := self._next()) is not None:
                 self.learn(rows)

@@ -339,13 +339,13 @@ class _Actor:
         place: Place | None,
         name: str,
     ) -> None:
-        import torch
+        from rlrun.core.denormals import set_num_threads
 
         enter(place, name)
         sys.path.extend(path for path in import_path if path not in sys.path)
         keep_freed_memory()
         # More threads than cores make small policies slow each other down.
-        torch.set_num_threads(num_threads)
+        set_num_threads(num_threads)
         self.make = make
         self.index = index
         self.generation = generation

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlrun.core.batch import ACTING_REWARDS, Batch
+from rlrun.core.denormals import denormals_flushed
 from rlrun.core.exploration.base import valid_steps
 from rlrun.core.exploration.nested import NestedExploration
 from rlrun.core.flat import FlatParameters
@@ -96,8 +97,9 @@ class Learned:
         order = torch.from_numpy(rng.permutation(num_rows))
         total = 0.0
         for index in order.chunk(max(round(num_rows / minibatch_size), 1)):
-            of_minibatch = loss(index)
-            self.optimizer.step(of_minibatch, self.lr)
+            with denormals_flushed():
+                of_minibatch = loss(index)
+                self.optimizer.step(of_minibatch, self.lr)
             total += len(index) * float(of_minibatch.detach())
         return total / num_rows
 
