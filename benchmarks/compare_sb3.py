@@ -2,6 +2,7 @@
 
 python benchmarks/compare_sb3.py [--sb3-python PYTHON] [--reps 3] [--threads 1]
                                  [--tasks ppo_cartpole ...] [--library sbx]
+                                 [--overrides resources.matmul_precision=medium ...]
 
 SB3 runs without logging and checkpoints; rlrun as its users run it: callbacks, result.json,
 progress.csv, TensorBoard, terminal lines and the final checkpoint on. Each has so many cores
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--library", default="stable_baselines3", choices=["stable_baselines3", "sbx"]
     )
+    parser.add_argument("--overrides", nargs="+", default=[], help="of rlrun's side, for all tasks")
     arguments = parser.parse_args()
     threads, library = arguments.threads, arguments.library
     name = "SB3" if library == "stable_baselines3" else "SBX"
@@ -104,7 +106,7 @@ def main() -> None:
         for seed in range(1, arguments.reps + 1):
             their_side = [arguments.sb3_python, "sb3_side.py", task, str(steps), str(seed), library]
             theirs.append(measure(their_side, threads))
-            stop = [f"seed={seed}", f"stop.timesteps_total={steps}"]
+            stop = [*arguments.overrides, f"seed={seed}", f"stop.timesteps_total={steps}"]
             stop += [f"resources.num_cpus_for_driver={threads}"]
             ours.append(
                 measure([sys.executable, "rlrun_side.py", *overrides.split(), *stop], threads)

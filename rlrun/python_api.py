@@ -7,14 +7,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlrun.analysis import ExperimentAnalysis
 from rlrun.compose import choice_of_target, compose, env_overrides, plain_config, set_value
 from rlrun.core import seeding
 from rlrun.core.algorithm import Algorithm
+from rlrun.core.denormals import set_num_threads
 from rlrun.core.errors import ConfigError
-from rlrun.core.process import keep_freed_memory
+from rlrun.core.process import keep_freed_memory, set_matmul_precision
 from rlrun.parts import read_config, with_seed
 from rlrun.trainer import Trainer
 from rlrun.workers.worker_set import WorkerSet
@@ -52,9 +51,11 @@ def make_workers(
             raise ConfigError(f"{key} is for trainers, and make_workers makes none. {instead}")
     config = read_config(plain).trainer
     keep_freed_memory()
-    torch.set_num_threads(config.resources.num_cpus_for_driver)
+    resources = config.resources
+    set_num_threads(resources.num_cpus_for_driver)
+    set_matmul_precision(resources.matmul_precision)
     seeding.seed_process(config.worker.seed, "driver")
-    return WorkerSet(config.worker, config.resources, config.resources.num_workers)
+    return WorkerSet(config.worker, resources, resources.num_workers)
 
 
 def run_sweep(overrides: Sequence[str], *, folder: str | Path | None = None) -> ExperimentAnalysis:

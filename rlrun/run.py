@@ -159,8 +159,7 @@ class Run:
     def _make_trainer(self, is_fresh: bool) -> Trainer | FunctionTrainer:
         config = self.parts.trainer
         if self.parts.task is not None:
-            num_threads = config.resources.num_cpus_for_driver
-            return FunctionTrainer(self.parts.task, config.plain, num_threads)
+            return FunctionTrainer(self.parts.task, config.plain, config.resources)
         worker = config.worker
         if worker.output is not None:
             output = replace(worker.output, run=str(self.folder.resolve()))

@@ -34,7 +34,7 @@ from rlrun.core.metrics import EpisodeWindow
 from rlrun.core.nested import row_of
 from rlrun.core.phases import bottleneck, time_by_phase
 from rlrun.core.policy import Policy, State
-from rlrun.core.process import ProcessState
+from rlrun.core.process import ProcessState, set_matmul_precision
 from rlrun.core.resources import Resources, cap_gpu_memory, learner_device
 from rlrun.core.warm_start import LoadReport, load_weights
 from rlrun.core.weight_files import read_weights
@@ -84,6 +84,7 @@ class Trainer:
             self._process = ProcessState()
             stack.callback(self._process.restore)
             set_num_threads(resources.num_cpus_for_driver)
+            set_matmul_precision(resources.matmul_precision)
             seeding.seed_process(seed, "driver")
             if config.worker.debug:
                 finite.check_everywhere(True)

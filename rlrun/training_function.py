@@ -19,7 +19,8 @@ from rlrun.core.checkpoint import (
 )
 from rlrun.core.errors import CheckpointError
 from rlrun.core.metrics import Timers
-from rlrun.core.process import ProcessState
+from rlrun.core.process import ProcessState, set_matmul_precision
+from rlrun.core.resources import Resources
 from rlrun.progress import Progress
 
 Metrics = Mapping[str, Any]
@@ -74,12 +75,13 @@ class FunctionTrainer:
         self,
         function: Callable[[dict[str, Any], Report], None],
         config: dict[str, Any],
-        num_threads: int,
+        resources: Resources,
     ) -> None:
         import torch
 
         self._process = ProcessState()
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(resources.num_cpus_for_driver)
+        set_matmul_precision(resources.matmul_precision)
         seeding.seed_process(config["seed"], "driver")
         self._config = config
         self._function = function

@@ -83,8 +83,7 @@ class EnsemblePass:
         """Of members with one output the least of each row, [N], and its gradient by the inputs,
         [N, in]."""
         values, members = self.outputs.squeeze(-1).min(0)
-        # On a GPU the host would have to wait to hear how many rows each member has.
-        if len(self.outputs) > 1 and values.device.type == "cpu":
+        if len(self.outputs) > 1 and _splits_well(values.device):
             return values, self._by_inputs_of(members)
         return values, self._by_inputs_through_all(members)
 
@@ -140,6 +139,12 @@ class EnsemblePass:
             if layer or to_inputs:
                 gradient = torch.bmm(gradient, weights[layer].transpose(1, 2))
         return gradient
+
+
+def _splits_well(device: torch.device) -> bool:
+    """Whether products may have as many rows as it happens. On a GPU the host would have to wait to
+    hear how many; those of less than full precision are compiled for each number anew."""
+    return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
 
 def _hidden(inputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -21,7 +21,7 @@ _KEPT_MEMORY = 256 * 2**20
 
 
 class ProcessState:
-    """Random generators and thread counts of the process, as they were when this was made.
+    """Random generators, thread counts and torch's precision, as they were when this was made.
 
     A trainer seeds `random`, NumPy and torch, which envs and callbacks may draw from, and caps the
     threads of torch. Made before that, this gives all of it back in `restore`. NumPy's BLAS has one
@@ -35,6 +35,7 @@ class ProcessState:
         keep_freed_memory()
         self._rng: dict[str, Any] | None = seeding.process_rng_state()
         self._num_threads = torch.get_num_threads()
+        self._matmul_precision = torch.get_float32_matmul_precision()
         self._is_checked_everywhere = finite.is_checked_everywhere
         self._blas = None if "OPENBLAS_NUM_THREADS" in os.environ else _one_blas_thread()
 
@@ -46,11 +47,20 @@ class ProcessState:
             return
         seeding.restore_process_rng_state(self._rng)
         torch.set_num_threads(self._num_threads)
+        torch.set_float32_matmul_precision(self._matmul_precision)
         if finite.is_checked_everywhere != self._is_checked_everywhere:
             finite.check_everywhere(self._is_checked_everywhere)
         if self._blas is not None:
             self._blas.restore_original_limits()
         self._rng = None
+
+
+def set_matmul_precision(precision: str | None) -> None:
+    """torch.set_float32_matmul_precision; None leaves it as it is."""
+    import torch
+
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlrun.core.errors import ConfigError, ResourceError
 
@@ -31,6 +31,10 @@ class Resources:
     """CPUs that Ray sets aside for each replay shard (`algo.num_replay_buffer_shards`)."""
     num_cpus_for_driver: int = 1
     """Threads of the learner's torch: 1 is best for small networks, more for images."""
+    matmul_precision: Literal["highest", "high", "medium"] | None = None
+    """How exactly torch multiplies matrices of float32, where the hardware has a faster way (see
+    torch.set_float32_matmul_precision): high: TF32 on GPUs; medium: bfloat16 on CPUs with AMX, too;
+    null: as torch is set, which is highest."""
     custom_resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Ray custom resources of each rollout worker."""
     fake_gpus: bool | int = False

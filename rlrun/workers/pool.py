@@ -17,7 +17,7 @@ from rlrun.core.errors import (
     WorkerDiedError,
     WorkerError,
 )
-from rlrun.core.process import keep_freed_memory
+from rlrun.core.process import keep_freed_memory, set_matmul_precision
 from rlrun.core.processes import Place, enter, place_for_others
 from rlrun.core.resources import Resources
 from rlrun.workers import shared
@@ -66,6 +66,7 @@ class RemotePool:
         )(_Actor)
         self._make = ray.cloudpickle.dumps(make)
         self._threads = max(int(resources.num_cpus_per_worker), 1)
+        self._matmul_precision = resources.matmul_precision
         self._unconfirmed: list[tuple[int, Any]] = []
         self._streams: dict[Task, _Stream] = {}
         self._unheard: list[Any] = []
@@ -213,6 +214,7 @@ class RemotePool:
             self._generations[position],
             _driver_path(),
             self._threads,
+            self._matmul_precision,
             place_for_others(),
             f"{self._name.lower().replace(' ', '_')}_{position + 1}",
         )
@@ -336,6 +338,7 @@ class _Actor:
         generation: int,
         import_path: list[str],
         num_threads: int,
+        matmul_precision: str | None,
         place: Place | None,
         name: str,
     ) -> None:
@@ -346,6 +349,7 @@ class _Actor:
         keep_freed_memory()
         # More threads than cores make small policies slow each other down.
         set_num_threads(num_threads)
+        set_matmul_precision(matmul_precision)
         self.make = make
         self.index = index
         self.generation = generation

@@ -130,3 +130,27 @@ def test_large_tensors_lie_where_memory_is_kept_unless_the_user_has_tuned_it(tun
         check=True,
     )
     assert done.stdout.strip() == str(keeps)
+
+
+def test_products_are_as_exact_as_asked_for_while_a_trainer_lives():
+    overrides = [*SMALL, "resources.matmul_precision=medium"]
+    with make_trainer("ppo", env="cartpole", overrides=overrides, seed=3) as trainer:
+        trainer.train()
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_ray_workers_multiply_as_the_learner_does(ray_cluster):
+    overrides = [*SMALL, "resources.num_workers=1", "resources.matmul_precision=high"]
+    with make_trainer("ppo", env="cartpole", overrides=overrides, seed=3) as trainer:
+        found = trainer.workers.foreach_worker(lambda _: torch.get_float32_matmul_precision())
+    assert found == ["high", "high"]
+
+
+def test_a_precision_that_was_set_before_is_kept():
+    torch.set_float32_matmul_precision("high")
+    try:
+        with make_trainer("ppo", env="cartpole", overrides=SMALL, seed=3):
+            assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")

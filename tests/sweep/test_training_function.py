@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import rlrun
 from rlrun.core.checkpoint import list_checkpoints
@@ -49,6 +50,10 @@ def write(number, folder):
 def failing(settings, report):
     report({"number": 1})
     raise ZeroDivisionError("no luck")
+
+
+def multiplying(settings, report):
+    report({"number": int(torch.get_float32_matmul_precision() == "medium")})
 
 
 def run_of(folder: Path, task: str = "counting", **values) -> Run:
@@ -115,3 +120,8 @@ def test_a_task_that_is_no_function_is_refused(tmp_path):
         run_of(tmp_path / "run", "LEFT")
     with pytest.raises(ConfigError, match="there is no module 'nowhere'"):
         Run(config(task="nowhere.train"), tmp_path / "run")
+
+
+def test_it_multiplies_as_the_resources_say(tmp_path):
+    run_of(tmp_path, task="multiplying", resources__matmul_precision="medium").execute()
+    assert numbers(tmp_path) == [1]
